@@ -1,0 +1,31 @@
+//! One error for the whole way from file to artefact.
+
+use ssmc_codegen::assemble::AssembleError;
+#[cfg(feature = "llvm")]
+use ssmc_codegen::assemble::WriteError;
+use ssmc_frontend::ImportError;
+use ssmc_ir::edit::EditError;
+use ssmc_passes::egraph::RewriteError;
+use ssmc_passes::partition::PartitionError;
+use ssmc_runtime::RuntimeError;
+
+/// Why a model was not compiled or run.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each variant says where the error comes from")]
+pub enum Error {
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    #[error(transparent)]
+    Edit(#[from] EditError),
+    #[error(transparent)]
+    Rewrite(#[from] RewriteError),
+    #[error(transparent)]
+    Partition(#[from] PartitionError),
+    #[error(transparent)]
+    Assemble(#[from] AssembleError),
+    #[cfg(feature = "llvm")]
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+}

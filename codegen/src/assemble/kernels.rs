@@ -1,0 +1,401 @@
+//! The kernels and launch lists of a model, before any target has seen them.
+
+use super::convert::{Symbols, access, dtype, elem};
+use super::packing::Packing;
+use super::{ProgramInput, recurrence};
+use crate::kernel::Kernel;
+use crate::lower::{self, Arg, LowerError, Lowered};
+use crate::target::CpuTarget;
+use ssmc_artifact as artifact;
+use ssmc_artifact::{BufferKind, BufferRef, Expr, StateKind, TensorInfo};
+use ssmc_ir::ops::Op;
+use ssmc_ir::{Bytes, Def, Dim, Graph, Group, Loc, Place, TensorType, ValueId, Weight};
+use std::collections::{BTreeMap, HashMap};
+
+/// Why the plans of a model do not become launch lists.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the fields are named in the messages")]
+pub enum AssembleError {
+    #[error("{program}: {place}: {source}")]
+    Lower {
+        program: String,
+        place: String,
+        #[source]
+        source: LowerError,
+    },
+    #[error("{program}: symbol {symbol} is in no input's shape")]
+    UnboundSymbol { program: String, symbol: String },
+    #[error("{program}: weight {name:?} is not among the model's weights")]
+    NoWeight { program: String, name: String },
+    #[error("{program}: {value} has no place in memory")]
+    NoPlace { program: String, value: ValueId },
+    #[error("state {name:?} is {found} in program {program}, expected {expected}")]
+    StateType { name: String, program: String, expected: TensorType, found: TensorType },
+}
+
+/// One kernel in its forms for the levels, narrowest first.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the names are the documentation")]
+pub struct KernelEntry {
+    pub name: String,
+    pub per_level: Vec<Kernel>,
+}
+
+/// One launch, as the artefact holds it.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the names are the documentation")]
+pub struct LaunchEntry {
+    pub launch: artifact::Launch,
+    /// Index into [`Kernels::kernels`].
+    pub kernel: usize,
+}
+
+/// One program, as the artefact holds it.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the names are the documentation")]
+pub struct ProgramEntry {
+    pub name: String,
+    pub inputs: Vec<TensorInfo>,
+    pub outputs: Vec<TensorInfo>,
+    pub slots: Vec<Expr>,
+    pub launches: Vec<LaunchEntry>,
+    pub stateful: bool,
+}
+
+/// A weight in the order in which the artefact stores it.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the names are the documentation")]
+pub struct StoredWeight {
+    pub name: String,
+    pub ty: TensorType,
+    pub bytes: Bytes,
+    pub packing: Option<Packing>,
+}
+
+/// All kernels of a model with its launch lists, weights and states.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the names are the documentation")]
+pub struct Kernels {
+    pub targets: Vec<CpuTarget>,
+    pub kernels: Vec<KernelEntry>,
+    pub programs: Vec<ProgramEntry>,
+    pub weights: Vec<StoredWeight>,
+    pub states: Vec<artifact::State>,
+    pub symbols: Symbols,
+    state_types: Vec<TensorType>,
+    /// Kernels by the forms for all levels, names left out.
+    known: HashMap<Vec<Kernel>, usize>,
+    n_of_name: BTreeMap<String, usize>,
+    weight_idx: BTreeMap<(String, Option<Packing>), usize>,
+}
+
+impl Kernels {
+    /// Lowers the plans of all programs for these levels, narrowest first.
+    ///
+    /// # Errors
+    /// The first group without a kernel, or what else does not fit together.
+    pub fn lower(programs: &[ProgramInput<'_>], targets: &[CpuTarget]) -> Result<Self, AssembleError> {
+        let shapes = programs.iter().flat_map(|p| {
+            let graph = &p.plan.graph;
+            graph.inputs().iter().chain(graph.outputs()).flat_map(|port| graph.ty(port.value).shape.to_vec())
+        });
+        let dims: Vec<Dim> = shapes.collect();
+        let mut all = Self {
+            targets: targets.to_vec(),
+            kernels: Vec::new(),
+            programs: Vec::new(),
+            weights: Vec::new(),
+            states: Vec::new(),
+            symbols: Symbols::of(&dims),
+            state_types: Vec::new(),
+            known: HashMap::new(),
+            n_of_name: BTreeMap::new(),
+            weight_idx: BTreeMap::new(),
+        };
+        for program in programs {
+            all.add_states(program)?;
+        }
+        for program in programs {
+            let entry = all.program(program)?;
+            all.programs.push(entry);
+        }
+        Ok(all)
+    }
+
+    fn expr(&self, program: &ProgramInput<'_>, dim: &Dim) -> Result<Expr, AssembleError> {
+        self.symbols.expr(dim).map_err(|symbol| AssembleError::UnboundSymbol {
+            program: program.name.to_owned(),
+            symbol: symbol.to_string(),
+        })
+    }
+
+    fn add_states(&mut self, program: &ProgramInput<'_>) -> Result<(), AssembleError> {
+        let graph = &program.plan.graph;
+        for name in program.states {
+            let Some(value) = graph.input(name) else { continue };
+            let ty = graph.ty(value);
+            if let Some(idx) = self.states.iter().position(|s| s.name == *name) {
+                if self.state_types[idx] != *ty {
+                    return Err(AssembleError::StateType {
+                        name: name.clone(),
+                        program: program.name.to_owned(),
+                        expected: self.state_types[idx].clone(),
+                        found: ty.clone(),
+                    });
+                }
+                continue;
+            }
+            let shape = ty.shape.iter().map(|d| self.expr(program, d)).collect::<Result<_, _>>()?;
+            let kind = if is_window(graph, value) { StateKind::Window } else { StateKind::Fixed };
+            self.states.push(artifact::State {
+                name: name.clone(),
+                kind: kind.into(),
+                dtype: dtype(ty.dtype).into(),
+                shape,
+                in_place: false,
+            });
+            self.state_types.push(ty.clone());
+        }
+        Ok(())
+    }
+
+    fn program(&mut self, program: &ProgramInput<'_>) -> Result<ProgramEntry, AssembleError> {
+        let plan = program.plan;
+        let mut launches = Vec::new();
+        for group in &plan.groups {
+            launches.push(self.launch(program, group)?);
+        }
+        let info = |all: &Self, port: &ssmc_ir::Port| -> Result<TensorInfo, AssembleError> {
+            let ty = plan.graph.ty(port.value);
+            let shape = ty.shape.iter().map(|d| all.expr(program, d)).collect::<Result<_, _>>()?;
+            let (min_value, max_value) = index_bounds(&plan.graph, port.value);
+            Ok(TensorInfo {
+                name: port.name.clone(),
+                dtype: dtype(ty.dtype).into(),
+                shape,
+                min_value,
+                max_value,
+            })
+        };
+        let is_state = |port: &&ssmc_ir::Port| !program.states.contains(&port.name);
+        let inputs =
+            plan.graph.inputs().iter().filter(is_state).map(|p| info(self, p)).collect::<Result<_, _>>()?;
+        let outputs =
+            plan.graph.outputs().iter().filter(is_state).map(|p| info(self, p)).collect::<Result<_, _>>()?;
+        let slots = plan.slots.iter().map(|d| self.expr(program, d)).collect::<Result<_, _>>()?;
+        let stateful = !program.states.is_empty();
+        Ok(ProgramEntry { name: program.name.to_owned(), inputs, outputs, slots, launches, stateful })
+    }
+
+    fn launch(&mut self, program: &ProgramInput<'_>, group: &Group) -> Result<LaunchEntry, AssembleError> {
+        let graph = &program.plan.graph;
+        let root = graph.node(group.root);
+        let lowered: Vec<Lowered> = self
+            .targets
+            .iter()
+            .map(|target| lower::lower(graph, group, target))
+            .collect::<Result<_, _>>()
+            .map_err(|source| AssembleError::Lower {
+                program: program.name.to_owned(),
+                place: graph.locs().describe(root.loc),
+                source,
+            })?;
+        let widest = lowered.last().expect("a model is compiled for at least one level");
+        debug_assert!(
+            lowered.iter().all(|l| l.args == widest.args && l.dims == widest.dims && l.grid == widest.grid)
+        );
+        let mut args = Vec::new();
+        let mut bytes = Dim::from(0);
+        for arg in &widest.args {
+            let (Arg::Value(value) | Arg::Packed(value, _)) = arg;
+            let ty = graph.ty(*value);
+            bytes = bytes + ty.shape.n_elems() * Dim::from(ty.dtype.bits().div_ceil(8));
+            args.push(self.buffer(program, arg)?);
+        }
+        let dims = widest.dims.iter().map(|d| self.expr(program, d)).collect::<Result<_, _>>()?;
+        let (grid, flops) = (self.expr(program, &widest.grid)?, self.expr(program, &widest.flops)?);
+        let bytes = self.expr(program, &bytes)?;
+        let class = recurrence::class(graph, root);
+        let (locations, nodes) = origins(graph, group);
+        let launch = artifact::Launch {
+            kernel: 0,
+            grid: Some(grid),
+            dims,
+            args,
+            locations,
+            nodes,
+            flops: Some(flops),
+            bytes: Some(bytes),
+            recurrence_count: u32::from(!class.is_empty()),
+            recurrence: class,
+            generic_loop: false,
+        };
+        let kernel = self.intern(lowered.into_iter().map(|l| l.kernel).collect());
+        Ok(LaunchEntry { launch: artifact::Launch { kernel: kernel as u32, ..launch }, kernel })
+    }
+
+    /// The index of a kernel, added with a name of its own if no equal one exists.
+    fn intern(&mut self, mut forms: Vec<Kernel>) -> usize {
+        let base = std::mem::take(&mut forms[0].name);
+        for form in &mut forms {
+            form.name.clear();
+        }
+        if let Some(idx) = self.known.get(&forms) {
+            return *idx;
+        }
+        let n = self.n_of_name.entry(base.clone()).or_insert(0);
+        let name = format!("{base}_{n}");
+        *n += 1;
+        let per_level = forms.iter().map(|k| Kernel { name: name.clone(), ..k.clone() }).collect();
+        self.known.insert(forms, self.kernels.len());
+        self.kernels.push(KernelEntry { name, per_level });
+        self.kernels.len() - 1
+    }
+
+    fn buffer(&mut self, program: &ProgramInput<'_>, arg: &Arg) -> Result<BufferRef, AssembleError> {
+        let plan = program.plan;
+        let (value, packing) = match arg {
+            Arg::Value(value) => (*value, None),
+            Arg::Packed(value, packing) => (*value, Some(packing.clone())),
+        };
+        let state = |name: &str| self.states.iter().position(|s| s.name == name);
+        let rank = |ports: &[ssmc_ir::Port], i: usize| {
+            ports[..i].iter().filter(|p| !program.states.contains(&p.name)).count()
+        };
+        let place = plan
+            .places
+            .get(&value)
+            .ok_or(AssembleError::NoPlace { program: program.name.to_owned(), value })?;
+        let (kind, index) = match *place {
+            Place::Input(i) => match state(&plan.graph.inputs()[i].name)
+                .filter(|_| program.states.contains(&plan.graph.inputs()[i].name))
+            {
+                Some(state) => (BufferKind::StateIn, state),
+                None => (BufferKind::Input, rank(plan.graph.inputs(), i)),
+            },
+            Place::Output(i) => match state(&plan.graph.outputs()[i].name)
+                .filter(|_| program.states.contains(&plan.graph.outputs()[i].name))
+            {
+                Some(state) => (BufferKind::StateOut, state),
+                None => (BufferKind::Output, rank(plan.graph.outputs(), i)),
+            },
+            Place::Slot(slot) => (BufferKind::Slot, slot),
+            Place::Weight => (BufferKind::Weight, self.weight(program, value, packing)?),
+        };
+        Ok(BufferRef { kind: kind.into(), index: index as u32, byte_offset: None })
+    }
+
+    /// The index of a stored weight or literal.
+    fn weight(
+        &mut self,
+        program: &ProgramInput<'_>,
+        value: ValueId,
+        packing: Option<Packing>,
+    ) -> Result<usize, AssembleError> {
+        let graph = &program.plan.graph;
+        let (mut name, weight) = match graph.def_op(value) {
+            Some(Op::WeightRef(op)) => {
+                let weight = program.weights.get(&op.name).ok_or_else(|| AssembleError::NoWeight {
+                    program: program.name.to_owned(),
+                    name: op.name.clone(),
+                })?;
+                (op.name.clone(), weight.clone())
+            }
+            Some(Op::Constant(op)) => {
+                let ty = TensorType::new(op.dtype, op.shape.clone());
+                ("constant".to_owned(), Weight { ty, bytes: op.data.clone().into() })
+            }
+            _ => return Err(AssembleError::NoPlace { program: program.name.to_owned(), value }),
+        };
+        // Programs may use one name for different bytes: what a pass folded in each of them.
+        let mut n = 0;
+        let base = name.clone();
+        loop {
+            match self.weight_idx.get(&(name.clone(), packing.clone())) {
+                Some(idx) if same_bytes(&self.weights[*idx], &weight) => return Ok(*idx),
+                Some(_) => {
+                    n += 1;
+                    name = format!("{base}#{n}");
+                }
+                None => break,
+            }
+        }
+        let idx = self.weights.len();
+        self.weight_idx.insert((name.clone(), packing.clone()), idx);
+        self.weights.push(StoredWeight { name, ty: weight.ty, bytes: weight.bytes, packing });
+        Ok(idx)
+    }
+}
+
+fn same_bytes(stored: &StoredWeight, weight: &Weight) -> bool {
+    let (a, b) = (stored.bytes.as_slice(), weight.bytes.as_slice());
+    stored.ty == weight.ty && ((a.as_ptr() == b.as_ptr() && a.len() == b.len()) || a == b)
+}
+
+/// Whether a state is the tail of a convolution.
+fn is_window(graph: &Graph, state: ValueId) -> bool {
+    let users = graph.users();
+    users[state].iter().any(|(node, _)| matches!(graph.node(*node).op, Op::CausalConv1d(_)))
+}
+
+/// Bounds of an integer input that indexes a table.
+fn index_bounds(graph: &Graph, input: ValueId) -> (Option<i64>, Option<i64>) {
+    let is_index = |v: Option<ValueId>| v == Some(input);
+    for (_, node) in graph.nodes() {
+        if let Op::Gather(op) = &node.op
+            && is_index(node.operands[1])
+            && matches!(graph.def(input), Def::Input(_))
+            && let Some(table) = node.operands[0]
+            && let Some(n) = graph.ty(table).shape[op.axis].as_const()
+        {
+            return (Some(-n), Some(n - 1));
+        }
+    }
+    (None, None)
+}
+
+/// Where the work of a group comes from, for people, and the names of its ONNX nodes or modules.
+fn origins(graph: &Graph, group: &Group) -> (Vec<String>, Vec<String>) {
+    let (mut locations, mut names) = (Vec::new(), Vec::new());
+    let locs = graph.locs();
+    for member in &group.members {
+        for origin in locs.origins(graph.node(*member).loc) {
+            let text = locs.describe(origin);
+            if locations.contains(&text) {
+                continue;
+            }
+            locations.push(text);
+            match locs.get(origin) {
+                Loc::OnnxNode { name, output, .. } => {
+                    names.push(if name.is_empty() { output.clone() } else { name.clone() });
+                }
+                Loc::Module(path) => names.push(path.clone()),
+                Loc::Unknown | Loc::Text { .. } | Loc::Derived { .. } => {}
+            }
+        }
+    }
+    (locations, names)
+}
+
+impl KernelEntry {
+    /// The kernel's description in the manifest; `entries` are its offsets in the images of the levels.
+    pub(crate) fn describe(&self, entries: Vec<u64>, text_hash: Vec<u8>) -> artifact::Kernel {
+        let kernel = self.per_level.last().expect("a kernel has a form for each level");
+        artifact::Kernel {
+            name: self.name.clone(),
+            entries,
+            params: kernel
+                .params
+                .iter()
+                .map(|p| artifact::KernelParam {
+                    name: p.name.clone(),
+                    dtype: elem(p.elem).into(),
+                    access: access(p.access).into(),
+                })
+                .collect(),
+            dim_names: kernel.dims.clone(),
+            block: kernel.block.to_vec(),
+            text_hash,
+        }
+    }
+}

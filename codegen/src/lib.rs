@@ -1,0 +1,9 @@
+//! See ARCHITECTURE.md.
+
+pub mod assemble;
+pub mod kernel;
+pub mod legalize;
+#[cfg(feature = "llvm")]
+pub mod llvm;
+pub mod lower;
+pub mod target;

@@ -1,0 +1,150 @@
+//! Short causal depthwise convolution: a tile of channels walks along the sequence with the last columns in registers.
+
+use super::access::Cx;
+use super::elementwise::row_index;
+use super::index::Idx;
+use super::{Launch, LowerError, Lowering, elem_of};
+use crate::kernel::{Elem, KernelBuilder, Reg};
+use ssmc_ir::Dim;
+use ssmc_ir::ops::{Activation, CausalConv1d};
+
+/// Channels of a block.
+const CHANNEL_TILE: i64 = 64;
+
+/// Runs `body` for the vectors of channels of a tile that starts at `first`.
+pub(super) fn for_channels<'a>(
+    cx: &mut Cx<'a>,
+    b: &mut KernelBuilder,
+    (first, tile, n): (Reg, i64, i64),
+    body: &mut super::elementwise::LaneBody<'_, 'a>,
+) -> Result<(), LowerError> {
+    let lanes = i64::from(cx.lanes);
+    let end = b.add(first, tile);
+    let end = if n % tile == 0 { end } else { b.min(end, n) };
+    let mut result = Ok(());
+    b.for_("c", first, end, lanes, |b, base| {
+        let mask = (n % lanes != 0).then(|| {
+            let left = b.sub(n, base);
+            b.lane_mask(left, cx.lanes)
+        });
+        result = cx.masked(mask, |cx| body(cx, b, Idx::Lanes { base, stride: 1, aligned: true }));
+    });
+    result
+}
+
+/// Whether step `t` begins another sequence than step `before`.
+pub(super) fn new_sequence(
+    cx: &mut Cx<'_>,
+    b: &mut KernelBuilder,
+    seq_idx: ssmc_ir::ValueId,
+    batch: Idx,
+    (t, before): (Reg, Reg),
+) -> Result<Reg, LowerError> {
+    let here = cx.get(b, seq_idx, &[batch, Idx::Uniform(t)])?;
+    let there = cx.get(b, seq_idx, &[batch, Idx::Uniform(before)])?;
+    Ok(b.ne(here, there))
+}
+
+pub(super) fn lower(l: &mut Lowering<'_>, op: &CausalConv1d) -> Result<Launch, LowerError> {
+    let (x, w) = (l.operand(0)?, l.operand(1)?);
+    let (bias, state, seq_idx) = (l.optional(2), l.optional(3), l.optional(4));
+    let shape = l.shape(x);
+    let channels = l.constant("channels", &shape[2])?;
+    let width = l.constant("width", &l.shape(w)[1])?;
+    let elem = elem_of(l.graph.ty(x).dtype)?;
+    let state_out = l.node.results[1];
+    let tiles = Dim::from(channels).ceildiv(&Dim::from(CHANNEL_TILE));
+    let (b, cx, sink) = l.parts();
+    let place = row_index(cx, b, &[shape[0].clone(), tiles.clone()]);
+    let (batch, Idx::Uniform(tile)) = (place[0], place[1]) else {
+        return Err(LowerError::Unsupported {
+            op: "ssm.causal_conv1d",
+            reason: "block indices are scalars".into(),
+        });
+    };
+    let first = b.mul(tile, CHANNEL_TILE);
+    let len = cx.dim(b, &shape[1]);
+    for_channels(cx, b, (first, CHANNEL_TILE, channels), &mut |cx, b, c| {
+        let uniform = |b: &mut KernelBuilder, i: i64| Idx::Uniform(b.const_i64(i));
+        let mut taps = Vec::new();
+        for j in 0..width {
+            let j = uniform(b, j);
+            let tap = cx.get_wide(b, w, &[c, j])?;
+            taps.push(b.cast(tap, Elem::F32));
+        }
+        let zero = b.zero(Elem::F32.x(cx.lanes));
+        let offset = match bias {
+            Some(bias) => {
+                let bias = cx.get_wide(b, bias, &[c])?;
+                b.cast(bias, Elem::F32)
+            }
+            None => zero,
+        };
+        let mut columns = Vec::new();
+        for j in 0..width - 1 {
+            let column = match state {
+                Some(state) => {
+                    let j = uniform(b, j);
+                    let column = cx.get_wide(b, state, &[batch, j, c])?;
+                    b.cast(column, Elem::F32)
+                }
+                None => zero,
+            };
+            columns.push(b.var_init(column));
+        }
+        let mut result = Ok(());
+        b.for_("t", 0, len, 1, |b, t| {
+            result = cx.scope(|cx| {
+                if let Some(seq_idx) = seq_idx {
+                    let before = b.sub(t, 1);
+                    let before = b.max(before, 0);
+                    let is_new = new_sequence(cx, b, seq_idx, batch, (t, before))?;
+                    b.if_(is_new, |b| columns.iter().for_each(|column| b.assign(*column, zero)));
+                }
+                let idx = [batch, Idx::Uniform(t), c];
+                let x = cx.get_wide(b, x, &idx)?;
+                let x = b.cast(x, Elem::F32);
+                let mut sum = offset;
+                for (tap, column) in taps.iter().zip(columns.iter().chain([&x])) {
+                    sum = b.fma(*tap, *column, sum);
+                }
+                let y = match op.activation {
+                    Activation::None => sum,
+                    Activation::Silu => b.silu(sum),
+                };
+                let y = b.cast(y, elem);
+                sink.put(cx, b, &idx, y)?;
+                for j in 1..columns.len() {
+                    b.assign(columns[j - 1], columns[j]);
+                }
+                if let Some(last) = columns.last() {
+                    b.assign(*last, x);
+                }
+                Ok(())
+            });
+        });
+        result?;
+        if !sink.wants(state_out) {
+            return Ok(());
+        }
+        for j in 0..width - 1 {
+            // Column j is step L - (K-1) + j, or still column L + j of the state before.
+            let t = b.add(len, j - (width - 1));
+            let old = b.add(len, j);
+            let before = match state {
+                Some(state) => {
+                    let rest = b.const_i64(width - 1);
+                    let zero = b.zero(crate::kernel::RegTy::scalar(elem));
+                    cx.guarded(b, state, &[batch, Idx::Uniform(old), c], 1, rest, zero)?
+                }
+                None => b.zero(elem.x(cx.lanes)),
+            };
+            let column = cx.guarded(b, x, &[batch, Idx::Uniform(t), c], 1, len, before)?;
+            let j = uniform(b, j);
+            sink.put_extra(cx, b, state_out, &[batch, j, c], column)?;
+        }
+        Ok(())
+    })?;
+    let elems = shape.iter().fold(Dim::from(1), |n, d| n * d);
+    Ok(Launch { grid: shape[0].clone() * &tiles, flops: elems * Dim::from(2 * width) })
+}

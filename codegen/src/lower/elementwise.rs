@@ -1,0 +1,81 @@
+//! Elementwise groups: one block per row of the result, vectors along the last axis.
+
+use super::access::Cx;
+use super::index::Idx;
+use super::{Launch, LowerError, Lowering};
+use crate::kernel::{KernelBuilder, Reg};
+use ssmc_ir::Dim;
+
+pub(super) fn lower(l: &mut Lowering<'_>) -> Result<Launch, LowerError> {
+    let value = l.node.results[0];
+    let shape = l.shape(value);
+    let (b, cx, sink) = l.parts();
+    let (rows, last) = rows_and_last(shape);
+    let Some(last) = last else {
+        cx.lanes = 1;
+        let x = cx.get(b, value, &[])?;
+        sink.put(cx, b, &[], x)?;
+        return Ok(Launch { grid: Dim::from(1), flops: Dim::from(1) });
+    };
+    let row = row_index(cx, b, rows);
+    for_lanes(cx, b, last, &mut |cx, b, at| {
+        let idx = [row.as_slice(), &[at]].concat();
+        let x = cx.get(b, value, &idx)?;
+        sink.put(cx, b, &idx, x)
+    })?;
+    let elems: Dim = shape.iter().fold(Dim::from(1), |n, d| n * d);
+    Ok(Launch { grid: rows.iter().fold(Dim::from(1), |n, d| n * d), flops: elems })
+}
+
+/// All axes but the last, and the last.
+pub(super) fn rows_and_last(shape: &[Dim]) -> (&[Dim], Option<&Dim>) {
+    match shape.split_last() {
+        Some((last, rows)) => (rows, Some(last)),
+        None => (shape, None),
+    }
+}
+
+/// The multi-index of this block in a grid over these extents.
+pub(super) fn row_index(cx: &mut Cx<'_>, b: &mut KernelBuilder, extents: &[Dim]) -> Vec<Idx> {
+    let block = b.block_idx();
+    let extents = cx.extents(b, extents);
+    cx.index(b).unravel(Idx::Uniform(block), &extents)
+}
+
+/// The body of a vector loop.
+pub(super) type LaneBody<'f, 'a> =
+    dyn FnMut(&mut Cx<'a>, &mut KernelBuilder, Idx) -> Result<(), LowerError> + 'f;
+
+/// Runs `body` for whole vectors of `0..extent` and once more, masked, for what is left.
+pub(super) fn for_lanes<'a>(
+    cx: &mut Cx<'a>,
+    b: &mut KernelBuilder,
+    extent: &Dim,
+    body: &mut LaneBody<'_, 'a>,
+) -> Result<(), LowerError> {
+    let n = cx.dim(b, extent);
+    let lanes = i64::from(cx.lanes);
+    if lanes == 1 {
+        let mut result = Ok(());
+        b.for_("i", 0, n, 1, |b, i| result = cx.scope(|cx| body(cx, b, Idx::Uniform(i))));
+        return result;
+    }
+    let rest = b.rem(n, lanes);
+    let whole = b.sub(n, rest);
+    let mut result = Ok(());
+    let at = |base: Reg| Idx::Lanes { base, stride: 1, aligned: true };
+    if b.known_i64(whole) != Some(0) {
+        b.for_("i", 0, whole, lanes, |b, i| result = cx.scope(|cx| body(cx, b, at(i))));
+        result?;
+    }
+    if b.known_i64(rest) == Some(0) {
+        return Ok(());
+    }
+    let mut result = Ok(());
+    let some_left = b.gt(rest, 0);
+    b.if_(some_left, |b| {
+        let mask = b.lane_mask(rest, cx.lanes);
+        result = cx.masked(Some(mask), |cx| body(cx, b, at(whole)));
+    });
+    result
+}

@@ -1,0 +1,203 @@
+//! Groups of graph nodes -> kernels.
+//!
+//! The root op of a group decides the loops; everything else that the group computes is emitted where an element of
+//! it is asked for ([`access`]). Grids and arguments do not depend on the vector width, so that one launch list
+//! serves all levels of a CPU family.
+
+mod access;
+mod conv;
+mod conv1d;
+mod elementwise;
+mod index;
+mod matmul;
+mod norm;
+mod reduce;
+mod scalar;
+mod scan;
+mod selective_scan;
+mod sink;
+mod ssd;
+
+use crate::assemble::Packing;
+use crate::kernel::{Elem, Kernel, KernelBuilder};
+use crate::target::CpuTarget;
+use access::Cx;
+use sink::Sink;
+use ssmc_ir::ops::Op;
+use ssmc_ir::{DType, Dim, Graph, Group, Node, ValueId};
+use std::collections::BTreeSet;
+
+/// What a kernel parameter is bound to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Arg {
+    /// A tensor in memory, row-major.
+    Value(ValueId),
+    /// A weight in a packing of its own.
+    Packed(ValueId, Packing),
+}
+
+/// A kernel and how to launch it.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the names are the documentation")]
+pub struct Lowered {
+    pub kernel: Kernel,
+    /// One per parameter.
+    pub args: Vec<Arg>,
+    /// One per dim of the kernel.
+    pub dims: Vec<Dim>,
+    pub grid: Dim,
+    /// Multiplications, additions and function evaluations, each counted as one.
+    pub flops: Dim,
+}
+
+/// Why a group has no kernel.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the fields are named in the messages")]
+pub enum LowerError {
+    #[error("{op}: operand is missing")]
+    MissingOperand { op: &'static str },
+    #[error("{op} is not computed element by element")]
+    NotElementwise { op: &'static str },
+    #[error("{op}: element type {found} has no kernel")]
+    ElementType { op: &'static str, found: &'static str },
+    #[error("{op}: {reason}")]
+    Unsupported { op: &'static str, reason: String },
+}
+
+/// The element type in kernels.
+fn elem_of(dtype: DType) -> Result<Elem, LowerError> {
+    Ok(match dtype {
+        DType::F64 => Elem::F64,
+        DType::F32 => Elem::F32,
+        DType::F16 => Elem::F16,
+        DType::BF16 => Elem::Bf16,
+        DType::I64 => Elem::I64,
+        DType::I32 => Elem::I32,
+        DType::I16 => Elem::I16,
+        DType::I8 => Elem::I8,
+        DType::U64 => Elem::U64,
+        DType::U32 => Elem::U32,
+        DType::U16 => Elem::U16,
+        DType::U8 => Elem::U8,
+        DType::Bool => Elem::Bool,
+        DType::F8E4M3
+        | DType::F8E5M2
+        | DType::C64
+        | DType::C128
+        | DType::I4
+        | DType::I2
+        | DType::U4
+        | DType::U2 => {
+            return Err(LowerError::ElementType { op: "tensor", found: dtype.name() });
+        }
+    })
+}
+
+/// A lowering in progress: the root, its loops and where results go.
+struct Lowering<'a> {
+    graph: &'a Graph,
+    node: &'a Node,
+    cx: Cx<'a>,
+    b: KernelBuilder,
+    sink: Sink<'a>,
+}
+
+impl<'a> Lowering<'a> {
+    fn operand(&self, i: usize) -> Result<ValueId, LowerError> {
+        self.optional(i).ok_or(LowerError::MissingOperand { op: self.node.op.name() })
+    }
+
+    fn optional(&self, i: usize) -> Option<ValueId> {
+        self.node.operands.get(i).copied().flatten()
+    }
+
+    fn shape(&self, value: ValueId) -> &'a [Dim] {
+        &self.graph.ty(value).shape
+    }
+
+    fn unsupported<T>(&self, reason: impl Into<String>) -> Result<T, LowerError> {
+        Err(LowerError::Unsupported { op: self.node.op.name(), reason: reason.into() })
+    }
+
+    /// An extent that must be known when compiling.
+    fn constant(&self, what: &str, dim: &Dim) -> Result<i64, LowerError> {
+        match dim.as_const() {
+            Some(n) => Ok(n),
+            None => self.unsupported(format!("{what} must be a constant, found {dim}")),
+        }
+    }
+}
+
+/// Grid and arithmetic of a kernel.
+struct Launch {
+    grid: Dim,
+    flops: Dim,
+}
+
+/// The kernel of one group.
+///
+/// # Errors
+/// The root op, an element type or a symbolic extent has no kernel.
+pub fn lower(graph: &Graph, group: &Group, target: &CpuTarget) -> Result<Lowered, LowerError> {
+    let node = graph.node(group.root);
+    let elem = match node.results.first() {
+        Some(result) => elem_of(graph.ty(*result).dtype)?,
+        None => {
+            return Err(LowerError::Unsupported { op: node.op.name(), reason: "it has no result".into() });
+        }
+    };
+    // Vectors are as wide as those of f32, the element type of activations, whatever a group computes besides.
+    let lanes = (target.vector_bits / 32).max(1) as u16;
+    let is_elementwise = node.op.is_elementwise();
+    let inside: BTreeSet<ValueId> = group
+        .members
+        .iter()
+        .filter(|id| **id != group.root || is_elementwise)
+        .flat_map(|id| graph.node(*id).results.first().copied())
+        .collect();
+    let b = KernelBuilder::cpu(&kernel_name(node, elem));
+    let mut lowering =
+        Lowering { graph, node, cx: Cx::new(graph, inside, lanes), b, sink: Sink::new(graph, group) };
+    let launch = match &node.op {
+        Op::Contract(op) if matmul::applies(graph, node) => matmul::lower(&mut lowering, op)?,
+        Op::Contract(op) if !op.spec.summed().is_empty() => reduce::contract(&mut lowering, op)?,
+        Op::Reduce(op) => reduce::reduce(&mut lowering, op)?,
+        Op::ArgMax(op) => reduce::argmax(&mut lowering, op)?,
+        Op::CumSum(op) => scan::cumsum(&mut lowering, op)?,
+        Op::Scan(op) => scan::scan(&mut lowering, op)?,
+        Op::DiscretizedScan(op) => scan::discretized(&mut lowering, op)?,
+        Op::SelectiveScan(op) => selective_scan::lower(&mut lowering, op)?,
+        Op::Ssd(op) => ssd::lower(&mut lowering, op)?,
+        Op::RmsNorm(op) => norm::rms_norm(&mut lowering, op)?,
+        Op::LayerNorm(op) => norm::layer_norm(&mut lowering, op)?,
+        Op::GatedRmsNorm(op) => norm::gated_rms_norm(&mut lowering, op)?,
+        Op::CausalConv1d(op) => conv1d::lower(&mut lowering, op)?,
+        Op::Conv(op) => conv::lower(&mut lowering, op)?,
+        Op::Loop(_) | Op::If(_) | Op::WeightRef(_) => return lowering.unsupported("it has no kernel"),
+        Op::Constant(_)
+        | Op::DimValue(_)
+        | Op::Iota(_)
+        | Op::Unary(_)
+        | Op::Binary(_)
+        | Op::Compare(_)
+        | Op::Select(_)
+        | Op::Cast(_)
+        | Op::Broadcast(_)
+        | Op::Reshape(_)
+        | Op::Transpose(_)
+        | Op::Slice(_)
+        | Op::Reverse(_)
+        | Op::Concat(_)
+        | Op::Pad(_)
+        | Op::Gather(_)
+        | Op::Contract(_) => elementwise::lower(&mut lowering)?,
+    };
+    let (args, dims) = lowering.cx.into_args();
+    Ok(Lowered { kernel: lowering.b.finish(), args, dims, grid: launch.grid, flops: launch.flops })
+}
+
+/// `ssmc_<op>_<dtype>`; the artefact writer tells kernels of one name apart by their text.
+fn kernel_name(node: &Node, elem: Elem) -> String {
+    let op = node.op.name();
+    format!("ssmc_{}_{}", op.rsplit('.').next().unwrap_or(op), elem.name())
+}

@@ -1,0 +1,170 @@
+//! Normalizations: a block per row, two passes.
+
+use super::access::Cx;
+use super::elementwise::{for_lanes, row_index, rows_and_last};
+use super::index::Idx;
+use super::{Launch, LowerError, Lowering, elem_of};
+use crate::kernel::{Elem, KernelBuilder, ReduceOp, Reg};
+use ssmc_ir::ops::{GatedRmsNorm, LayerNorm, RmsNorm};
+use ssmc_ir::{Dim, ValueId};
+
+/// What a row's elements are before normalization.
+type Element<'f, 'a> = dyn Fn(&mut Cx<'a>, &mut KernelBuilder, &[Idx]) -> Result<Reg, LowerError> + 'f;
+
+/// Sum over a row of `f(x)`, in every lane.
+fn row_sum<'a>(
+    cx: &mut Cx<'a>,
+    b: &mut KernelBuilder,
+    row: &[Idx],
+    extent: &Dim,
+    f: &Element<'_, 'a>,
+) -> Result<Reg, LowerError> {
+    let zero = b.zero(Elem::F32.x(cx.lanes));
+    let acc = b.var_init(zero);
+    for_lanes(cx, b, extent, &mut |cx, b, at| {
+        let x = f(cx, b, &[row, &[at]].concat())?;
+        let x = match cx.mask {
+            Some(mask) => b.select(mask, x, zero),
+            None => x,
+        };
+        let sum = b.add(acc, x);
+        b.assign(acc, sum);
+        Ok(())
+    })?;
+    let sum = b.reduce(ReduceOp::Add, acc);
+    Ok(cx.widen(b, sum))
+}
+
+fn rows<'a>(l: &Lowering<'a>, x: ValueId) -> Result<(&'a [Dim], &'a Dim), LowerError> {
+    match rows_and_last(l.shape(x)) {
+        (rows, Some(last)) => Ok((rows, last)),
+        (_, None) => l.unsupported("a scalar has no row"),
+    }
+}
+
+/// 1 / sqrt(sum / n + eps), in every lane.
+fn inverse_deviation(b: &mut KernelBuilder, sum: Reg, n: Reg, eps: f64) -> Reg {
+    let mean = b.div(sum, n);
+    let shifted = b.add(mean, eps);
+    let root = b.sqrt(shifted);
+    let one = b.const_like(b.ty(root), 1.0);
+    b.div(one, root)
+}
+
+/// The gate of a normalization and whether the norm comes first.
+struct Gate {
+    z: ValueId,
+    norm_first: bool,
+}
+
+fn rms(
+    l: &mut Lowering<'_>,
+    weight: Option<ValueId>,
+    gate: Option<Gate>,
+    eps: f64,
+) -> Result<Launch, LowerError> {
+    let x = l.operand(0)?;
+    let (rows, last) = rows(l, x)?;
+    let elem = elem_of(l.graph.ty(x).dtype)?;
+    let (b, cx, sink) = l.parts();
+    let row = row_index(cx, b, rows);
+    let silu_z = |cx: &mut Cx<'_>, b: &mut KernelBuilder, gate: &Gate, idx: &[Idx]| {
+        let z = cx.get_wide(b, gate.z, idx)?;
+        let z = b.cast(z, Elem::F32);
+        Ok::<_, LowerError>(b.silu(z))
+    };
+    let input = |cx: &mut Cx<'_>, b: &mut KernelBuilder, idx: &[Idx]| {
+        let v = cx.get_wide(b, x, idx)?;
+        let v = b.cast(v, Elem::F32);
+        match &gate {
+            Some(gate) if !gate.norm_first => {
+                let g = silu_z(cx, b, gate, idx)?;
+                Ok::<_, LowerError>(b.mul(v, g))
+            }
+            _ => Ok(v),
+        }
+    };
+    let squares = row_sum(cx, b, &row, last, &|cx, b, idx| {
+        let v = input(cx, b, idx)?;
+        Ok(b.mul(v, v))
+    })?;
+    let n = cx.dim(b, last);
+    let n = b.cast(n, Elem::F32);
+    let n = cx.widen(b, n);
+    let scale = inverse_deviation(b, squares, n, eps);
+    for_lanes(cx, b, last, &mut |cx, b, at| {
+        let idx = [row.as_slice(), &[at]].concat();
+        let v = input(cx, b, &idx)?;
+        let mut y = b.mul(v, scale);
+        if let Some(weight) = weight {
+            let w = cx.get_wide(b, weight, &[at])?;
+            let w = b.cast(w, Elem::F32);
+            y = b.mul(y, w);
+        }
+        if let Some(gate) = &gate
+            && gate.norm_first
+        {
+            let g = silu_z(cx, b, gate, &idx)?;
+            y = b.mul(y, g);
+        }
+        let y = b.cast(y, elem);
+        sink.put(cx, b, &idx, y)
+    })?;
+    let elems = rows.iter().fold(last.clone(), |n, d| n * d);
+    Ok(Launch { grid: rows.iter().fold(Dim::from(1), |n, d| n * d), flops: elems * 4 })
+}
+
+pub(super) fn rms_norm(l: &mut Lowering<'_>, op: &RmsNorm) -> Result<Launch, LowerError> {
+    let weight = l.optional(1);
+    rms(l, weight, None, op.eps.get())
+}
+
+pub(super) fn gated_rms_norm(l: &mut Lowering<'_>, op: &GatedRmsNorm) -> Result<Launch, LowerError> {
+    let gate = Gate { z: l.operand(1)?, norm_first: op.norm_before_gate };
+    let weight = l.optional(2);
+    rms(l, weight, Some(gate), op.eps.get())
+}
+
+/// Mean first, then the mean square of the differences, as the equation says.
+pub(super) fn layer_norm(l: &mut Lowering<'_>, op: &LayerNorm) -> Result<Launch, LowerError> {
+    let (x, weight, bias) = (l.operand(0)?, l.optional(1), l.optional(2));
+    let (rows, last) = rows(l, x)?;
+    let elem = elem_of(l.graph.ty(x).dtype)?;
+    let (b, cx, sink) = l.parts();
+    let row = row_index(cx, b, rows);
+    let input = |cx: &mut Cx<'_>, b: &mut KernelBuilder, idx: &[Idx]| {
+        let v = cx.get_wide(b, x, idx)?;
+        Ok::<_, LowerError>(b.cast(v, Elem::F32))
+    };
+    let sum = row_sum(cx, b, &row, last, &input)?;
+    let n = cx.dim(b, last);
+    let n = b.cast(n, Elem::F32);
+    let n = cx.widen(b, n);
+    let mean = b.div(sum, n);
+    let squares = row_sum(cx, b, &row, last, &|cx, b, idx| {
+        let v = input(cx, b, idx)?;
+        let v = b.sub(v, mean);
+        Ok(b.mul(v, v))
+    })?;
+    let scale = inverse_deviation(b, squares, n, op.eps.get());
+    for_lanes(cx, b, last, &mut |cx, b, at| {
+        let idx = [row.as_slice(), &[at]].concat();
+        let v = input(cx, b, &idx)?;
+        let v = b.sub(v, mean);
+        let mut y = b.mul(v, scale);
+        if let Some(weight) = weight {
+            let w = cx.get_wide(b, weight, &[at])?;
+            let w = b.cast(w, Elem::F32);
+            y = b.mul(y, w);
+        }
+        if let Some(bias) = bias {
+            let c = cx.get_wide(b, bias, &[at])?;
+            let c = b.cast(c, Elem::F32);
+            y = b.add(y, c);
+        }
+        let y = b.cast(y, elem);
+        sink.put(cx, b, &idx, y)
+    })?;
+    let elems = rows.iter().fold(last.clone(), |n, d| n * d);
+    Ok(Launch { grid: rows.iter().fold(Dim::from(1), |n, d| n * d), flops: elems * 7 })
+}

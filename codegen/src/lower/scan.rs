@@ -1,0 +1,173 @@
+//! Recurrences that are not fused with their read-out: every state is written.
+
+use super::access::Cx;
+use super::conv1d::new_sequence;
+use super::elementwise::{for_lanes, row_index};
+use super::index::Idx;
+use super::selective_scan::step_at;
+use super::{Launch, LowerError, Lowering, elem_of};
+use crate::kernel::{Elem, KernelBuilder, Reg};
+use ssmc_ir::ops::{CumSum, Discretization, DiscretizedScan, Scan};
+use ssmc_ir::{Dim, ValueId};
+
+fn product<'d>(dims: impl IntoIterator<Item = &'d Dim>) -> Dim {
+    dims.into_iter().fold(Dim::from(1), |n, d| n * d)
+}
+
+/// The type of a carried state.
+fn carried(elem: Elem) -> Elem {
+    if elem.is_half() { Elem::F32 } else { elem }
+}
+
+/// A recurrence over axis 1 of `[B, L, s..]`.
+struct Recurrence {
+    reverse: bool,
+    h0: Option<ValueId>,
+    seq_idx: Option<ValueId>,
+}
+
+/// The new state from the index of an element `[b, t, s..]` and the old state.
+type Step<'f, 'a> = dyn FnMut(&mut Cx<'a>, &mut KernelBuilder, &[Idx], Reg) -> Result<Reg, LowerError> + 'f;
+
+fn recur<'a>(l: &mut Lowering<'a>, r: &Recurrence, step: &mut Step<'_, 'a>) -> Result<Launch, LowerError> {
+    let (h, h_last) = (l.node.results[0], l.node.results[1]);
+    let shape = l.shape(h);
+    let elem = elem_of(l.graph.ty(h).dtype)?;
+    let one = Dim::from(1);
+    let (outer, last) = match shape {
+        [_, _, outer @ .., last] => (outer, last),
+        _ => (&[][..], &one),
+    };
+    let rank = shape.len();
+    let (b, cx, sink) = l.parts();
+    if last.is(1) {
+        cx.lanes = 1;
+    }
+    let grid: Vec<Dim> = std::iter::once(&shape[0]).chain(outer).cloned().collect();
+    let place = row_index(cx, b, &grid);
+    let len = cx.dim(b, &shape[1]);
+    for_lanes(cx, b, last, &mut |cx, b, at| {
+        let state_idx = &[place.as_slice(), &[at]].concat()[..rank - 1];
+        let wide = carried(elem);
+        let init = match r.h0 {
+            Some(h0) => {
+                let h0 = cx.get_wide(b, h0, state_idx)?;
+                b.cast(h0, wide)
+            }
+            None => b.zero(wide.x(cx.lanes)),
+        };
+        let state = b.var_init(init);
+        let mut result = Ok(());
+        b.for_("i", 0, len, 1, |b, i| {
+            result = cx.scope(|cx| {
+                let (t, before) = step_at(b, i, len, r.reverse);
+                if let Some(seq_idx) = r.seq_idx {
+                    let is_new = new_sequence(cx, b, seq_idx, place[0], (t, before))?;
+                    let zero = b.zero(wide.x(cx.lanes));
+                    b.if_(is_new, |b| b.assign(state, zero));
+                }
+                let mut idx = state_idx.to_vec();
+                idx.insert(1, Idx::Uniform(t));
+                let new = step(cx, b, &idx, state)?;
+                b.assign(state, new);
+                let out = b.cast(state, elem);
+                sink.put(cx, b, &idx, out)
+            });
+        });
+        result?;
+        let out = b.cast(state, elem);
+        sink.put_extra(cx, b, h_last, state_idx, out)
+    })?;
+    Ok(Launch { grid: product(&grid), flops: product(shape) * 2 })
+}
+
+pub(super) fn scan(l: &mut Lowering<'_>, op: &Scan) -> Result<Launch, LowerError> {
+    let (a, input) = (l.operand(0)?, l.operand(1)?);
+    let a_shape = l.shape(a);
+    let r = Recurrence { reverse: op.reverse, h0: l.optional(2), seq_idx: l.optional(3) };
+    recur(l, &r, &mut |cx, b, idx, h| {
+        let zero = b.const_i64(0);
+        let a_idx: Vec<Idx> =
+            idx.iter().zip(a_shape).map(|(i, d)| if d.is(1) { Idx::Uniform(zero) } else { *i }).collect();
+        let elem = b.ty(h).elem();
+        let (a, x) = (cx.get_wide(b, a, &a_idx)?, cx.get_wide(b, input, idx)?);
+        let (a, x) = (b.cast(a, elem), b.cast(x, elem));
+        Ok(if elem.is_float() {
+            b.fma(a, h, x)
+        } else {
+            let ah = b.mul(a, h);
+            b.add(ah, x)
+        })
+    })
+}
+
+pub(super) fn discretized(l: &mut Lowering<'_>, op: &DiscretizedScan) -> Result<Launch, LowerError> {
+    if op.discretization != Discretization::ExpEuler {
+        return l.unsupported(format!("discretization {} has no kernel", op.discretization.name()));
+    }
+    let [x, dt, a, bb] = [l.operand(0)?, l.operand(1)?, l.operand(2)?, l.operand(3)?];
+    let scalar_decay = l.shape(a).len() == 2;
+    let r = Recurrence { reverse: op.reverse, h0: l.optional(4), seq_idx: l.optional(5) };
+    recur(l, &r, &mut |cx, b, idx, h| {
+        // idx is [b, t, g, e, n], or [b, t, g, r, p, n] with one decay per head.
+        let n = idx[idx.len() - 1];
+        let head = &idx[..4];
+        let a_idx = if scalar_decay { idx[2..4].to_vec() } else { vec![idx[2], idx[3], n] };
+        let elem = b.ty(h).elem();
+        let at = |cx: &mut Cx<'_>, b: &mut KernelBuilder, value, idx: &[Idx]| {
+            let v = cx.get_wide(b, value, idx)?;
+            Ok::<_, LowerError>(b.cast(v, elem))
+        };
+        let dt = at(cx, b, dt, head)?;
+        let a = at(cx, b, a, &a_idx)?;
+        let x = at(cx, b, x, &idx[..idx.len() - 1])?;
+        let b_t = at(cx, b, bb, &[idx[0], idx[1], idx[2], n])?;
+        let exponent = b.mul(dt, a);
+        let a_bar = b.exp(exponent);
+        let dt_x = b.mul(dt, x);
+        let input = b.mul(dt_x, b_t);
+        Ok(b.fma(a_bar, h, input))
+    })
+}
+
+pub(super) fn cumsum(l: &mut Lowering<'_>, op: &CumSum) -> Result<Launch, LowerError> {
+    let x = l.operand(0)?;
+    let shape = l.shape(x);
+    let elem = elem_of(l.graph.ty(x).dtype)?;
+    let mut rest = shape.to_vec();
+    let len = rest.remove(op.axis);
+    let one = Dim::from(1);
+    let (grid, last) = match rest.split_last() {
+        Some((last, grid)) => (grid.to_vec(), last.clone()),
+        None => (Vec::new(), one),
+    };
+    let (b, cx, sink) = l.parts();
+    if last.is(1) {
+        cx.lanes = 1;
+    }
+    let place = row_index(cx, b, &grid);
+    let len = cx.dim(b, &len);
+    for_lanes(cx, b, &last, &mut |cx, b, at| {
+        let others = [place.as_slice(), &[at]].concat()[..rest.len()].to_vec();
+        let wide = carried(elem);
+        let zero = b.zero(wide.x(cx.lanes));
+        let sum = b.var_init(zero);
+        let mut result = Ok(());
+        b.for_("i", 0, len, 1, |b, i| {
+            result = cx.scope(|cx| {
+                let (t, _) = step_at(b, i, len, op.reverse);
+                let mut idx = others.clone();
+                idx.insert(op.axis, Idx::Uniform(t));
+                let x = cx.get_wide(b, x, &idx)?;
+                let x = b.cast(x, wide);
+                let before = b.cast(sum, elem);
+                let next = b.add(sum, x);
+                b.assign(sum, next);
+                let after = b.cast(sum, elem);
+                sink.put(cx, b, &idx, if op.exclusive { before } else { after })
+            });
+        });
+        result
+    })?;
+    Ok(Launch { grid: product(&grid), flops: product(shape) })
+}

@@ -1,0 +1,94 @@
+//! Where results go: through the epilogue into memory.
+
+use super::access::Cx;
+use super::index::Idx;
+use super::{LowerError, Lowering};
+use crate::kernel::{KernelBuilder, ParamId, Reg};
+use ssmc_ir::ops::Op;
+use ssmc_ir::{Graph, Group, NodeId, ValueId};
+
+/// The outputs of a group.
+pub(super) struct Sink<'a> {
+    graph: &'a Graph,
+    root: ValueId,
+    epilogue: &'a [NodeId],
+    outputs: &'a [ValueId],
+    params: Vec<Option<ParamId>>,
+}
+
+impl<'a> Sink<'a> {
+    pub(super) fn new(graph: &'a Graph, group: &'a Group) -> Self {
+        let root = graph.node(group.root).results[0];
+        Self {
+            graph,
+            root,
+            epilogue: &group.epilogue,
+            outputs: &group.outputs,
+            params: vec![None; group.outputs.len()],
+        }
+    }
+
+    fn param(&mut self, cx: &mut Cx<'a>, b: &mut KernelBuilder, i: usize) -> Result<ParamId, LowerError> {
+        if let Some(param) = self.params[i] {
+            return Ok(param);
+        }
+        let param = cx.write_param(b, self.outputs[i])?;
+        self.params[i] = Some(param);
+        Ok(param)
+    }
+
+    /// Stores the element of the root's first result at `idx`, after the epilogue. Nothing if nobody wants it.
+    pub(super) fn put(
+        &mut self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        idx: &[Idx],
+        x: Reg,
+    ) -> Result<(), LowerError> {
+        let last = self.epilogue.last().map_or(self.root, |id| self.graph.node(*id).results[0]);
+        let Some(i) = self.outputs.iter().position(|v| *v == last) else { return Ok(()) };
+        let (mut value, mut idx, mut x) = (self.root, idx.to_vec(), x);
+        cx.bind(value, &idx, x);
+        for id in self.epilogue {
+            let node = self.graph.node(*id);
+            let result = node.results[0];
+            if let Op::Reshape(op) = &node.op {
+                idx = cx.map_reshape(b, &idx, &self.graph.ty(value).shape, &op.shape);
+                cx.bind(result, &idx, x);
+            } else {
+                x = cx.get(b, result, &idx)?;
+            }
+            value = result;
+        }
+        let param = self.param(cx, b, i)?;
+        cx.store(b, param, &self.graph.ty(value).shape, &idx, x);
+        Ok(())
+    }
+
+    /// Stores an element of another result of the root. Nothing if nobody wants it.
+    pub(super) fn put_extra(
+        &mut self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        value: ValueId,
+        idx: &[Idx],
+        x: Reg,
+    ) -> Result<(), LowerError> {
+        let Some(i) = self.outputs.iter().position(|v| *v == value) else { return Ok(()) };
+        let param = self.param(cx, b, i)?;
+        cx.store(b, param, &self.graph.ty(value).shape, idx, x);
+        Ok(())
+    }
+
+    /// Whether a result is written at all.
+    pub(super) fn wants(&self, value: ValueId) -> bool {
+        self.outputs.contains(&value)
+    }
+}
+
+impl<'a> Lowering<'a> {
+    /// Builder, context and sink apart, for loops whose bodies need all three.
+    pub(super) fn parts(&mut self) -> (&mut KernelBuilder, &mut Cx<'a>, &mut Sink<'a>) {
+        (&mut self.b, &mut self.cx, &mut self.sink)
+    }
+}

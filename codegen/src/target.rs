@@ -1,0 +1,376 @@
+//! What a kernel is compiled for: CPU levels and GPUs as plain data.
+//!
+//! Lowerings read lane counts, register counts and memory sizes from here; the emitters read the
+//! strings that their tool chains want. Nothing in this file needs LLVM or CUDA.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A machine that kernels are compiled for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A CPU instruction-set level.
+    Cpu(CpuTarget),
+    /// An NVIDIA GPU architecture.
+    Gpu(GpuTarget),
+}
+
+impl Target {
+    /// Every name that [`Target::from_str`] accepts, in the order shown to users.
+    pub const NAMES: [&'static str; 6] = ["x86-64-v2", "x86-64-v3", "x86-64-v4", "native", "sm_80", "sm_90a"];
+
+    /// The name of the level or architecture, as written in the artefact.
+    pub fn name(&self) -> &str {
+        match self {
+            Target::Cpu(cpu) => cpu.level.name(),
+            Target::Gpu(gpu) => gpu.arch.name(),
+        }
+    }
+
+    /// The CPU description, if this is a CPU.
+    pub fn as_cpu(&self) -> Option<&CpuTarget> {
+        match self {
+            Target::Cpu(cpu) => Some(cpu),
+            Target::Gpu(_) => None,
+        }
+    }
+
+    /// The GPU description, if this is a GPU.
+    pub fn as_gpu(&self) -> Option<&GpuTarget> {
+        match self {
+            Target::Gpu(gpu) => Some(gpu),
+            Target::Cpu(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Target {
+    type Err = TargetError;
+
+    /// Parses one of [`Target::NAMES`]; `native` resolves to the host's best level.
+    ///
+    /// # Errors
+    /// [`TargetError::Unknown`] for any other name, [`TargetError::NoNativeLevel`] if `native` is
+    /// asked for on a host that no CPU level fits.
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        if let Some(level) = CpuLevel::ALL.into_iter().find(|level| level.name() == name) {
+            return Ok(Target::Cpu(CpuTarget::of_level(level)));
+        }
+        if let Some(arch) = GpuArch::ALL.into_iter().find(|arch| arch.name() == name) {
+            return Ok(Target::Gpu(GpuTarget::of_arch(arch)));
+        }
+        match name {
+            "native" => CpuTarget::native().map(Target::Cpu),
+            _ => Err(TargetError::Unknown { found: name.to_owned() }),
+        }
+    }
+}
+
+/// Why a target name does not name a machine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// The name is not in the list.
+    #[error("unknown target `{found}`, expected one of {}", Target::NAMES.join(", "))]
+    Unknown {
+        /// The name as given.
+        found: String,
+    },
+    /// `native` was asked for, but the host reaches no level that kernels can be compiled for.
+    #[error("the host CPU reaches none of the CPU levels; it lacks {}", missing.join(", "))]
+    NoNativeLevel {
+        /// The features of the lowest level that the host lacks.
+        missing: Vec<String>,
+    },
+}
+
+/// An x86-64 micro-architecture level of the System V psABI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CpuLevel {
+    /// SSE4.2, no FMA: 128-bit vectors.
+    X86_64V2,
+    /// AVX2, FMA, F16C: 256-bit vectors.
+    X86_64V3,
+    /// AVX-512 F, BW, CD, DQ, VL: 512-bit vectors.
+    X86_64V4,
+}
+
+impl CpuLevel {
+    /// All levels, lowest first.
+    pub const ALL: [CpuLevel; 3] = [CpuLevel::X86_64V2, CpuLevel::X86_64V3, CpuLevel::X86_64V4];
+
+    /// The psABI's name of the level.
+    pub fn name(self) -> &'static str {
+        match self {
+            CpuLevel::X86_64V2 => "x86-64-v2",
+            CpuLevel::X86_64V3 => "x86-64-v3",
+            CpuLevel::X86_64V4 => "x86-64-v4",
+        }
+    }
+
+    /// The features that a host must have, by the names `/proc/cpuinfo` and Rust's
+    /// `is_x86_feature_detected!` share; a level includes the features of the levels below.
+    pub fn runtime_features(self) -> &'static [&'static str] {
+        match self {
+            CpuLevel::X86_64V2 => &LEVEL_FEATURES[..6],
+            CpuLevel::X86_64V3 => &LEVEL_FEATURES[..14],
+            CpuLevel::X86_64V4 => &LEVEL_FEATURES[..],
+        }
+    }
+
+    /// Whether the host running this code has all of [`CpuLevel::runtime_features`].
+    pub fn runs_on_host(self) -> bool {
+        self.missing_on_host().is_empty()
+    }
+
+    /// The highest level that the host reaches.
+    pub fn host() -> Option<CpuLevel> {
+        CpuLevel::ALL.into_iter().rev().find(|level| level.runs_on_host())
+    }
+
+    fn missing_on_host(self) -> Vec<&'static str> {
+        self.runtime_features().iter().copied().filter(|feature| !host_has(feature)).collect()
+    }
+}
+
+/// Features of the levels, v2's first, then what v3 adds, then what v4 adds.
+const LEVEL_FEATURES: [&str; 19] = [
+    "sse3",
+    "ssse3",
+    "sse4.1",
+    "sse4.2",
+    "popcnt",
+    "cmpxchg16b",
+    "avx",
+    "avx2",
+    "bmi1",
+    "bmi2",
+    "f16c",
+    "fma",
+    "lzcnt",
+    "movbe",
+    "avx512f",
+    "avx512bw",
+    "avx512cd",
+    "avx512dq",
+    "avx512vl",
+];
+
+#[cfg(target_arch = "x86_64")]
+fn host_has(feature: &str) -> bool {
+    macro_rules! detect {
+        ($($name:tt)*) => {
+            match feature {
+                $($name => std::arch::is_x86_feature_detected!($name),)*
+                _ => false,
+            }
+        };
+    }
+    detect!("sse3" "ssse3" "sse4.1" "sse4.2" "popcnt" "cmpxchg16b" "avx" "avx2" "bmi1" "bmi2" "f16c" "fma"
+        "lzcnt" "movbe" "avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn host_has(_feature: &str) -> bool {
+    false
+}
+
+/// A CPU level with the numbers that lowerings and the LLVM emitter need.
+///
+/// Cache sizes are the smallest found among the server and desktop parts of the level, per core,
+/// not those of the compiling host: the same input must give the same code everywhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CpuTarget {
+    /// The instruction-set level.
+    pub level: CpuLevel,
+    /// LLVM's target triple. Kernels call nothing, so it names no operating system.
+    pub triple: &'static str,
+    /// LLVM's name of the processor.
+    pub llvm_cpu: &'static str,
+    /// LLVM's feature string, on top of what `llvm_cpu` implies.
+    pub llvm_features: &'static str,
+    /// Width of a vector register in bits; also the value of LLVM's `prefer-vector-width`.
+    pub vector_bits: u32,
+    /// Number of architectural vector registers.
+    pub vector_registers: u32,
+    /// Whether the level has a fused multiply-add instruction.
+    pub has_fma: bool,
+    /// Whether the level converts between `f16` and `f32`.
+    pub has_f16_convert: bool,
+    /// Level-1 data cache per core, in bytes.
+    pub l1d_bytes: u64,
+    /// Level-2 cache per core, in bytes.
+    pub l2_bytes: u64,
+    /// Level-3 cache per core, in bytes.
+    pub l3_bytes: u64,
+    /// Size of a cache line, in bytes.
+    pub cache_line_bytes: u64,
+}
+
+impl CpuTarget {
+    /// The description of a level.
+    pub fn of_level(level: CpuLevel) -> CpuTarget {
+        let common = CpuTarget {
+            level,
+            triple: "x86_64-unknown-none-elf",
+            llvm_cpu: level.name(),
+            llvm_features: "",
+            vector_bits: 128,
+            vector_registers: 16,
+            has_fma: false,
+            has_f16_convert: false,
+            l1d_bytes: 32 << 10,
+            l2_bytes: 256 << 10,
+            l3_bytes: 1 << 20,
+            cache_line_bytes: 64,
+        };
+        match level {
+            CpuLevel::X86_64V2 => common,
+            CpuLevel::X86_64V3 => {
+                CpuTarget { vector_bits: 256, has_fma: true, has_f16_convert: true, ..common }
+            }
+            CpuLevel::X86_64V4 => CpuTarget {
+                vector_bits: 512,
+                vector_registers: 32,
+                has_fma: true,
+                has_f16_convert: true,
+                l2_bytes: 1 << 20,
+                ..common
+            },
+        }
+    }
+
+    /// The best level of the host.
+    ///
+    /// # Errors
+    /// [`TargetError::NoNativeLevel`] if the host lacks features of the lowest level.
+    pub fn native() -> Result<CpuTarget, TargetError> {
+        CpuLevel::host().map(CpuTarget::of_level).ok_or_else(|| TargetError::NoNativeLevel {
+            missing: CpuLevel::X86_64V2.missing_on_host().into_iter().map(str::to_owned).collect(),
+        })
+    }
+
+    /// Number of f32 values in a vector register.
+    pub fn f32_lanes(&self) -> u32 {
+        self.vector_bits / 32
+    }
+}
+
+/// A GPU architecture that PTX is printed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum GpuArch {
+    /// Ampere (A100): the baseline.
+    Sm80,
+    /// Hopper (H100, H200) with its architecture-specific instructions.
+    Sm90a,
+}
+
+impl GpuArch {
+    /// All architectures, oldest first.
+    pub const ALL: [GpuArch; 2] = [GpuArch::Sm80, GpuArch::Sm90a];
+
+    /// The name in PTX's `.target` directive.
+    pub fn name(self) -> &'static str {
+        match self {
+            GpuArch::Sm80 => "sm_80",
+            GpuArch::Sm90a => "sm_90a",
+        }
+    }
+}
+
+/// A GPU architecture with its limits (CUDA C++ Programming Guide, "Compute Capabilities").
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GpuTarget {
+    /// The architecture.
+    pub arch: GpuArch,
+    /// Threads per warp.
+    pub warp_size: u32,
+    /// Most threads in a block.
+    pub max_threads_per_block: u32,
+    /// Shared memory that a block gets without opting in, in bytes.
+    pub static_shared_bytes: u64,
+    /// Shared memory that a block can opt in to, in bytes.
+    pub max_shared_bytes: u64,
+    /// Most 32-bit registers per thread.
+    pub max_registers_per_thread: u32,
+    /// 32-bit registers per multiprocessor.
+    pub registers_per_multiprocessor: u32,
+    /// Level-2 cache of the whole device, in bytes.
+    pub l2_bytes: u64,
+}
+
+impl GpuTarget {
+    /// The description of an architecture.
+    pub fn of_arch(arch: GpuArch) -> GpuTarget {
+        let (max_shared_bytes, l2_bytes) = match arch {
+            GpuArch::Sm80 => (163 << 10, 40 << 20),
+            GpuArch::Sm90a => (227 << 10, 50 << 20),
+        };
+        GpuTarget {
+            arch,
+            warp_size: 32,
+            max_threads_per_block: 1024,
+            static_shared_bytes: 48 << 10,
+            max_shared_bytes,
+            max_registers_per_thread: 255,
+            registers_per_multiprocessor: 65536,
+            l2_bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_parse_to_themselves() {
+        for name in Target::NAMES.into_iter().filter(|name| *name != "native") {
+            assert_eq!(name.parse::<Target>().unwrap().name(), name);
+        }
+    }
+
+    #[test]
+    fn unknown_name_is_reported_with_the_choices() {
+        let error = "x86-64-v9".parse::<Target>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "unknown target `x86-64-v9`, expected one of x86-64-v2, x86-64-v3, x86-64-v4, native, sm_80, sm_90a"
+        );
+    }
+
+    #[test]
+    fn levels_include_the_levels_below() {
+        for pair in CpuLevel::ALL.windows(2) {
+            assert!(pair[1].runtime_features().starts_with(pair[0].runtime_features()));
+        }
+        assert!(CpuLevel::X86_64V3.runtime_features().contains(&"fma"));
+        assert!(!CpuLevel::X86_64V3.runtime_features().contains(&"avx512f"));
+        assert_eq!(CpuLevel::X86_64V2.runtime_features().last(), Some(&"cmpxchg16b"));
+        assert_eq!(CpuLevel::X86_64V3.runtime_features().last(), Some(&"movbe"));
+    }
+
+    #[test]
+    fn native_is_the_highest_level_of_the_host() {
+        match CpuTarget::native() {
+            Ok(target) => {
+                assert!(target.level.runs_on_host());
+                for level in CpuLevel::ALL.into_iter().filter(|level| *level > target.level) {
+                    assert!(!level.runs_on_host());
+                }
+            }
+            Err(error) => assert!(CpuLevel::host().is_none(), "{error}"),
+        }
+    }
+
+    #[test]
+    fn lanes_follow_from_the_register_width() {
+        let lanes = CpuLevel::ALL.map(|level| CpuTarget::of_level(level).f32_lanes());
+        assert_eq!(lanes, [4, 8, 16]);
+    }
+}

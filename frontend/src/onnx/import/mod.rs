@@ -1,0 +1,13 @@
+//! One function per ONNX operator.
+
+pub(crate) mod control;
+pub(crate) mod convolution;
+pub(crate) mod elementwise;
+pub(crate) mod layout;
+pub(crate) mod logic;
+pub(crate) mod norm;
+pub(crate) mod pad;
+pub(crate) mod product;
+pub(crate) mod reduce;
+pub(crate) mod sources;
+pub(crate) mod split;

@@ -1,0 +1,152 @@
+//! The operators that can be imported: one table.
+
+use super::ctx::Ctx;
+use super::import::{
+    control, convolution, elementwise, layout, logic, norm, pad, product, reduce, sources, split,
+};
+use super::importer::{Imported, Val};
+use ssmc_ir::ops::{BinaryFn, Cmp, ReduceFn, UnaryFn};
+
+/// Builds the IR of one node and gives its outputs.
+pub(crate) type ImportFn = fn(&mut Ctx<'_, '_>) -> Imported<Vec<Val>>;
+
+/// One operator over a range of versions of its domain.
+pub(crate) struct OpEntry {
+    domain: &'static str,
+    name: &'static str,
+    since: i64,
+    until: i64,
+    pub(crate) import: ImportFn,
+}
+
+/// The importer of an operator at a version of its domain.
+pub(crate) fn find(domain: &str, name: &str, version: i64) -> Option<&'static OpEntry> {
+    OPS.iter().find(|op| op.name == name && op.domain == domain && (op.since..=op.until).contains(&version))
+}
+
+/// An operator of the standard domain, from a version on.
+const fn op(name: &'static str, since: i64, import: ImportFn) -> OpEntry {
+    OpEntry { domain: "", name, since, until: i64::MAX, import }
+}
+
+/// An operator of the standard domain, over a range of versions.
+const fn old(name: &'static str, since: i64, until: i64, import: ImportFn) -> OpEntry {
+    OpEntry { domain: "", name, since, until, import }
+}
+
+static OPS: &[OpEntry] = &[
+    op("Abs", 1, |c| elementwise::unary(c, UnaryFn::Abs)),
+    op("Add", 7, |c| elementwise::arithmetic(c, BinaryFn::Add)),
+    op("And", 7, |c| logic::connective(c, BinaryFn::And)),
+    op("ArgMax", 1, reduce::arg_max),
+    op("BitwiseAnd", 18, |c| logic::bitwise(c, BinaryFn::And)),
+    op("BitwiseOr", 18, |c| logic::bitwise(c, BinaryFn::Or)),
+    op("BitwiseXor", 18, |c| logic::bitwise(c, BinaryFn::Xor)),
+    op("Cast", 6, elementwise::cast),
+    op("CastLike", 15, elementwise::cast_like),
+    op("Ceil", 6, |c| elementwise::unary(c, UnaryFn::Ceil)),
+    old("Clip", 6, 10, elementwise::clip_attributes),
+    op("Clip", 11, elementwise::clip),
+    op("Concat", 4, layout::concat),
+    op("Constant", 1, sources::constant),
+    op("ConstantOfShape", 9, sources::constant_of_shape),
+    op("Conv", 1, convolution::conv),
+    op("Cos", 7, |c| elementwise::unary(c, UnaryFn::Cos)),
+    op("CumSum", 11, reduce::cumsum),
+    op("DepthToSpace", 1, layout::depth_to_space),
+    op("Div", 7, |c| elementwise::arithmetic(c, BinaryFn::Div)),
+    op("Dropout", 7, elementwise::dropout),
+    op("Einsum", 12, product::einsum),
+    op("Elu", 6, elementwise::elu),
+    op("Equal", 7, |c| logic::compare(c, Cmp::Eq)),
+    op("Erf", 9, |c| elementwise::unary(c, UnaryFn::Erf)),
+    op("Exp", 6, |c| elementwise::unary(c, UnaryFn::Exp)),
+    op("Expand", 8, layout::expand),
+    op("Flatten", 1, layout::flatten),
+    op("Floor", 6, |c| elementwise::unary(c, UnaryFn::Floor)),
+    op("Gather", 1, layout::gather),
+    op("Gelu", 20, elementwise::gelu),
+    op("Gemm", 7, product::gemm),
+    op("Greater", 7, |c| logic::compare(c, Cmp::Gt)),
+    op("GreaterOrEqual", 12, |c| logic::compare(c, Cmp::Ge)),
+    op("HardSigmoid", 6, elementwise::hard_sigmoid),
+    op("HardSwish", 14, elementwise::hard_swish),
+    op("Identity", 1, elementwise::identity),
+    op("If", 1, control::if_else),
+    op("InstanceNormalization", 6, norm::instance_norm),
+    op("IsNaN", 9, |c| elementwise::unary(c, UnaryFn::IsNan)),
+    op("LayerNormalization", 17, norm::layer_norm),
+    op("LeakyRelu", 6, elementwise::leaky_relu),
+    op("Less", 7, |c| logic::compare(c, Cmp::Lt)),
+    op("LessOrEqual", 12, |c| logic::compare(c, Cmp::Le)),
+    op("Log", 6, |c| elementwise::unary(c, UnaryFn::Log)),
+    op("LogSoftmax", 1, norm::log_softmax),
+    op("Loop", 1, control::loop_op),
+    op("MatMul", 1, product::matmul),
+    op("Max", 8, |c| elementwise::variadic(c, BinaryFn::Max)),
+    op("Mean", 8, elementwise::mean),
+    op("Min", 8, |c| elementwise::variadic(c, BinaryFn::Min)),
+    op("Mish", 18, elementwise::mish),
+    op("Mod", 10, elementwise::modulo),
+    op("Mul", 7, |c| elementwise::arithmetic(c, BinaryFn::Mul)),
+    op("Neg", 6, |c| elementwise::unary(c, UnaryFn::Neg)),
+    op("Not", 1, logic::not),
+    op("Or", 7, |c| logic::connective(c, BinaryFn::Or)),
+    op("PRelu", 9, elementwise::p_relu),
+    op("Pad", 2, pad::pad),
+    op("Pow", 7, elementwise::pow),
+    op("RMSNormalization", 23, norm::rms_norm),
+    op("Range", 11, sources::range),
+    op("Reciprocal", 6, |c| elementwise::unary(c, UnaryFn::Reciprocal)),
+    op("ReduceL1", 1, reduce::l1),
+    op("ReduceL2", 1, reduce::l2),
+    op("ReduceLogSum", 1, reduce::log_sum),
+    op("ReduceLogSumExp", 1, reduce::log_sum_exp),
+    op("ReduceMax", 1, |c| reduce::reduce(c, ReduceFn::Max, 18)),
+    op("ReduceMean", 1, |c| reduce::reduce(c, ReduceFn::Mean, 18)),
+    op("ReduceMin", 1, |c| reduce::reduce(c, ReduceFn::Min, 18)),
+    op("ReduceProd", 1, |c| reduce::reduce(c, ReduceFn::Prod, 18)),
+    op("ReduceSum", 1, |c| reduce::reduce(c, ReduceFn::Sum, 13)),
+    op("ReduceSumSquare", 1, reduce::sum_square),
+    op("Relu", 6, |c| elementwise::unary(c, UnaryFn::Relu)),
+    op("Reshape", 5, layout::reshape),
+    op("Round", 11, |c| elementwise::unary(c, UnaryFn::Round)),
+    old("Scan", 8, 8, control::scan_batched),
+    op("Scan", 9, control::scan),
+    op("Shape", 1, sources::shape),
+    op("Sigmoid", 6, |c| elementwise::unary(c, UnaryFn::Sigmoid)),
+    op("Sign", 9, |c| elementwise::unary(c, UnaryFn::Sign)),
+    op("Sin", 7, |c| elementwise::unary(c, UnaryFn::Sin)),
+    op("Size", 1, sources::size),
+    op("Slice", 1, layout::slice),
+    op("Softmax", 1, norm::softmax),
+    op("Softplus", 1, |c| elementwise::unary(c, UnaryFn::Softplus)),
+    op("Softsign", 1, elementwise::softsign),
+    op("Split", 2, split::split),
+    op("Sqrt", 6, |c| elementwise::unary(c, UnaryFn::Sqrt)),
+    op("Squeeze", 1, layout::squeeze),
+    op("Sub", 7, |c| elementwise::arithmetic(c, BinaryFn::Sub)),
+    op("Sum", 8, |c| elementwise::variadic(c, BinaryFn::Add)),
+    op("Swish", 24, elementwise::swish),
+    op("Tanh", 6, |c| elementwise::unary(c, UnaryFn::Tanh)),
+    op("Tile", 6, layout::tile),
+    op("Transpose", 1, layout::transpose),
+    op("Trilu", 14, layout::trilu),
+    op("Unsqueeze", 1, layout::unsqueeze),
+    op("Where", 9, logic::where_op),
+    op("Xor", 7, |c| logic::connective(c, BinaryFn::Xor)),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_and_ranges_do_not_overlap() {
+        for pair in OPS.windows(2) {
+            let (a, b) = (&pair[0], &pair[1]);
+            let ordered = (a.domain, a.name) < (b.domain, b.name);
+            assert!(ordered || (a.name == b.name && a.until < b.since), "{} before {}", a.name, b.name);
+        }
+    }
+}

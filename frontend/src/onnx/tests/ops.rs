@@ -1,0 +1,237 @@
+use super::*;
+
+/// One node (or several, separated by `;`) on `x` and initializers; the result `y`.
+struct Case {
+    version: i64,
+    nodes: Vec<NodeProto>,
+    initializers: Vec<TensorProto>,
+    output: &'static str,
+}
+
+fn case(version: i64, text: &str, attributes: Vec<(&str, A)>, initializers: Vec<TensorProto>) -> Case {
+    Case { version, nodes: vec![node(text, attributes)], initializers, output: "y" }
+}
+
+fn check(c: Case, x: Tensor, shape: &[usize], expected: &[f64]) {
+    let dims: Vec<String> = x.shape().iter().map(usize::to_string).collect();
+    let mut g = graph(&[&format!("x[{}]", dims.join(","))], c.initializers, c.nodes, &[]);
+    g.output = vec![ValueInfoProto { name: Some(c.output.into()), ..ValueInfoProto::default() }];
+    let y = run(&model(c.version, g), &[("x", x)]).remove(0);
+    assert_eq!(y.shape(), shape);
+    for (found, expected) in y.to_f64().iter().zip(expected) {
+        assert!((found - expected).abs() <= 1e-6 * expected.abs().max(1.0), "{:?} {expected:?}", y.to_f64());
+    }
+}
+
+fn count(dims: &[usize]) -> Tensor {
+    let n: usize = dims.iter().product();
+    tensor(dims, &(0..n).map(|i| i as f64).collect::<Vec<_>>())
+}
+
+#[test]
+fn squeeze_takes_axes_from_an_attribute_then_from_an_input() {
+    let x = || count(&[1, 2, 1]);
+    check(case(12, "Squeeze x -> y", vec![("axes", A::Ints(vec![-1]))], vec![]), x(), &[1, 2], &[0.0, 1.0]);
+    check(case(13, "Squeeze x a -> y", vec![], vec![ints("a", &[0])]), x(), &[2, 1], &[0.0, 1.0]);
+    check(case(13, "Squeeze x -> y", vec![], vec![]), x(), &[2], &[0.0, 1.0]);
+}
+
+#[test]
+fn softmax_flattens_before_version_13() {
+    let x = || tensor(&[2, 1, 2], &[0.0, 0.0, 1.0, 1.0]);
+    let axis = || vec![("axis", A::Int(0))];
+    let (low, high) = (0.134470710684998, 0.365529289315002);
+    check(case(12, "Softmax x -> y", axis(), vec![]), x(), &[2, 1, 2], &[low, low, high, high]);
+    let (low, high) = (2.0 * low, 2.0 * high);
+    check(case(13, "Softmax x -> y", axis(), vec![]), x(), &[2, 1, 2], &[low, low, high, high]);
+}
+
+#[test]
+fn slice_takes_bounds_from_attributes_then_from_inputs() {
+    let bounds = |s: i64, e: i64| vec![("starts", A::Ints(vec![s])), ("ends", A::Ints(vec![e]))];
+    check(case(9, "Slice x -> y", bounds(1, 100), vec![]), count(&[4]), &[3], &[1.0, 2.0, 3.0]);
+    let cases: [(i64, i64, i64, &[f64]); 6] = [
+        (0, i64::MAX, 1, &[0.0, 1.0, 2.0, 3.0, 4.0]),
+        (-3, -1, 1, &[2.0, 3.0]),
+        (1, 5, 2, &[1.0, 3.0]),
+        (-1, i64::MIN, -1, &[4.0, 3.0, 2.0, 1.0, 0.0]),
+        (10, 0, -3, &[4.0, 1.0]),
+        (3, 1, 1, &[]),
+    ];
+    for (start, end, step, expected) in cases {
+        let initializers =
+            [("s", start), ("e", end), ("a", 0), ("t", step)].map(|(n, v)| ints(n, &[v])).to_vec();
+        check(
+            case(13, "Slice x s e a t -> y", vec![], initializers),
+            count(&[5]),
+            &[expected.len()],
+            expected,
+        );
+    }
+}
+
+#[test]
+fn reshape_copies_and_infers() {
+    check(
+        case(14, "Reshape x s -> y", vec![], vec![ints("s", &[0, -1])]),
+        count(&[2, 3, 2]),
+        &[2, 6],
+        &[0.0],
+    );
+}
+
+#[test]
+fn matmul_broadcasts_batch_axes_and_vectors() {
+    let w = || floats("w", &[2, 2], &[1.0, 2.0, 3.0, 4.0]);
+    check(case(13, "MatMul x w -> y", vec![], vec![w()]), count(&[1, 1, 2]), &[1, 1, 2], &[3.0, 4.0]);
+    check(case(13, "MatMul w x -> y", vec![], vec![w()]), count(&[2]), &[2], &[2.0, 4.0]);
+    let batch = floats("w", &[1, 2, 1], &[1.0, 1.0]);
+    check(case(13, "MatMul x w -> y", vec![], vec![batch]), count(&[2, 1, 2]), &[2, 1, 1], &[1.0, 5.0]);
+}
+
+#[test]
+fn gemm_scales_and_transposes() {
+    let attributes = vec![("transB", A::Int(1)), ("alpha", A::Float(2.0)), ("beta", A::Float(3.0))];
+    let initializers = vec![floats("w", &[1, 2], &[1.0, 10.0]), floats("c", &[1], &[1.0])];
+    check(case(13, "Gemm x w c -> y", attributes, initializers), count(&[2, 2]), &[2, 1], &[23.0, 67.0]);
+}
+
+#[test]
+fn einsum_with_ellipsis_and_implicit_output() {
+    let equation = |e| vec![("equation", A::Str(e))];
+    let w = || floats("w", &[2, 2], &[1.0, 2.0, 3.0, 4.0]);
+    let out = &[3.0, 4.0, 11.0, 16.0];
+    check(case(12, "Einsum x w -> y", equation("...i, ij -> ...j"), vec![w()]), count(&[2, 2]), &[2, 2], out);
+    check(case(12, "Einsum x w -> y", equation("ai,ij"), vec![w()]), count(&[2, 2]), &[2, 2], out);
+    check(case(12, "Einsum x -> y", equation("ij->ji"), vec![]), count(&[1, 2]), &[2, 1], &[0.0, 1.0]);
+}
+
+#[test]
+fn convolution_with_groups_and_automatic_padding() {
+    let w = || floats("w", &[2, 1, 2], &[1.0, 10.0, 1.0, 100.0]);
+    let attributes = |mode| vec![("group", A::Int(2)), ("auto_pad", A::Str(mode))];
+    let upper = &[10.0, 21.0, 2.0, 403.0, 504.0, 5.0];
+    check(
+        case(11, "Conv x w -> y", attributes("SAME_UPPER"), vec![w()]),
+        count(&[1, 2, 3]),
+        &[1, 2, 3],
+        upper,
+    );
+    let lower = &[0.0, 10.0, 21.0, 300.0, 403.0, 504.0];
+    check(
+        case(11, "Conv x w -> y", attributes("SAME_LOWER"), vec![w()]),
+        count(&[1, 2, 3]),
+        &[1, 2, 3],
+        lower,
+    );
+    check(
+        case(11, "Conv x w -> y", attributes("VALID"), vec![w()]),
+        count(&[1, 2, 3]),
+        &[1, 2, 2],
+        &[10.0, 21.0],
+    );
+}
+
+#[test]
+fn padding_modes() {
+    let x = || count(&[3]);
+    for (mode, expected) in [
+        ("constant", [0.0, 0.0, 0.0, 1.0, 2.0, 0.0]),
+        ("edge", [0.0, 0.0, 0.0, 1.0, 2.0, 2.0]),
+        ("reflect", [2.0, 1.0, 0.0, 1.0, 2.0, 1.0]),
+        ("wrap", [1.0, 2.0, 0.0, 1.0, 2.0, 0.0]),
+    ] {
+        check(
+            case(19, "Pad x p -> y", vec![("mode", A::Str(mode))], vec![ints("p", &[2, 1])]),
+            x(),
+            &[6],
+            &expected,
+        );
+    }
+    check(case(19, "Pad x p -> y", vec![], vec![ints("p", &[-1, 1])]), x(), &[3], &[1.0, 2.0, 0.0]);
+}
+
+#[test]
+fn layer_norm_gives_mean_and_factor() {
+    let mut c = case(
+        17,
+        "LayerNormalization x s b -> y m f",
+        vec![("epsilon", A::Float(0.0))],
+        vec![floats("s", &[2], &[2.0, 2.0]), floats("b", &[2], &[0.0, 1.0])],
+    );
+    c.output = "f";
+    check(c, tensor(&[1, 2], &[1.0, 5.0]), &[1, 1], &[0.5]);
+}
+
+/// Shape arithmetic of exporters: halves the last axis of `x: f32[b, n]` and repeats the rest.
+#[test]
+fn shapes_are_followed_through_arithmetic() {
+    let nodes = vec![
+        node("Shape x -> s", vec![]),
+        node("Gather s one -> n", vec![("axis", A::Int(0))]),
+        node("Div n two -> half", vec![]),
+        node("Unsqueeze half zero -> h", vec![]),
+        node("Slice s zero one1 -> b", vec![]),
+        node("Concat b h two1 -> to", vec![("axis", A::Int(0))]),
+        node("Mul n two -> n2", vec![]),
+        node("Div n2 two -> back", vec![]),
+        node("Unsqueeze back zero -> back1", vec![]),
+        node("Concat b back1 -> same", vec![("axis", A::Int(0))]),
+        node("Reshape x same -> y", vec![]),
+        node("ConstantOfShape to -> z", vec![]),
+    ];
+    let initializers =
+        vec![scalar("one", 1), scalar("two", 2), ints("zero", &[0]), ints("one1", &[1]), ints("two1", &[2])];
+    let mut g = graph(&["x[b,n]"], initializers, nodes, &["y[b,n]"]);
+    g.output.push(ValueInfoProto { name: Some("z".into()), ..ValueInfoProto::default() });
+    let m = model(18, g);
+    let imported = import(&m).unwrap();
+    let types: Vec<String> =
+        imported.graph.outputs().iter().map(|o| imported.graph.ty(o.value).to_string()).collect();
+    assert_eq!(types, ["f32[b, n]", "f32[b, floordiv(n, 2), 2]"]);
+    assert!(imported.graph.nodes().all(|(_, n)| !matches!(n.op.name(), "dim" | "gather" | "div")));
+}
+
+#[test]
+fn shapes_used_as_data_become_dims() {
+    let nodes = vec![
+        node("Shape x -> s", vec![]),
+        node("ReduceProd s -> p", vec![("keepdims", A::Int(0))]),
+        node("Cast p -> f", vec![("to", A::Int(1))]),
+        node("Mul x f -> y", vec![]),
+    ];
+    let m = model(13, graph(&["x[n]"], vec![], nodes, &["y[n]"]));
+    assert_eq!(run(&m, &[("x", count(&[3]))])[0].to_f64(), [0.0, 3.0, 6.0]);
+}
+
+#[test]
+fn a_reshape_that_is_not_provable_is_unsupported() {
+    let nodes = vec![node("Reshape x s -> y", vec![])];
+    let m = model(18, graph(&["x[n]"], vec![ints("s", &[-1, 2])], nodes, &["y[m,2]"]));
+    let found = refused(&m);
+    assert!(found[0].contains("unsupported_unproven") && found[0].contains("2 divides n"), "{found:?}");
+}
+
+#[test]
+fn arithmetic_that_leaves_64_bits_is_no_panic() {
+    let big = i64::MAX;
+    for op in ["Add", "Mul", "Sub"] {
+        let nodes = vec![node(&format!("{op} a b -> s"), vec![]), node("ConstantOfShape s -> y", vec![])];
+        let m = model(18, graph(&[], vec![ints("a", &[big]), ints("b", &[-big + 7])], nodes, &["y[n]"]));
+        assert!(!refused(&m).is_empty());
+    }
+    let nodes = vec![
+        node("Shape x -> s0", vec![]),
+        node("Mul s0 s0 -> s1", vec![]),
+        node("Mul s1 s1 -> s2", vec![]),
+        node("Mul s2 s2 -> s3", vec![]),
+        node("Mul s3 s3 -> s4", vec![]),
+        node("Mul s4 s4 -> s5", vec![]),
+        node("Mul s5 s5 -> s6", vec![]),
+        node("Mul s6 s6 -> s7", vec![]),
+        node("Mul s7 s7 -> s8", vec![]),
+        node("ConstantOfShape s8 -> y", vec![]),
+    ];
+    let found = refused(&model(18, graph(&["x[n]"], vec![], nodes, &["y[m]"])));
+    assert!(found[0].contains("unsupported"), "{found:?}");
+}

@@ -1,0 +1,326 @@
+//! Recurrences, each as a plain loop over the steps.
+
+use super::elementwise::{silu, softplus};
+use super::num::{Field, Num};
+use super::{Args, EvalError, arg, optional, optional_floats, strides};
+use crate::ops::{Discretization, DiscretizedScan, Scan, SelectiveScan, Ssd};
+use crate::tensor::{Data, Tensor};
+
+/// The steps of one sequence of the batch in order of execution, each with whether the state starts anew there.
+fn steps(
+    batch: usize,
+    len: usize,
+    reverse: bool,
+    seq_idx: Option<&[i64]>,
+) -> impl Iterator<Item = (usize, bool)> + '_ {
+    (0..len).map(move |i| {
+        let at = |i: usize| if reverse { len - 1 - i } else { i };
+        let sequence = |i: usize| seq_idx.map(|s| s[batch * len + at(i)]);
+        (at(i), i > 0 && sequence(i) != sequence(i - 1))
+    })
+}
+
+fn seq_idx<'a>(x: &Args<'a>, i: usize) -> Result<Option<&'a [i64]>, EvalError> {
+    Ok(optional(x, i).map(Tensor::as_ints).transpose()?)
+}
+
+/// Extents of the state and its number of elements per sequence of the batch, from the shape of b.
+fn state_shape(shape: &[usize]) -> (Vec<usize>, usize) {
+    let mut state = shape.to_vec();
+    state.remove(1);
+    let n = state[1..].iter().product();
+    (state, n)
+}
+
+fn scan_elems<T: Num>(
+    op: &Scan,
+    (a, a_shape): (&[T], &[usize]),
+    (b, shape): (&[T], &[usize]),
+    h0: Option<&[T]>,
+    seq_idx: Option<&[i64]>,
+) -> (Vec<T>, Vec<T>) {
+    let (len, n) = (shape[1], state_shape(shape).1);
+    // Where a lies for a step and a state element; an axis of extent 1 does not move.
+    let moves: Vec<_> = strides(a_shape)
+        .into_iter()
+        .zip(a_shape)
+        .map(|(s, extent)| if *extent == 1 { 0 } else { s })
+        .collect();
+    let mut a_inner = Vec::with_capacity(n);
+    super::for_each_index(&shape[2..], |index| {
+        a_inner.push(index.iter().zip(&moves[2..]).map(|(i, s)| i * s).sum::<usize>())
+    });
+    let mut h = vec![T::ZERO; b.len()];
+    let mut last = Vec::with_capacity(shape[0] * n);
+    for batch in 0..shape[0] {
+        let mut state = h0.map_or_else(|| vec![T::ZERO; n], |h0| h0[batch * n..(batch + 1) * n].to_vec());
+        for (t, restart) in steps(batch, len, op.reverse, seq_idx) {
+            let row = (batch * len + t) * n;
+            for (i, h_i) in state.iter_mut().enumerate() {
+                let carried = if restart { T::ZERO } else { *h_i };
+                *h_i = a[batch * moves[0] + t * moves[1] + a_inner[i]] * carried + b[row + i];
+                h[row + i] = *h_i;
+            }
+        }
+        last.extend(state);
+    }
+    (h, last)
+}
+
+pub(in crate::ops) fn scan(op: &Scan, x: &Args<'_>) -> Result<Vec<Tensor>, EvalError> {
+    let (a, b, h0, seq) = (arg(x, 0)?, arg(x, 1)?, optional(x, 2), seq_idx(x, 3)?);
+    let dtype = b.dtype();
+    let (h, last) = match b.data() {
+        Data::Float(v) => {
+            let h0 = h0.map(Tensor::as_floats).transpose()?;
+            let (h, last) = scan_elems(op, (a.as_floats()?, a.shape()), (v, b.shape()), h0, seq);
+            (Data::Float(h), Data::Float(last))
+        }
+        Data::Complex(v) => {
+            let h0 = h0.map(Tensor::as_complex).transpose()?;
+            let (h, last) = scan_elems(op, (a.as_complex()?, a.shape()), (v, b.shape()), h0, seq);
+            (Data::Complex(h), Data::Complex(last))
+        }
+        Data::Int(_) | Data::Bool(_) => return Err(EvalError::NoSuchFunction { op: "ssm.scan", dtype }),
+    };
+    Ok(vec![Tensor::new(dtype, b.shape(), h)?, Tensor::new(dtype, state_shape(b.shape()).0, last)?])
+}
+
+/// (a_bar, the factor of b in b_bar) of one step.
+fn discretize<T: Field>(rule: Discretization, dt: T, a: T) -> (T, T) {
+    let z = dt * a;
+    match rule {
+        Discretization::ExpEuler => (z.exp(), dt),
+        Discretization::Zoh => (z.exp(), if a == T::ZERO { dt } else { z.exp_m1() / a }),
+        Discretization::Bilinear => {
+            let half = z / T::from_f64(2.0);
+            let below = T::ONE - half;
+            ((T::ONE + half) / below, dt / below)
+        }
+    }
+}
+
+/// Extents of a discretized scan. With scalar decay `channels` counts head channels per head and the decay of a head
+/// serves all of them; with a decay per state it is 1.
+#[derive(Clone, Copy)]
+struct Extents {
+    batch: usize,
+    len: usize,
+    groups: usize,
+    heads: usize,
+    channels: usize,
+    state: usize,
+    scalar_decay: bool,
+}
+
+impl Extents {
+    fn of(x: &Tensor, a: &Tensor, b: &Tensor) -> Result<Self, EvalError> {
+        let scalar_decay = a.shape().len() == 2;
+        let (batch, len, groups, heads, channels) = match *x.shape() {
+            [batch, len, groups, heads] if !scalar_decay => (batch, len, groups, heads, 1),
+            [batch, len, groups, heads, channels] if scalar_decay => (batch, len, groups, heads, channels),
+            _ => return Err(EvalError::Missing { operand: 0 }),
+        };
+        let state = b.shape().last().copied().unwrap_or(0);
+        Ok(Self { batch, len, groups, heads, channels, state, scalar_decay })
+    }
+
+    /// Number of state elements of one sequence.
+    fn states(self) -> usize {
+        self.groups * self.heads * self.channels * self.state
+    }
+
+    fn state_shape(self) -> Vec<usize> {
+        let Self { batch, groups, heads, channels, state, .. } = self;
+        if self.scalar_decay {
+            vec![batch, groups, heads, channels, state]
+        } else {
+            vec![batch, groups, heads, state]
+        }
+    }
+
+    fn history_shape(self) -> Vec<usize> {
+        let mut shape = self.state_shape();
+        shape.insert(1, self.len);
+        shape
+    }
+}
+
+/// The operands of a discretized scan; `dt` after bias, softplus and limits.
+struct Operands<'a, T> {
+    x: &'a [T],
+    dt: &'a [T],
+    a: &'a [T],
+    b: &'a [T],
+    h0: Option<&'a [T]>,
+    seq_idx: Option<&'a [i64]>,
+}
+
+/// Runs the recurrence; `visit` sees every step as (batch, t, the state after it). Returns the last states.
+fn recur<T: Field>(
+    e: Extents,
+    rule: Discretization,
+    reverse: bool,
+    o: &Operands<'_, T>,
+    mut visit: impl FnMut(usize, usize, &[T]),
+) -> Vec<T> {
+    let mut last = Vec::with_capacity(e.batch * e.states());
+    for batch in 0..e.batch {
+        let n = e.states();
+        let mut h = o.h0.map_or_else(|| vec![T::ZERO; n], |h0| h0[batch * n..(batch + 1) * n].to_vec());
+        for (t, restart) in steps(batch, e.len, reverse, o.seq_idx) {
+            let row = batch * e.len + t;
+            let mut at = 0;
+            for group in 0..e.groups {
+                for head in group * e.heads..(group + 1) * e.heads {
+                    let dt = o.dt[row * e.groups * e.heads + head];
+                    for channel in head * e.channels..(head + 1) * e.channels {
+                        let x = o.x[row * e.groups * e.heads * e.channels + channel];
+                        for n in 0..e.state {
+                            let a = if e.scalar_decay { o.a[head] } else { o.a[head * e.state + n] };
+                            let (a_bar, factor) = discretize(rule, dt, a);
+                            let b = o.b[(row * e.groups + group) * e.state + n];
+                            let carried = if restart { T::ZERO } else { h[at] };
+                            h[at] = a_bar * carried + factor * b * x;
+                            at += 1;
+                        }
+                    }
+                }
+            }
+            visit(batch, t, &h);
+        }
+        last.extend(h);
+    }
+    last
+}
+
+pub(in crate::ops) fn discretized_scan(op: &DiscretizedScan, x: &Args<'_>) -> Result<Vec<Tensor>, EvalError> {
+    fn run<T: Field>(op: &DiscretizedScan, e: Extents, o: &Operands<'_, T>) -> (Vec<T>, Vec<T>) {
+        let mut history = vec![T::ZERO; e.batch * e.len * e.states()];
+        let last = recur(e, op.discretization, op.reverse, o, |batch, t, h| {
+            let at = (batch * e.len + t) * e.states();
+            history[at..at + h.len()].copy_from_slice(h);
+        });
+        (history, last)
+    }
+    let seq_idx = seq_idx(x, 5)?;
+    let (dt, a, b, h0) = (arg(x, 1)?, arg(x, 2)?, arg(x, 3)?, optional(x, 4));
+    let x = arg(x, 0)?;
+    let e = Extents::of(x, a, b)?;
+    let (dtype, op_name) = (x.dtype(), "ssm.discretized_scan");
+    let (h, last) = match x.data() {
+        Data::Float(x) => {
+            let h0 = h0.map(Tensor::as_floats).transpose()?;
+            let (dt, a, b) = (dt.as_floats()?, a.as_floats()?, b.as_floats()?);
+            let (h, last) = run(op, e, &Operands { x, dt, a, b, h0, seq_idx });
+            (Data::Float(h), Data::Float(last))
+        }
+        Data::Complex(x) => {
+            let h0 = h0.map(Tensor::as_complex).transpose()?;
+            let (dt, a, b) = (dt.as_complex()?, a.as_complex()?, b.as_complex()?);
+            let (h, last) = run(op, e, &Operands { x, dt, a, b, h0, seq_idx });
+            (Data::Complex(h), Data::Complex(last))
+        }
+        Data::Int(_) | Data::Bool(_) => return Err(EvalError::NoSuchFunction { op: op_name, dtype }),
+    };
+    Ok(vec![Tensor::new(dtype, e.history_shape(), h)?, Tensor::new(dtype, e.state_shape(), last)?])
+}
+
+/// What the two mixer cores have in common.
+pub(super) struct Mixer {
+    pub(super) discretization: Discretization,
+    pub(super) dt_min: f64,
+    pub(super) dt_max: f64,
+    pub(super) dt_softplus: bool,
+    pub(super) reverse: bool,
+}
+
+impl Mixer {
+    /// Step sizes after bias, softplus and limits; `n_heads` is the number of all heads.
+    pub(super) fn step_sizes(&self, dt: &[f64], bias: Option<&[f64]>, n_heads: usize) -> Vec<f64> {
+        let step = |(i, dt): (usize, &f64)| {
+            let dt = dt + bias.map_or(0.0, |b| b[i % n_heads]);
+            let dt = if self.dt_softplus { softplus(dt) } else { dt };
+            if dt < self.dt_min {
+                self.dt_min
+            } else if dt > self.dt_max {
+                self.dt_max
+            } else {
+                dt
+            }
+        };
+        dt.iter().enumerate().map(step).collect()
+    }
+
+    fn eval(&self, args: &Args<'_>) -> Result<Vec<Tensor>, EvalError> {
+        let (x, a, b) = (arg(args, 0)?, arg(args, 2)?, arg(args, 3)?);
+        let e = Extents::of(x, a, b)?;
+        let c = arg(args, 4)?.as_floats()?;
+        let (d, z) = (optional_floats(args, 5)?, optional_floats(args, 6)?);
+        let n_heads = e.groups * e.heads;
+        let dt = self.step_sizes(arg(args, 1)?.as_floats()?, optional_floats(args, 7)?, n_heads);
+        let elems = x.as_floats()?;
+        let operands = Operands {
+            x: elems,
+            dt: &dt,
+            a: a.as_floats()?,
+            b: b.as_floats()?,
+            h0: optional_floats(args, 8)?,
+            seq_idx: seq_idx(args, 9)?,
+        };
+        let n_channels = n_heads * e.channels;
+        let mut y = vec![0.0; elems.len()];
+        let last = recur(e, self.discretization, self.reverse, &operands, |batch, t, h| {
+            let row = batch * e.len + t;
+            for (channel, h) in h.chunks_exact(e.state.max(1)).enumerate().take(n_channels) {
+                let group = channel / (e.heads * e.channels);
+                let c = &c[(row * e.groups + group) * e.state..][..e.state];
+                y[row * n_channels + channel] = c.iter().zip(h).map(|(c, h)| c * h).sum();
+            }
+        });
+        for (i, y) in y.iter_mut().enumerate() {
+            if let Some(d) = d {
+                let channel = i % n_channels;
+                // One skip weight per head, or one per channel.
+                let d = if d.len() == n_heads { d[channel / e.channels] } else { d[channel] };
+                *y += d * elems[i];
+            }
+            if let Some(z) = z {
+                *y *= silu(z[i]);
+            }
+        }
+        Ok(vec![Tensor::floats(x.dtype(), x.shape(), y)?, Tensor::floats(x.dtype(), e.state_shape(), last)?])
+    }
+}
+
+impl From<&SelectiveScan> for Mixer {
+    fn from(op: &SelectiveScan) -> Self {
+        Self {
+            discretization: op.discretization,
+            dt_min: op.dt_min.get(),
+            dt_max: op.dt_max.get(),
+            dt_softplus: op.dt_softplus,
+            reverse: op.reverse,
+        }
+    }
+}
+
+impl From<&Ssd> for Mixer {
+    fn from(op: &Ssd) -> Self {
+        Self {
+            discretization: op.discretization,
+            dt_min: op.dt_min.get(),
+            dt_max: op.dt_max.get(),
+            dt_softplus: op.dt_softplus,
+            reverse: op.reverse,
+        }
+    }
+}
+
+pub(in crate::ops) fn selective_scan(op: &SelectiveScan, x: &Args<'_>) -> Result<Vec<Tensor>, EvalError> {
+    Mixer::from(op).eval(x)
+}
+
+pub(in crate::ops) fn ssd(op: &Ssd, x: &Args<'_>) -> Result<Vec<Tensor>, EvalError> {
+    Mixer::from(op).eval(x)
+}

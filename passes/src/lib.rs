@@ -1,0 +1,17 @@
+//! See ARCHITECTURE.md.
+
+pub mod partition;
+pub mod programs;
+
+pub mod egraph;
+pub mod rules;
+
+pub mod canonicalize;
+pub mod cse;
+pub mod dce;
+pub mod fold;
+pub mod manager;
+pub mod pass;
+pub mod pipeline;
+pub mod raise;
+mod view;

@@ -1,0 +1,343 @@
+//! Groups nodes into kernels and gives every stored value a place.
+//!
+//! Reductions, contractions, scans, convolutions and norms are roots of kernels. Elementwise and layout nodes are
+//! computed where they are needed: as epilogue of the root before them if that is their only use, else inside their
+//! consumers, unless that would compute them more than once.
+
+use ssmc_ir::edit::{EditError, Rewriter};
+use ssmc_ir::ops::{Constant, Op, Reshape};
+use ssmc_ir::{Def, Dim, Graph, Group, Node, NodeId, Place, Plan, PrimaryMap, ValueId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Why a graph has no plan.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the fields are named in the messages")]
+pub enum PartitionError {
+    /// Loops that no pass recognized have no kernel.
+    #[error("{place}: {op} has no kernel")]
+    NoKernel { place: String, op: &'static str },
+    #[error(transparent)]
+    Edit(#[from] EditError),
+}
+
+/// Partitions a rewritten graph.
+///
+/// # Errors
+/// Every node with a region; the first is named.
+pub fn partition(graph: &Graph) -> Result<Plan, PartitionError> {
+    let graph = distinct_outputs(graph)?;
+    for (_, node) in graph.nodes() {
+        if matches!(node.op, Op::Loop(_) | Op::If(_)) {
+            return Err(PartitionError::NoKernel {
+                place: graph.locs().describe(node.loc),
+                op: node.op.name(),
+            });
+        }
+    }
+    let p = Partition::new(&graph);
+    let groups = p.groups();
+    let (places, slots) = places(&graph, &groups);
+    Ok(Plan { groups, places, slots, graph })
+}
+
+/// The graph with every output a value of its own that some node computes.
+fn distinct_outputs(graph: &Graph) -> Result<Graph, EditError> {
+    let mut rewriter = Rewriter::new(graph);
+    for (_, node) in graph.nodes() {
+        rewriter.copy(node)?;
+    }
+    let mut seen = BTreeSet::new();
+    let mut outputs = Vec::new();
+    for port in graph.outputs() {
+        let in_memory = match graph.def(port.value) {
+            Def::Input(_) => true,
+            Def::Result(node, _) => is_literal(&graph.node(node).op),
+        };
+        let mut value = rewriter.get(port.value)?;
+        if in_memory || !seen.insert(port.value) {
+            let shape = graph.ty(port.value).shape.clone();
+            value = rewriter.builder().op(Reshape { shape }, &[value])?;
+        }
+        outputs.push((port.name.clone(), value));
+    }
+    let mut builder = ssmc_ir::GraphBuilder::extend(rewriter.finish_with(&[])?);
+    for (name, value) in outputs {
+        builder.output(name, value);
+    }
+    Ok(builder.finish())
+}
+
+/// Whether the op's bytes are known when compiling.
+fn is_literal(op: &Op) -> bool {
+    match op {
+        Op::WeightRef(_) => true,
+        Op::Constant(Constant { shape, .. }) => !shape.n_elems().is(1),
+        _ => false,
+    }
+}
+
+struct Partition<'a> {
+    graph: &'a Graph,
+    users: PrimaryMap<ValueId, Vec<(NodeId, usize)>>,
+    outputs: BTreeSet<ValueId>,
+    /// Values that lie in memory.
+    stored: BTreeSet<ValueId>,
+    /// Epilogue of each root.
+    epilogues: BTreeMap<NodeId, Vec<NodeId>>,
+}
+
+impl<'a> Partition<'a> {
+    fn new(graph: &'a Graph) -> Self {
+        let outputs = graph.outputs().iter().map(|p| p.value).collect();
+        let mut p = Self {
+            graph,
+            users: graph.users(),
+            outputs,
+            stored: BTreeSet::new(),
+            epilogues: BTreeMap::new(),
+        };
+        p.choose_stored();
+        p.choose_epilogues();
+        p
+    }
+
+    fn is_used(&self, value: ValueId) -> bool {
+        !self.users[value].is_empty() || self.outputs.contains(&value)
+    }
+
+    fn choose_stored(&mut self) {
+        for port in self.graph.inputs() {
+            self.stored.insert(port.value);
+        }
+        for (_, node) in self.graph.nodes() {
+            for value in node.results.iter().copied() {
+                if !self.is_used(value) {
+                    continue;
+                }
+                if !node.op.is_elementwise()
+                    || self.outputs.contains(&value)
+                    || self.needs_memory(node, value)
+                {
+                    self.stored.insert(value);
+                }
+            }
+        }
+    }
+
+    /// Whether consumers would compute an elementwise value more than once per element.
+    fn needs_memory(&self, node: &Node, value: ValueId) -> bool {
+        let is_view = self.is_view(value);
+        let users = &self.users[value];
+        let gathers = matches!(node.op, Op::Gather(_) | Op::Concat(_) | Op::Pad(_));
+        if users.len() > 1 && (!is_view || gathers) {
+            return true;
+        }
+        !is_view && users.iter().any(|(user, i)| self.reads_again(self.graph.node(*user), *i))
+    }
+
+    /// Whether a value is only moved, repeated or converted from values in memory.
+    fn is_view(&self, value: ValueId) -> bool {
+        let Some(node) = self.graph.def_node(value) else { return true };
+        if self.stored.contains(&value) {
+            return true;
+        }
+        node.op.is_layout() && node.operands.iter().flatten().all(|v| self.is_view(*v))
+    }
+
+    /// Whether a node needs elements of its operand `i` more than once.
+    fn reads_again(&self, user: &Node, i: usize) -> bool {
+        match &user.op {
+            Op::Contract(op) => op.spec.output.iter().any(|l| !op.spec.inputs[i].contains(l)),
+            Op::Broadcast(op) => {
+                let operand = user.operands[i].expect("a broadcast has its operand");
+                self.graph.ty(operand).shape.n_elems() != op.shape.n_elems()
+            }
+            Op::Gather(_) => true,
+            Op::Conv(_) | Op::RmsNorm(_) | Op::LayerNorm(_) | Op::GatedRmsNorm(_) => true,
+            Op::CausalConv1d(_) => i != 0,
+            // x, dt and z are read once per element; everything else is shared by channels, states or steps.
+            Op::SelectiveScan(_) => !matches!(i, 0 | 1 | 6),
+            Op::Ssd(_) | Op::DiscretizedScan(_) => true,
+            Op::Scan(_) => {
+                let shape = |i: usize| user.operands[i].map(|v| &self.graph.ty(v).shape);
+                i > 1 || shape(i) != shape(1)
+            }
+            Op::Constant(_)
+            | Op::WeightRef(_)
+            | Op::DimValue(_)
+            | Op::Iota(_)
+            | Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Compare(_)
+            | Op::Select(_)
+            | Op::Cast(_)
+            | Op::Reshape(_)
+            | Op::Transpose(_)
+            | Op::Slice(_)
+            | Op::Reverse(_)
+            | Op::Concat(_)
+            | Op::Pad(_)
+            | Op::Reduce(_)
+            | Op::CumSum(_)
+            | Op::ArgMax(_)
+            | Op::Loop(_)
+            | Op::If(_) => false,
+        }
+    }
+
+    /// Later roots claim first, so that what they share with earlier ones comes from memory.
+    fn choose_epilogues(&mut self) {
+        let mut claimed: BTreeSet<NodeId> = BTreeSet::new();
+        let roots: Vec<NodeId> =
+            self.graph.nodes().filter(|(_, n)| is_root(&n.op)).map(|(id, _)| id).collect();
+        for root in roots.into_iter().rev() {
+            let first = self.graph.node(root).results[0];
+            let mut chain: Vec<NodeId> = Vec::new();
+            let mut value = first;
+            while !self.outputs.contains(&value) {
+                let [(user, i)] = self.users[value][..] else { break };
+                let node = self.graph.node(user);
+                if claimed.contains(&user) || !self.continues(node, i, value) {
+                    break;
+                }
+                chain.push(user);
+                value = node.results[0];
+            }
+            // A reshape at the end does nothing; consumers see through it.
+            while let Some(last) = chain.last() {
+                let node = self.graph.node(*last);
+                if !matches!(node.op, Op::Reshape(_)) || self.outputs.contains(&node.results[0]) {
+                    break;
+                }
+                chain.pop();
+            }
+            let Some(last) = chain.last() else { continue };
+            self.stored.remove(&first);
+            for id in &chain {
+                self.stored.remove(&self.graph.node(*id).results[0]);
+            }
+            self.stored.insert(self.graph.node(*last).results[0]);
+            claimed.extend(&chain);
+            self.epilogues.insert(root, chain);
+        }
+    }
+
+    /// Whether a node maps each element of its operand `i` to the element of its result at the same place.
+    fn continues(&self, node: &Node, i: usize, value: ValueId) -> bool {
+        let n_uses = node.operands.iter().filter(|v| **v == Some(value)).count();
+        n_uses == 1
+            && match &node.op {
+                Op::Unary(_)
+                | Op::Binary(_)
+                | Op::Compare(_)
+                | Op::Select(_)
+                | Op::Cast(_)
+                | Op::Reshape(_) => true,
+                Op::Contract(op) => op.spec.summed().is_empty() && op.spec.inputs[i] == op.spec.output,
+                _ => false,
+            }
+    }
+
+    /// Groups in order of execution.
+    fn groups(&self) -> Vec<Group> {
+        let in_epilogue: BTreeSet<NodeId> = self.epilogues.values().flatten().copied().collect();
+        let mut groups: Vec<(NodeId, Group)> = Vec::new();
+        for (id, node) in self.graph.nodes() {
+            if is_literal(&node.op) || in_epilogue.contains(&id) {
+                continue;
+            }
+            let epilogue = self.epilogues.get(&id).cloned().unwrap_or_default();
+            let last = epilogue.last().copied().unwrap_or(id);
+            let mut outputs: Vec<ValueId> = vec![self.graph.node(last).results[0]];
+            outputs.extend(node.results.iter().skip(1));
+            outputs.retain(|v| self.stored.contains(v));
+            if outputs.is_empty() {
+                continue;
+            }
+            let mut members = BTreeSet::from([id]);
+            for member in std::iter::once(&id).chain(&epilogue) {
+                members.insert(*member);
+                self.collect_inside(*member, &epilogue, &mut members);
+            }
+            groups
+                .push((last, Group { root: id, members: members.into_iter().collect(), epilogue, outputs }));
+        }
+        groups.sort_by_key(|(last, _)| *last);
+        groups.into_iter().map(|(_, group)| group).collect()
+    }
+
+    /// Adds the nodes whose values a member needs and that lie nowhere in memory.
+    fn collect_inside(&self, id: NodeId, epilogue: &[NodeId], members: &mut BTreeSet<NodeId>) {
+        for value in self.graph.node(id).operands.iter().flatten() {
+            let Def::Result(def, _) = self.graph.def(*value) else { continue };
+            let op = &self.graph.node(def).op;
+            if self.stored.contains(value) || is_literal(op) || is_root(op) || epilogue.contains(&def) {
+                continue;
+            }
+            if members.insert(def) {
+                self.collect_inside(def, epilogue, members);
+            }
+        }
+    }
+}
+
+/// Whether the op has loops of its own.
+fn is_root(op: &Op) -> bool {
+    !op.is_elementwise() && !is_literal(op)
+}
+
+/// A place for every value in memory, and the sizes of the arena's slots.
+fn places(graph: &Graph, groups: &[Group]) -> (BTreeMap<ValueId, Place>, Vec<Dim>) {
+    let mut places = BTreeMap::new();
+    for (i, port) in graph.inputs().iter().enumerate() {
+        places.insert(port.value, Place::Input(i));
+    }
+    for (_, node) in graph.nodes().filter(|(_, n)| is_literal(&n.op)) {
+        places.insert(node.results[0], Place::Weight);
+    }
+    for (i, port) in graph.outputs().iter().enumerate() {
+        places.insert(port.value, Place::Output(i));
+    }
+    // The last group that reads each value.
+    let mut last_read: BTreeMap<ValueId, usize> = BTreeMap::new();
+    for (i, group) in groups.iter().enumerate() {
+        for member in &group.members {
+            for value in graph.node(*member).operands.iter().flatten() {
+                last_read.insert(*value, i);
+            }
+        }
+    }
+    let mut slots: Vec<Dim> = Vec::new();
+    let mut free: BTreeSet<usize> = BTreeSet::new();
+    let mut ends: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (i, group) in groups.iter().enumerate() {
+        for value in &group.outputs {
+            if places.contains_key(value) {
+                continue;
+            }
+            let ty = graph.ty(*value);
+            let bytes = ty.shape.n_elems() * Dim::from(ty.dtype.bits().div_ceil(8));
+            let slot = choose_slot(&mut slots, &mut free, &bytes);
+            places.insert(*value, Place::Slot(slot));
+            ends.entry(last_read.get(value).copied().unwrap_or(i).max(i)).or_default().push(slot);
+        }
+        free.extend(ends.remove(&i).unwrap_or_default());
+    }
+    (places, slots)
+}
+
+/// A slot that is at least as large, where that is certain; else the largest free one, made larger; else a new one.
+fn choose_slot(slots: &mut Vec<Dim>, free: &mut BTreeSet<usize>, bytes: &Dim) -> usize {
+    let fits = |slot: &&usize| slots[**slot].at_least(bytes) == slots[**slot];
+    if let Some(slot) = free.iter().find(fits).copied() {
+        free.remove(&slot);
+        return slot;
+    }
+    if let Some(slot) = free.iter().find(|slot| slots[**slot].at_most(bytes) == slots[**slot]).copied() {
+        free.remove(&slot);
+        slots[slot] = bytes.clone();
+        return slot;
+    }
+    slots.push(bytes.clone());
+    slots.len() - 1
+}

@@ -1,0 +1,21 @@
+//! The passes in order, on one screen.
+
+use crate::canonicalize::{Layout, Products, Simplify};
+use crate::cse::Cse;
+use crate::dce::Dce;
+use crate::fold::Fold;
+use crate::manager::Phase;
+use crate::raise::ScanLoop;
+use ssmc_ir::Stage;
+
+/// From `imported` to `canonical`.
+pub const CANONICAL: Phase = Phase {
+    stage: Stage::Canonical,
+    passes: &[&Dce, &Simplify, &Fold, &Cse, &Products, &Dce, &Layout, &Products, &Simplify, &Cse, &Dce],
+};
+
+/// From `canonical` to `raised`.
+pub const RAISED: Phase = Phase {
+    stage: Stage::Raised,
+    passes: &[&ScanLoop, &Dce, &Simplify, &Fold, &Cse, &Products, &Dce, &Layout, &Products, &Simplify, &Cse, &Dce],
+};

@@ -1,0 +1,330 @@
+//! Discretization: a diagonal scan whose coefficients are made from dt, a and b, and what makes dt.
+//!
+//! exp_euler: a_bar = exp(dt*a), b_bar*x = dt*b*x. The step size is dt' = clamp(softplus?(dt + dt_bias), min, max).
+
+use super::algebra::{binary, both_orders, splat, unary};
+use super::fused::{self, DT, DT_BIAS, Dt};
+use super::{Direction, Equation, Exactness, Rule};
+use crate::egraph::{Expr, Factor, Graph, Label, Labels, Product, readings, readings_of, views};
+use egg::Id;
+use ssmc_ir::Dim;
+use ssmc_ir::ops::{BinaryFn, Discretization, DiscretizedScan, Op, UnaryFn};
+use std::collections::BTreeSet;
+
+pub(super) static RULES: &[Rule] = &[
+    Rule {
+        name: "discretize-exp-euler",
+        family: "discretize",
+        equation: "scan(exp(dt[t,e]*a[e,n]), dt[t,e]*b[t,n]*x[t,e]) = discretized_scan{exp_euler}(x, dt, a, b)",
+        reason: "definition of exp_euler with one decay per channel and state",
+        source: "Gu & Dao 2023, as computed by selective_scan_ref",
+        exactness: Exactness::Reassociates,
+        direction: Direction::Forward,
+        find: |egraph, id| discretize(egraph, id, false),
+    },
+    Rule {
+        name: "discretize-scalar-decay",
+        family: "discretize",
+        equation: "scan(exp(dt[t,r]*a[r]), dt[t,r]*b[t,n]*x[t,r,p]) = discretized_scan{exp_euler}(x, dt, a, b)",
+        reason: "definition of exp_euler with one decay per head",
+        source: "Dao & Gu 2024, listing 1",
+        exactness: Exactness::Reassociates,
+        direction: Direction::Forward,
+        find: |egraph, id| discretize(egraph, id, true),
+    },
+    Rule {
+        name: "dt-min",
+        family: "discretize",
+        equation: "scan(dt = max(u, c)) = scan{dt_min = c}(dt = u)",
+        reason: "definition of dt_min; min and max by ordered bounds commute",
+        source: "zoo: SSD, clamp of dt",
+        exactness: Exactness::Bitwise,
+        direction: Direction::Forward,
+        find: |egraph, id| dt_bound(egraph, id, BinaryFn::Max),
+    },
+    Rule {
+        name: "dt-max",
+        family: "discretize",
+        equation: "scan(dt = min(u, c)) = scan{dt_max = c}(dt = u)",
+        reason: "definition of dt_max; min and max by ordered bounds commute",
+        source: "zoo: SSD, clamp of dt",
+        exactness: Exactness::Bitwise,
+        direction: Direction::Forward,
+        find: |egraph, id| dt_bound(egraph, id, BinaryFn::Min),
+    },
+    Rule {
+        name: "dt-softplus",
+        family: "discretize",
+        equation: "scan(dt = softplus(u)) = scan{dt_softplus}(dt = u)",
+        reason: "definition of dt_softplus",
+        source: "upstream selective_scan_ref, delta_softplus",
+        exactness: Exactness::Reassociates,
+        direction: Direction::Forward,
+        find: dt_softplus,
+    },
+    Rule {
+        name: "dt-bias",
+        family: "discretize",
+        equation: "scan(dt = u + dt_bias) = scan(dt = u, dt_bias)",
+        reason: "definition of dt_bias",
+        source: "upstream selective_scan_ref, delta_bias",
+        exactness: Exactness::Bitwise,
+        direction: Direction::Forward,
+        find: dt_bias,
+    },
+];
+
+/// The labels of the canonical axes of a discretized scan.
+struct Roles {
+    g: Option<Label>,
+    /// Channel, or head if the decay is scalar.
+    e: Option<Label>,
+    /// Only if the decay is scalar.
+    p: Option<Label>,
+    n: Option<Label>,
+}
+
+/// The part of the sets that assigns factors to x and b.
+struct Split {
+    x: Vec<Factor>,
+    b: Vec<Factor>,
+    roles: Roles,
+}
+
+fn discretize(egraph: &Graph, id: Id, scalar_decay: bool) -> Vec<Equation> {
+    let mut found = Vec::new();
+    for term in &egraph[id].nodes {
+        let Some(Op::Scan(scan)) = term.op() else { continue };
+        let inputs = readings(egraph, term.children[1]);
+        for exponent in exponents(egraph, term.children[0]) {
+            for (i, dt) in exponent.factors.iter().enumerate() {
+                let a = exponent.rest(&[i]);
+                if a.is_empty() || a.iter().any(|f| f.has(0) || f.has(1)) {
+                    continue;
+                }
+                for input in &inputs {
+                    let Some(j) = input.factors.iter().position(|f| f == dt) else { continue };
+                    let frame = Frame { egraph, id, term: &term.children, dt, a: &a, output: &input.output };
+                    for split in frame.splits(&input.rest(&[j]), scalar_decay) {
+                        found.extend(frame.equations(scan.reverse, &split, scalar_decay).into_iter().flatten());
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The readings of q where the class is exp(q), with the axes of the scan as labels.
+fn exponents(egraph: &Graph, a_bar: Id) -> Vec<Product> {
+    let mut found = Vec::new();
+    for base in Factor::numbered(egraph, a_bar).bases(egraph) {
+        for q in unary(egraph, base.id, UnaryFn::Exp) {
+            found.extend(readings_of(egraph, &Factor { id: q, labels: base.labels.clone() }));
+        }
+    }
+    found
+}
+
+fn label_set(factors: &[Factor]) -> BTreeSet<Label> {
+    factors.iter().flat_map(Factor::label_set).collect()
+}
+
+/// A scan of which dt and a are found.
+struct Frame<'a> {
+    egraph: &'a Graph,
+    id: Id,
+    term: &'a [Id],
+    dt: &'a Factor,
+    a: &'a [Factor],
+    /// The labels of the states: their axis numbers.
+    output: &'a Labels,
+}
+
+impl Frame<'_> {
+    /// Batch and step.
+    fn outer(&self) -> impl Iterator<Item = Label> + '_ {
+        self.output[..2].iter().flatten().copied()
+    }
+
+    /// The ways to divide the other factors of the input into x and b.
+    fn splits(&self, others: &[Factor], scalar_decay: bool) -> Vec<Split> {
+        let states: BTreeSet<Label> = self.output[2..].iter().flatten().copied().collect();
+        let of_dt: BTreeSet<Label> = self.dt.label_set().into_iter().filter(|l| *l > 1).collect();
+        let of_a = label_set(self.a);
+        let free: Vec<Label> = states.difference(&of_dt).copied().collect();
+        let a_is_scalar = of_a.is_subset(&of_dt);
+        let candidates: Vec<(Option<Label>, Option<Label>)> = match (scalar_decay, free.as_slice()) {
+            (false, []) => vec![(None, None)],
+            (false, [n]) if of_a.contains(n) => vec![(None, Some(*n))],
+            (true, [n]) if a_is_scalar => vec![(None, Some(*n)), (Some(*n), None)],
+            (true, [p, n]) if a_is_scalar => vec![(Some(*p), Some(*n)), (Some(*n), Some(*p))],
+            _ => Vec::new(),
+        };
+        let mut found = Vec::new();
+        for (p, n) in candidates {
+            for b in input_maps(others, n) {
+                let x: Vec<Factor> =
+                    (0..others.len()).filter(|i| !b.contains(i)).map(|i| others[i].clone()).collect();
+                let b: Vec<Factor> = b.into_iter().map(|i| others[i].clone()).collect();
+                found.extend(self.split(x, b, &of_dt, p, n));
+            }
+        }
+        found
+    }
+
+    fn split(
+        &self,
+        x: Vec<Factor>,
+        b: Vec<Factor>,
+        of_dt: &BTreeSet<Label>,
+        p: Option<Label>,
+        n: Option<Label>,
+    ) -> Option<Split> {
+        let outer: BTreeSet<Label> = self.outer().collect();
+        let of_b = label_set(&b);
+        let groups: Vec<Label> = of_b.intersection(of_dt).copied().collect();
+        let channels: Vec<Label> = of_dt.difference(&of_b).copied().collect();
+        if x.is_empty() || groups.len() > 1 || channels.len() > 1 {
+            return None;
+        }
+        let with = |more: &[Label], last: Option<Label>| -> BTreeSet<Label> {
+            outer.iter().chain(more).copied().chain(last).collect()
+        };
+        let all: Vec<Label> = of_dt.iter().copied().collect();
+        let fits = label_set(&x) == with(&all, p)
+            && of_b == with(&groups, n)
+            && self.dt.label_set() == with(&all, None);
+        let roles = Roles { g: groups.first().copied(), e: channels.first().copied(), p, n };
+        fits.then_some(Split { x, b, roles })
+    }
+
+    fn dim(&self, label: Option<Label>) -> Dim {
+        let shape = &self.egraph[self.term[1]].data.types[0].shape;
+        label.map_or(Dim::from(1), |l| shape[l as usize].clone())
+    }
+
+    fn product(&self, factors: &[Factor], labels: &[Option<Label>]) -> Option<Expr> {
+        let dims: Vec<Dim> = labels.iter().map(|l| self.dim(*l)).collect();
+        Expr::product(factors.iter().map(|f| f.expr(self.egraph)).collect(), labels, &dims)
+    }
+
+    fn equations(&self, reverse: bool, split: &Split, scalar_decay: bool) -> Option<[Equation; 2]> {
+        let Roles { g, e, p, n } = split.roles;
+        let [batch, step] = [self.output[0], self.output[1]];
+        let heads: &[Option<Label>] = if scalar_decay { &[g, e, p] } else { &[g, e] };
+        let decays: &[Option<Label>] = if scalar_decay { &[g, e] } else { &[g, e, n] };
+        let states = [&[batch], heads, &[n]].concat();
+        let mut all_states = states.clone();
+        all_states.insert(1, step);
+
+        let x = self.product(&split.x, &[&[batch, step], heads].concat())?;
+        let dt = self.product(std::slice::from_ref(self.dt), &[batch, step, g, e])?;
+        let a = self.product(self.a, decays)?;
+        let b = self.product(&split.b, &[batch, step, g, n])?;
+        let mut state_labels = self.output.clone();
+        state_labels.remove(1);
+        let class = |i: usize| Expr::class(self.egraph, self.term[i]);
+        let h0 = if class(2).types().is_empty() { class(2) } else { class(2).place(&state_labels, &states)? };
+        let op = DiscretizedScan { discretization: Discretization::ExpEuler, reverse };
+        let tuple = Expr::op(op, vec![x, dt, a, b, h0, class(3)])?;
+        let left = Expr::class(self.egraph, self.id);
+        Some([
+            Equation {
+                left: left.clone().proj(0)?,
+                right: tuple.clone().proj(0)?.place(&all_states, self.output)?,
+            },
+            Equation { left: left.proj(1)?, right: tuple.proj(1)?.place(&states, &state_labels)? },
+        ])
+    }
+}
+
+/// The factors that make b: those along n; if there is no such axis, any one of them.
+fn input_maps(others: &[Factor], n: Option<Label>) -> Vec<Vec<usize>> {
+    match n {
+        Some(n) => {
+            let along: Vec<usize> = (0..others.len()).filter(|i| others[*i].has(n)).collect();
+            if along.is_empty() { Vec::new() } else { vec![along] }
+        }
+        None => (0..others.len()).map(|i| vec![i]).collect(),
+    }
+}
+
+fn dt_bound(egraph: &Graph, id: Id, f: BinaryFn) -> Vec<Equation> {
+    let mut found = Vec::new();
+    for scan in fused::in_tuple(egraph, id) {
+        let dt = scan.dt();
+        if dt.softplus || scan.has(DT_BIAS) {
+            continue;
+        }
+        for (inner, chain) in views(egraph, scan.class(DT)) {
+            for [u, bound] in binary(egraph, inner, f).flat_map(both_orders) {
+                let Some(bound) = splat(egraph, bound) else { continue };
+                let absorbed = match f {
+                    BinaryFn::Max if dt.min == f64::NEG_INFINITY => Dt { min: bound, ..dt },
+                    BinaryFn::Min if dt.max == f64::INFINITY => Dt { max: bound, ..dt },
+                    _ => continue,
+                };
+                if bound.is_nan() || absorbed.min > absorbed.max {
+                    continue;
+                }
+                let right = || {
+                    let u = chain.apply(Expr::class(egraph, u))?;
+                    scan.clone().with(DT, u).with_dt(absorbed).tuple()
+                };
+                found.extend(right().map(|right| Equation::of(egraph, id, right)));
+            }
+        }
+    }
+    found
+}
+
+fn dt_softplus(egraph: &Graph, id: Id) -> Vec<Equation> {
+    let mut found = Vec::new();
+    for scan in fused::in_tuple(egraph, id) {
+        let dt = scan.dt();
+        if dt.softplus || scan.has(DT_BIAS) {
+            continue;
+        }
+        for (inner, chain) in views(egraph, scan.class(DT)) {
+            for u in unary(egraph, inner, UnaryFn::Softplus) {
+                let right = || {
+                    let u = chain.apply(Expr::class(egraph, u))?;
+                    scan.clone().with(DT, u).with_dt(Dt { softplus: true, ..dt }).tuple()
+                };
+                found.extend(right().map(|right| Equation::of(egraph, id, right)));
+            }
+        }
+    }
+    found
+}
+
+fn dt_bias(egraph: &Graph, id: Id) -> Vec<Equation> {
+    let mut found = Vec::new();
+    for scan in fused::in_tuple(egraph, id).into_iter().filter(|s| !s.has(DT_BIAS)) {
+        for (inner, chain) in views(egraph, scan.class(DT)) {
+            for [u, bias] in binary(egraph, inner, BinaryFn::Add).flat_map(both_orders) {
+                for base in Factor::numbered(egraph, bias).bases(egraph) {
+                    let right = || {
+                        let labels = base.label_set();
+                        let axes: Vec<usize> = labels.iter().map(|l| *l as usize).collect();
+                        let dense: Labels = labels.into_iter().map(Some).collect();
+                        let bias = Expr::class(egraph, base.id).place(&base.labels, &dense)?;
+                        let (axes, bias) = chain.push(axes, bias)?;
+                        let frame = scan.operand(DT).shape();
+                        // A bias that is the same for all channels stays outside: it has no operand of its own.
+                        let covers = (2..4).all(|axis| frame[axis].is(1) || axes.contains(&axis));
+                        if axes.is_empty() || axes.iter().any(|axis| *axis < 2) || !covers {
+                            return None;
+                        }
+                        let bias = bias.reshape(&frame[2..])?;
+                        let u = chain.apply(Expr::class(egraph, u))?;
+                        scan.clone().with(DT, u).with(DT_BIAS, bias).tuple()
+                    };
+                    found.extend(right().map(|right| Equation::of(egraph, id, right)));
+                }
+            }
+        }
+    }
+    found
+}

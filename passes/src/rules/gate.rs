@@ -1,0 +1,64 @@
+//! Gates: a factor that is a function of one tensor, multiplied onto another.
+
+use super::algebra::unary;
+use super::{Direction, Equation, Exactness, Rule};
+use crate::egraph::{Expr, Factor, Graph, Product, readings};
+use egg::Id;
+use ssmc_ir::ops::{Unary, UnaryFn};
+
+pub(super) static RULES: &[Rule] = &[Rule {
+    name: "silu-product",
+    family: "gate",
+    equation: "x * sigmoid(x) * rest.. = silu(x) * rest..",
+    reason: "definition of silu; products commute",
+    source: "definition",
+    exactness: Exactness::Reassociates,
+    direction: Direction::Forward,
+    find: silu_product,
+}];
+
+fn silu_product(egraph: &Graph, id: Id) -> Vec<Equation> {
+    let mut found = Vec::new();
+    for product in readings(egraph, id) {
+        for (i, factor) in product.factors.iter().enumerate() {
+            for base in factor.bases(egraph) {
+                for x in unary(egraph, base.id, UnaryFn::Sigmoid) {
+                    let inner = Factor { id: x, labels: base.labels.clone() }.canonical(egraph);
+                    let Some(j) = product.factors.iter().position(|f| *f == inner) else { continue };
+                    let right = || {
+                        let silu = Expr::op(Unary { f: UnaryFn::Silu }, vec![Expr::class(egraph, x)])?;
+                        with_first(egraph, (silu, base.labels.clone()), &product, &[i, j], id)
+                    };
+                    found.extend(right().map(|right| Equation::of(egraph, id, right)));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The factors of the product that apply silu: position, operand, and labels of the operand.
+pub(super) fn silus(egraph: &Graph, product: &Product) -> Vec<(usize, Factor)> {
+    let mut found = Vec::new();
+    for (i, factor) in product.factors.iter().enumerate() {
+        for base in factor.bases(egraph) {
+            for z in unary(egraph, base.id, UnaryFn::Silu) {
+                found.push((i, Factor { id: z, labels: base.labels.clone() }));
+            }
+        }
+    }
+    found
+}
+
+/// The class `id`, read as `product`, with the factors at `replaced` replaced by one term, which comes first.
+pub(super) fn with_first(
+    egraph: &Graph,
+    first: (Expr, crate::egraph::Labels),
+    product: &Product,
+    replaced: &[usize],
+    id: Id,
+) -> Option<Expr> {
+    let rest = product.rest(replaced).into_iter().map(|f| f.expr(egraph));
+    let factors = std::iter::once(first).chain(rest).collect();
+    Expr::product(factors, &product.output, &egraph[id].data.types[0].shape)
+}

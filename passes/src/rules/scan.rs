@@ -1,0 +1,230 @@
+//! Epilogues of scans: read-out, skip and gate.
+//!
+//! y[t] = sum over n of c[t,n]*h[t,..,n] reads the state; y + d*x adds the skip; y * silu(z) gates. Each rule gives the
+//! final state as well, so that a program which keeps it still holds one scan.
+
+use super::fused::{self, D, Fused, X, Z};
+use super::gate::{silus, with_first};
+use super::{Direction, Equation, Exactness, Rule};
+use crate::egraph::{Expr, Factor, Graph, Label, Labels, Product, readings, readings_of};
+use egg::Id;
+use ssmc_ir::Dim;
+use ssmc_ir::ops::{DiscretizedScan, Op, SelectiveScan};
+use std::collections::BTreeSet;
+
+pub(super) static RULES: &[Rule] = &[
+    Rule {
+        name: "scan-read-out",
+        family: "scan",
+        equation: "sum over n of c[t,n] * discretized_scan(x, dt, a, b).h[t,e,n] * rest.. = \
+                   selective_scan(x, dt, a, b, c).y[t,e] * rest..; the final states are equal",
+        reason: "definition of selective_scan; what does not depend on n leaves the sum",
+        source: "Gu & Dao 2023, algorithm 2",
+        exactness: Exactness::Reassociates,
+        direction: Direction::Forward,
+        find: |egraph, id| read_out(egraph, id, false),
+    },
+    Rule {
+        name: "scan-skip",
+        family: "scan",
+        equation: "scan(x, ..).y + d*x = scan(x, .., d).y for selective_scan and ssd without d and z",
+        reason: "definition of the operand d",
+        source: "Gu & Dao 2023; Dao & Gu 2024",
+        exactness: Exactness::Reassociates,
+        direction: Direction::Forward,
+        find: skip,
+    },
+    Rule {
+        name: "scan-gate",
+        family: "scan",
+        equation: "scan(..).y * silu(z) * rest.. = scan(.., z).y * rest.. for selective_scan and ssd without z",
+        reason: "definition of the operand z; the gate acts element by element, so it passes reshapes and transposes",
+        source: "Gu & Dao 2023; Dao & Gu 2024",
+        exactness: Exactness::Reassociates,
+        direction: Direction::Forward,
+        find: gate,
+    },
+];
+
+/// The discretized scans of which the class is the states: tuple, op and operands.
+fn discretized(egraph: &Graph, id: Id) -> Vec<(Id, DiscretizedScan, Vec<Expr>)> {
+    let mut found = Vec::new();
+    for tuple in fused::tuples(egraph, id) {
+        for term in &egraph[tuple].nodes {
+            if let Some(Op::DiscretizedScan(op)) = term.op() {
+                let operands = term.children.iter().map(|c| Expr::class(egraph, *c)).collect();
+                found.push((tuple, op.clone(), operands));
+            }
+        }
+    }
+    found
+}
+
+/// The final state of one tuple is that of another.
+fn same_state(egraph: &Graph, left: Id, right: &Expr) -> Option<Equation> {
+    Some(Equation { left: Expr::class(egraph, left).proj(1)?, right: right.clone().proj(1)? })
+}
+
+pub(super) fn read_out(egraph: &Graph, id: Id, scalar_decay: bool) -> Vec<Equation> {
+    let mut found = Vec::new();
+    for product in readings(egraph, id) {
+        for (i, factor) in product.factors.iter().enumerate() {
+            for base in factor.bases(egraph) {
+                for (tuple, op, operands) in discretized(egraph, base.id) {
+                    if (operands[2].shape().len() == 2) != scalar_decay {
+                        continue;
+                    }
+                    for j in read_maps(&product, i, &base.labels) {
+                        let equations = || {
+                            let c = c_operand(egraph, &product.factors[j], &base.labels, &operands[3])?;
+                            let right = read_scan(&op, operands.clone(), c, scalar_decay)?;
+                            let y_labels = base.labels[..base.labels.len() - 1].to_vec();
+                            let y = (right.clone().proj(0)?, y_labels);
+                            let whole = with_first(egraph, y, &product, &[i, j], id)?;
+                            Some([Equation::of(egraph, id, whole), same_state(egraph, tuple, &right)?])
+                        };
+                        found.extend(equations().into_iter().flatten());
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The factors that can be c for the states h at `i`: they bear batch, step and group, and alone share n with h.
+fn read_maps(product: &Product, i: usize, h: &Labels) -> Vec<usize> {
+    let n = *h.last().expect("states have axes");
+    if n.is_some_and(|n| !product.is_summed(n)) {
+        return Vec::new();
+    }
+    let expected: BTreeSet<Label> = h[..3].iter().copied().chain([n]).flatten().collect();
+    let others = (0..product.factors.len()).filter(|j| *j != i);
+    let candidates: Vec<usize> =
+        others.clone().filter(|j| product.factors[*j].label_set() == expected).collect();
+    let sharing = n.map_or(1, |n| others.filter(|j| product.factors[*j].has(n)).count());
+    if sharing == 1 { candidates } else { Vec::new() }
+}
+
+/// The factor in the layout of the operand c, which is that of b.
+fn c_operand(egraph: &Graph, c: &Factor, h: &Labels, b: &Expr) -> Option<Expr> {
+    let target: Labels = h[..3].iter().copied().chain([*h.last()?]).collect();
+    let (c, labels) = c.expr(egraph);
+    let c = c.place(&labels, &target)?;
+    (c.shape() == b.shape()).then_some(c)
+}
+
+fn read_scan(op: &DiscretizedScan, operands: Vec<Expr>, c: Expr, scalar_decay: bool) -> Option<Expr> {
+    let [x, dt, a, b, h0, seq_idx] = operands.try_into().ok()?;
+    let absent = Expr::absent;
+    let operands = vec![x, dt, a, b, c, absent(), absent(), absent(), h0, seq_idx];
+    let &DiscretizedScan { discretization, reverse } = op;
+    let op: Op = if scalar_decay {
+        ssmc_ir::ops::Ssd { discretization, reverse, ..Default::default() }.into()
+    } else {
+        SelectiveScan { discretization, reverse, ..Default::default() }.into()
+    };
+    Expr::op(op, operands)
+}
+
+fn skip(egraph: &Graph, id: Id) -> Vec<Equation> {
+    use super::algebra::{binary, both_orders};
+    let mut found = Vec::new();
+    for [y, skip] in binary(egraph, id, ssmc_ir::ops::BinaryFn::Add).flat_map(both_orders) {
+        for (tuple, scan, chain) in fused::behind(egraph, y) {
+            if scan.has(D) || scan.has(Z) {
+                continue;
+            }
+            let whole = Factor::numbered(egraph, skip);
+            for product in readings_of(egraph, &whole) {
+                for i in 0..product.factors.len() {
+                    let equations = || {
+                        let (x, labels) = product.factors[i].expr(egraph);
+                        let x = chain.inverse().apply(x.place(&labels, &whole.labels)?)?;
+                        if x.lookup(egraph)? != egraph.find(scan.class(X)) {
+                            return None;
+                        }
+                        let d = skip_weight(egraph, &product, i, &chain, &scan)?;
+                        let right = scan.clone().with(D, d).tuple()?;
+                        let y = chain.apply(right.clone().proj(0)?)?;
+                        Some([Equation::of(egraph, id, y), same_state(egraph, tuple, &right)?])
+                    };
+                    found.extend(equations().into_iter().flatten());
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The factors of the product other than that at `x` in the layout of the operand d.
+fn skip_weight(
+    egraph: &Graph,
+    product: &Product,
+    x: usize,
+    chain: &crate::egraph::Chain,
+    scan: &Fused,
+) -> Option<Expr> {
+    let rest = product.rest(&[x]);
+    if rest.is_empty() {
+        return None;
+    }
+    let labels: BTreeSet<Label> = rest.iter().flat_map(Factor::label_set).collect();
+    let axes: Vec<usize> = labels.iter().map(|l| *l as usize).collect();
+    if labels.iter().any(|l| product.is_summed(*l)) {
+        return None;
+    }
+    let shape = egraph_shape(egraph, product, &labels)?;
+    let dense: Labels = labels.into_iter().map(Some).collect();
+    let d = Expr::product(rest.iter().map(|f| f.expr(egraph)).collect(), &dense, &shape)?;
+    let (axes, d) = chain.inverse().push(axes, d)?;
+    let frame = scan.operand(X).shape();
+    if axes.iter().any(|axis| *axis < 2) {
+        return None;
+    }
+    let target: Labels = (2..frame.len()).map(|axis| axes.contains(&axis).then_some(axis as Label)).collect();
+    let mut dims = frame[2..].to_vec();
+    if scan.is_ssd() && !axes.contains(&4) {
+        dims[2] = Dim::from(1);
+    }
+    Expr::product(vec![(d, axes.iter().map(|axis| Some(*axis as Label)).collect())], &target, &dims)
+}
+
+/// The extents of these labels.
+fn egraph_shape(egraph: &Graph, product: &Product, labels: &BTreeSet<Label>) -> Option<Vec<Dim>> {
+    let extent = |label: &Label| {
+        product.factors.iter().find_map(|f| {
+            let axis = f.labels.iter().position(|l| *l == Some(*label))?;
+            Some(egraph[f.id].data.types[0].shape[axis].clone())
+        })
+    };
+    labels.iter().map(extent).collect()
+}
+
+fn gate(egraph: &Graph, id: Id) -> Vec<Equation> {
+    let mut found = Vec::new();
+    for product in readings(egraph, id) {
+        let gates = silus(egraph, &product);
+        for (i, factor) in product.factors.iter().enumerate() {
+            if gates.is_empty() {
+                break;
+            }
+            for (tuple, scan, chain) in fused::behind(egraph, factor.id) {
+                if scan.has(Z) {
+                    continue;
+                }
+                for (j, z) in gates.iter().filter(|(j, _)| *j != i) {
+                    let equations = || {
+                        let z = chain.inverse().apply(Expr::class(egraph, z.id).place(&z.labels, &factor.labels)?)?;
+                        let right = scan.clone().with(Z, z).tuple()?;
+                        let y = (chain.apply(right.clone().proj(0)?)?, factor.labels.clone());
+                        let whole = with_first(egraph, y, &product, &[i, *j], id)?;
+                        Some([Equation::of(egraph, id, whole), same_state(egraph, tuple, &right)?])
+                    };
+                    found.extend(equations().into_iter().flatten());
+                }
+            }
+        }
+    }
+    found
+}

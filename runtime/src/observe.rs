@@ -1,0 +1,24 @@
+//! Looking at the launches of a run from outside.
+
+/// A launch and the memory of its arguments.
+#[derive(Debug)]
+pub struct LaunchView<'a> {
+    /// Index in the program's launch list.
+    pub launch: usize,
+    /// Blocks to run.
+    pub grid: i64,
+    /// The kernel's dims.
+    pub dims: &'a [i64],
+    /// For each parameter the bytes from its address to the end of its buffer. A slot of the arena is as long
+    /// as the largest call of the session needs. Parameters may overlap.
+    pub args: Vec<&'a [u8]>,
+}
+
+/// Sees every launch of a run before it starts and after it has finished.
+pub trait LaunchObserver {
+    /// The launch is about to start.
+    fn before(&mut self, launch: &LaunchView<'_>);
+
+    /// All blocks of the launch have run.
+    fn after(&mut self, launch: &LaunchView<'_>);
+}

@@ -1,0 +1,193 @@
+//! The memory plan of a program and its launches with all sizes worked out.
+
+use std::ops::Range;
+
+use ssmc_artifact::{BufferKind, Expr, ExprError, Manifest, NO_ENTRY, Program};
+
+use crate::code::{BufPtr, Code, KernelFn};
+use crate::error::RuntimeError;
+use crate::memory::ALIGN;
+
+/// A program of the chosen level, ready to be bound to sizes and run.
+pub(crate) struct Plan {
+    /// Index in the manifest.
+    pub(crate) program: usize,
+    /// Where each slot lies in the arena.
+    slots: Vec<Range<usize>>,
+    /// Length of the arena.
+    pub(crate) arena: u64,
+    launches: Vec<PlannedLaunch>,
+    /// Symbol values that the launches' numbers were worked out for; empty before the first run.
+    bound: Vec<i64>,
+    grids: Vec<i64>,
+    dims: Vec<i64>,
+    offsets: Vec<i64>,
+    pointers: Vec<BufPtr>,
+    /// Bytes from each pointer to the end of its buffer.
+    lengths: Vec<usize>,
+}
+
+struct PlannedLaunch {
+    entry: KernelFn,
+    dims: Range<usize>,
+    args: Range<usize>,
+}
+
+/// A launch that can be run.
+pub(crate) struct Call<'a> {
+    pub(crate) entry: KernelFn,
+    pub(crate) grid: i64,
+    pub(crate) dims: &'a [i64],
+    pub(crate) bufs: &'a [BufPtr],
+    /// Bytes from each of `bufs` to the end of its buffer.
+    pub(crate) lengths: &'a [usize],
+}
+
+/// The memory of a buffer.
+#[derive(Clone, Copy)]
+pub(crate) struct Region {
+    pub(crate) start: BufPtr,
+    pub(crate) len: usize,
+}
+
+impl Region {
+    /// Memory that kernels only read.
+    pub(crate) fn read(bytes: &[u8]) -> Self {
+        Self { start: BufPtr::read(bytes), len: bytes.len() }
+    }
+
+    /// Memory that kernels may write.
+    pub(crate) fn write(bytes: &mut [u8]) -> Self {
+        Self { start: BufPtr::write(bytes), len: bytes.len() }
+    }
+}
+
+impl Plan {
+    /// Plans `manifest.programs[index]` for the level `level` and all symbol values within `ranges`.
+    pub(crate) fn new(
+        manifest: &Manifest,
+        index: usize,
+        level: usize,
+        code: &Code,
+        ranges: &[(i64, i64)],
+    ) -> Result<Self, RuntimeError> {
+        let program = &manifest.programs[index];
+        let (slots, arena) = plan_slots(program, ranges)?;
+        let mut launches = Vec::with_capacity(program.launches.len());
+        let (mut n_dims, mut n_args) = (0, 0);
+        for launch in &program.launches {
+            let kernel = &manifest.kernels[launch.kernel as usize];
+            let entry = Some(kernel.entries[level]).filter(|&entry| entry != NO_ENTRY);
+            let entry = entry.and_then(|entry| code.kernel(entry)).ok_or_else(|| {
+                let level = manifest.levels[level].name.clone();
+                RuntimeError::KernelMissing { kernel: kernel.name.clone(), level }
+            })?;
+            let (dims, args) = (n_dims..n_dims + launch.dims.len(), n_args..n_args + launch.args.len());
+            (n_dims, n_args) = (dims.end, args.end);
+            launches.push(PlannedLaunch { entry, dims, args });
+        }
+        Ok(Self {
+            program: index,
+            slots,
+            arena,
+            bound: Vec::with_capacity(ranges.len()),
+            grids: Vec::with_capacity(launches.len()),
+            dims: Vec::with_capacity(n_dims),
+            offsets: Vec::with_capacity(n_args),
+            pointers: Vec::with_capacity(n_args),
+            lengths: Vec::with_capacity(n_args),
+            launches,
+        })
+    }
+
+    /// Number of launches.
+    pub(crate) fn n_launches(&self) -> usize {
+        self.launches.len()
+    }
+
+    /// Works out grids, dims and offsets for the symbol values `symbols`.
+    pub(crate) fn bind(&mut self, program: &Program, symbols: &[i64]) -> Result<(), RuntimeError> {
+        if self.bound == symbols && !self.bound.is_empty() {
+            return Ok(());
+        }
+        self.bound.clear();
+        self.grids.clear();
+        self.dims.clear();
+        self.offsets.clear();
+        for (index, launch) in program.launches.iter().enumerate() {
+            let value = |expr: &Expr| {
+                expr.eval(symbols).map_err(|source| size_error(program, &format!("launch {index}"), source))
+            };
+            self.grids.push(launch.grid.as_ref().map_or(Ok(0), value)?);
+            for dim in &launch.dims {
+                self.dims.push(value(dim)?);
+            }
+            for arg in &launch.args {
+                self.offsets.push(arg.byte_offset.as_ref().map_or(Ok(0), value)?);
+            }
+        }
+        self.bound.extend_from_slice(symbols);
+        Ok(())
+    }
+
+    /// Works out the address of every argument; `region` tells where a buffer lies, given
+    /// the places of the slots in the arena.
+    pub(crate) fn resolve(
+        &mut self,
+        program: &Program,
+        region: impl Fn(&[Range<usize>], BufferKind, usize) -> Region,
+    ) -> Result<(), RuntimeError> {
+        self.pointers.clear();
+        self.lengths.clear();
+        for (index, launch) in program.launches.iter().enumerate() {
+            let grid = self.grids[index];
+            for (arg, &offset) in launch.args.iter().zip(&self.offsets[self.launches[index].args.clone()]) {
+                let Region { start, len } = region(&self.slots, arg.kind(), arg.index as usize);
+                let inside = usize::try_from(offset).ok().filter(|&offset| offset <= len && grid >= 0);
+                let offset = inside.ok_or_else(|| RuntimeError::Launch {
+                    program: program.name.clone(),
+                    launch: index,
+                    offset,
+                    length: len,
+                    grid,
+                })?;
+                self.pointers.push(start.offset(offset));
+                self.lengths.push(len - offset);
+            }
+        }
+        Ok(())
+    }
+
+    /// The launch with index `index`, after [`Plan::bind`] and [`Plan::resolve`].
+    pub(crate) fn call(&self, index: usize) -> Call<'_> {
+        let launch = &self.launches[index];
+        Call {
+            entry: launch.entry,
+            grid: self.grids[index],
+            dims: &self.dims[launch.dims.clone()],
+            bufs: &self.pointers[launch.args.clone()],
+            lengths: &self.lengths[launch.args.clone()],
+        }
+    }
+}
+
+/// Lays the slots out one after another, each as large as it gets within `ranges`.
+fn plan_slots(program: &Program, ranges: &[(i64, i64)]) -> Result<(Vec<Range<usize>>, u64), RuntimeError> {
+    let mut slots = Vec::with_capacity(program.slots.len());
+    let mut end = 0u64;
+    for (index, slot) in program.slots.iter().enumerate() {
+        let error = |source| size_error(program, &format!("slot {index}"), source);
+        let size = slot.size_bytes.as_ref().map_or(Ok((0, 0)), |expr| expr.range(ranges)).map_err(error)?.1;
+        let next =
+            end.checked_add(size.max(0) as u64).and_then(|next| next.checked_next_multiple_of(ALIGN as u64));
+        let next =
+            next.filter(|&next| next <= isize::MAX as u64).ok_or_else(|| error(ExprError::Overflow))?;
+        slots.push(end as usize..next as usize);
+        end = next;
+    }
+    Ok((slots, end))
+}
+
+fn size_error(program: &Program, what: &str, source: ExprError) -> RuntimeError {
+    RuntimeError::Size { what: format!("{what} of program {}", program.name), source }
+}

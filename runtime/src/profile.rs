@@ -1,0 +1,80 @@
+//! Time and work per launch.
+
+use std::time::{Duration, Instant};
+
+use ssmc_artifact::{Expr, Manifest, Program};
+
+use crate::error::RuntimeError;
+use crate::observe::{LaunchObserver, LaunchView};
+
+/// One launch of a profiled run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaunchProfile {
+    /// Index in the program's launch list.
+    pub launch: usize,
+    /// Name of the kernel.
+    pub kernel: String,
+    /// Graph nodes that the launch computes.
+    pub nodes: Vec<String>,
+    /// Where they come from in the model's files.
+    pub locations: Vec<String>,
+    /// Class of the recurrences computed; empty if none.
+    pub recurrence: String,
+    /// Blocks run.
+    pub grid: i64,
+    /// Time from the start of the launch until all threads had finished.
+    pub time: Duration,
+    /// Arithmetic operations, if the compiler states them.
+    pub flops: Option<i64>,
+    /// Bytes read and written, if the compiler states them.
+    pub bytes: Option<i64>,
+}
+
+/// Measurements of one run.
+#[derive(Default)]
+pub(crate) struct Profiler {
+    started: Option<Instant>,
+    launches: Vec<(Duration, i64)>,
+}
+
+impl LaunchObserver for Profiler {
+    fn before(&mut self, _launch: &LaunchView<'_>) {
+        self.started = Some(Instant::now());
+    }
+
+    fn after(&mut self, launch: &LaunchView<'_>) {
+        let time = self.started.map_or(Duration::ZERO, |started| started.elapsed());
+        self.launches.push((time, launch.grid));
+    }
+}
+
+impl Profiler {
+    /// Joins the measurements with what the launch list says for the symbol values `symbols`.
+    pub(crate) fn finish(
+        self,
+        manifest: &Manifest,
+        program: &Program,
+        symbols: &[i64],
+    ) -> Result<Vec<LaunchProfile>, RuntimeError> {
+        let mut profiles = Vec::with_capacity(self.launches.len());
+        for (index, (launch, (time, grid))) in program.launches.iter().zip(self.launches).enumerate() {
+            let value = |expr: &Option<Expr>| {
+                expr.as_ref().map(|expr| expr.eval(symbols)).transpose().map_err(|source| {
+                    RuntimeError::Size { what: format!("launch {index} of program {}", program.name), source }
+                })
+            };
+            profiles.push(LaunchProfile {
+                launch: index,
+                kernel: manifest.kernels[launch.kernel as usize].name.clone(),
+                nodes: launch.nodes.clone(),
+                locations: launch.locations.clone(),
+                recurrence: launch.recurrence.clone(),
+                grid,
+                time,
+                flops: value(&launch.flops)?,
+                bytes: value(&launch.bytes)?,
+            });
+        }
+        Ok(profiles)
+    }
+}

@@ -1,0 +1,396 @@
+//! A session: an artefact on this machine with all its memory.
+
+mod execute;
+
+use std::sync::Arc;
+
+use ssmc_artifact::{Manifest, Program, TensorInfo};
+
+use crate::artifact::Artifact;
+use crate::code::Code;
+use crate::error::RuntimeError;
+use crate::level;
+use crate::lm;
+use crate::memory::{AlignedBytes, MemoryLimit};
+use crate::observe::LaunchObserver;
+use crate::plan::{Plan, Region};
+use crate::pool::Pool;
+use crate::profile::{LaunchProfile, Profiler};
+use crate::state::{State, StateLayout, Turn};
+use crate::symbols::{self, Binding};
+use crate::tensor::{Tensor, TensorMut, TensorRef};
+
+/// What a session is planned for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionOptions {
+    /// Most sequences in a call.
+    pub max_batch: usize,
+    /// Most tokens of a sequence in a call; `prefill` splits longer ones.
+    pub max_len: usize,
+    /// Threads, the caller's included; 0 takes one per processor.
+    pub threads: usize,
+    /// Code level by name; `None` takes the best that the machine can run.
+    pub level: Option<String>,
+    /// How many `prefill` and `step` calls a state can undo.
+    pub rollback_depth: usize,
+    /// Greatest values of symbols by name, for those that are neither batch nor length or to override these.
+    pub maxima: Vec<(String, usize)>,
+    /// Most bytes for one of the session's allocations; `None` takes the machine's memory.
+    pub memory_limit: Option<u64>,
+}
+
+impl Default for SessionOptions {
+    /// One sequence, 2048 tokens, all processors, the best level, 8 calls to undo.
+    fn default() -> Self {
+        Self {
+            max_batch: 1,
+            max_len: 2048,
+            threads: 0,
+            level: None,
+            rollback_depth: 8,
+            maxima: Vec::new(),
+            memory_limit: None,
+        }
+    }
+}
+
+/// Most threads that a session takes.
+const MAX_THREADS: usize = 1024;
+
+/// The outputs of a run, in the program's order.
+#[derive(Clone, Debug)]
+pub struct Outputs(Vec<(String, Tensor)>);
+
+impl Outputs {
+    /// The output called `name`.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.0.iter().find(|(output, _)| output == name).map(|(_, tensor)| tensor)
+    }
+
+    /// Names and tensors.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// Names and tensors, owned.
+    pub fn into_vec(self) -> Vec<(String, Tensor)> {
+        self.0
+    }
+}
+
+/// An artefact with threads, a chosen code level and all the memory that its programs need.
+///
+/// Results do not depend on the number of threads. After creation nothing is allocated except the tensors and
+/// reports that calls return; the `_into` calls return none.
+pub struct Session {
+    artifact: Artifact,
+    level: usize,
+    ranges: Vec<(i64, i64)>,
+    plans: Vec<Plan>,
+    arena: AlignedBytes,
+    pool: Pool,
+    symbols: Vec<i64>,
+    inputs: Vec<Region>,
+    outputs: Vec<Region>,
+    pub(crate) staging: AlignedBytes,
+    pub(crate) seq_idx: AlignedBytes,
+    state_layout: Arc<StateLayout>,
+    limit: MemoryLimit,
+    /// Last, so that the code outlives everything that may call it.
+    _code: Code,
+}
+
+impl Session {
+    /// Chooses a level, plans and allocates all memory and starts the threads.
+    ///
+    /// # Errors
+    /// If the machine cannot run the level, an option is out of range, or the plan needs more memory than the
+    /// limit allows.
+    pub fn new(artifact: &Artifact, options: &SessionOptions) -> Result<Self, RuntimeError> {
+        let manifest = artifact.manifest();
+        let ranges = symbols::session_ranges(manifest, options)?;
+        let limit = MemoryLimit::new(options.memory_limit);
+        let state_layout = Arc::new(StateLayout::new(manifest, &ranges, options.rollback_depth)?);
+        let level = level::choose(&manifest.levels, options.level.as_deref())?;
+        let code = artifact.map_code(level)?;
+        let for_level =
+            |program: &Program| program.levels.is_empty() || program.levels.contains(&(level as u32));
+        let plans = (0..manifest.programs.len())
+            .filter(|&index| for_level(&manifest.programs[index]))
+            .map(|index| Plan::new(manifest, index, level, &code, &ranges))
+            .collect::<Result<Vec<_>, _>>()?;
+        let arena = plans.iter().map(|plan| plan.arena).max().unwrap_or(0);
+        let programs = || plans.iter().map(|plan| &manifest.programs[plan.program]);
+        let most = |count: fn(&Program) -> usize| programs().map(count).max().unwrap_or(0);
+        let (n_inputs, n_outputs) =
+            (most(|program| program.inputs.len()), most(|program| program.outputs.len()));
+        let (input_ids, seq_idx) = lm::staging(programs(), &ranges)?;
+        Ok(Self {
+            arena: limit.allocate("the arena", arena)?,
+            staging: limit.allocate("input_ids", input_ids)?,
+            seq_idx: limit.allocate("seq_idx", seq_idx)?,
+            pool: Pool::new(n_threads(options.threads)?)?,
+            symbols: vec![0; manifest.symbols.len()],
+            inputs: Vec::with_capacity(n_inputs),
+            outputs: Vec::with_capacity(n_outputs),
+            artifact: artifact.clone(),
+            level,
+            ranges,
+            plans,
+            state_layout,
+            limit,
+            _code: code,
+        })
+    }
+
+    /// The artefact.
+    pub fn artifact(&self) -> &Artifact {
+        &self.artifact
+    }
+
+    /// The name of the code level in use.
+    pub fn level(&self) -> &str {
+        &self.artifact.manifest().levels[self.level].name
+    }
+
+    /// The number of threads in use, the caller's included.
+    pub fn n_threads(&self) -> usize {
+        self.pool.n_threads()
+    }
+
+    /// Bytes of scratch memory planned for the programs.
+    pub fn arena_bytes(&self) -> usize {
+        self.arena.as_slice().len()
+    }
+
+    /// The greatest value that a symbol takes in this session.
+    pub fn maximum(&self, symbol: &str) -> Option<i64> {
+        let index = self.manifest().symbols.iter().position(|known| known.name == symbol)?;
+        Some(self.ranges[index].1)
+    }
+
+    /// The program called `name` for the level in use.
+    pub fn program(&self, name: &str) -> Result<&Program, RuntimeError> {
+        self.find(name).map(|plan| &self.manifest().programs[self.plans[plan].program])
+    }
+
+    /// The state of `batch` sequences of which nothing has been read.
+    pub fn new_state(&self, batch: usize) -> Result<State, RuntimeError> {
+        State::new(&self.state_layout, batch, self.limit)
+    }
+
+    /// The state that [`State::save`] wrote.
+    ///
+    /// # Errors
+    /// If the bytes are truncated or corrupt, of another version or model, or of more sequences than the
+    /// session is planned for.
+    pub fn load_state(&self, bytes: &[u8]) -> Result<State, RuntimeError> {
+        State::load(&self.state_layout, bytes, self.limit)
+    }
+
+    /// Runs a stateless program.
+    ///
+    /// # Errors
+    /// If a tensor's name, dtype, shape or elements are not what the program takes, or a symbol exceeds what
+    /// the session was planned for.
+    pub fn run(&mut self, program: &str, inputs: &[(&str, TensorRef<'_>)]) -> Result<Outputs, RuntimeError> {
+        self.run_allocating(program, None, inputs, None)
+    }
+
+    /// Runs a stateful program and moves the state on by one call; `tokens` is added to its position.
+    ///
+    /// # Errors
+    /// As [`Session::run`], and if the state is of another model; the state is unchanged then.
+    pub fn run_stateful(
+        &mut self,
+        program: &str,
+        state: &mut State,
+        tokens: u64,
+        inputs: &[(&str, TensorRef<'_>)],
+    ) -> Result<Outputs, RuntimeError> {
+        self.transition(state, tokens, 1, |session, turn, _| session.run_turn(program, turn, inputs))
+    }
+
+    /// [`Session::run`] into the caller's tensors, which are all the outputs of the program.
+    pub fn run_into(
+        &mut self,
+        program: &str,
+        inputs: &[(&str, TensorRef<'_>)],
+        outputs: &mut [(&str, TensorMut<'_>)],
+    ) -> Result<(), RuntimeError> {
+        let plan = self.bind(program, None, inputs)?;
+        self.execute(plan, None, inputs, outputs, None)
+    }
+
+    /// [`Session::run_stateful`] into the caller's tensors, which are all the outputs of the program.
+    pub fn run_stateful_into(
+        &mut self,
+        program: &str,
+        state: &mut State,
+        tokens: u64,
+        inputs: &[(&str, TensorRef<'_>)],
+        outputs: &mut [(&str, TensorMut<'_>)],
+    ) -> Result<(), RuntimeError> {
+        self.transition(state, tokens, 1, |session, turn, _| {
+            session.run_into_turn(program, turn, inputs, outputs)
+        })
+    }
+
+    /// Runs a program and shows each launch to `observer`. Stateful programs need `state`, which moves on by
+    /// as many tokens as are given with it.
+    pub fn run_observed(
+        &mut self,
+        program: &str,
+        state: Option<(&mut State, u64)>,
+        inputs: &[(&str, TensorRef<'_>)],
+        observer: &mut dyn LaunchObserver,
+    ) -> Result<Outputs, RuntimeError> {
+        match state {
+            Some((state, tokens)) => self.transition(state, tokens, 1, |session, turn, _| {
+                session.run_allocating(program, Some(turn), inputs, Some(&mut *observer))
+            }),
+            None => self.run_allocating(program, None, inputs, Some(observer)),
+        }
+    }
+
+    /// Runs a program as [`Session::run_observed`] and measures each launch.
+    pub fn run_profiled(
+        &mut self,
+        program: &str,
+        state: Option<(&mut State, u64)>,
+        inputs: &[(&str, TensorRef<'_>)],
+    ) -> Result<(Outputs, Vec<LaunchProfile>), RuntimeError> {
+        let mut profiler = Profiler::default();
+        let outputs = self.run_observed(program, state, inputs, &mut profiler)?;
+        let program = self.program(program)?;
+        Ok((outputs, profiler.finish(self.manifest(), program, &self.symbols)?))
+    }
+
+    pub(crate) fn manifest(&self) -> &Manifest {
+        self.artifact.manifest()
+    }
+
+    /// Least and greatest value of each symbol.
+    pub(crate) fn ranges(&self) -> &[(i64, i64)] {
+        &self.ranges
+    }
+
+    fn find(&self, name: &str) -> Result<usize, RuntimeError> {
+        let programs = &self.manifest().programs;
+        self.plans.iter().position(|plan| programs[plan.program].name == name).ok_or_else(|| {
+            let known = self.plans.iter().map(|plan| programs[plan.program].name.clone()).collect();
+            RuntimeError::UnknownProgram { program: name.to_owned(), known }
+        })
+    }
+
+    /// Calls `run` for each of `n_blocks` parts of a call, one after another, with the memory of the state
+    /// before and after it; returns what the last one returned. Only if all succeed the state moves on, by
+    /// `n_tokens`.
+    pub(crate) fn transition<T>(
+        &mut self,
+        state: &mut State,
+        n_tokens: u64,
+        n_blocks: usize,
+        mut run: impl FnMut(&mut Self, Turn<'_>, usize) -> Result<T, RuntimeError>,
+    ) -> Result<T, RuntimeError> {
+        state.check_layout(&self.state_layout)?;
+        let mut after = state.take_free();
+        let mut result = run(self, state.turn(state.current(), &mut after), 0);
+        for block in 1..n_blocks {
+            if result.is_err() {
+                break;
+            }
+            let before = std::mem::replace(&mut after, state.take_free());
+            result = run(self, state.turn(&before, &mut after), block);
+            state.recycle(before);
+        }
+        match result {
+            Ok(_) => state.commit(after, n_tokens),
+            Err(_) => state.recycle(after),
+        }
+        result
+    }
+
+    fn run_allocating(
+        &mut self,
+        program: &str,
+        turn: Option<Turn<'_>>,
+        inputs: &[(&str, TensorRef<'_>)],
+        observer: Option<&mut dyn LaunchObserver>,
+    ) -> Result<Outputs, RuntimeError> {
+        let plan = self.bind(program, turn.as_ref(), inputs)?;
+        let infos = &self.manifest().programs[self.plans[plan].program].outputs;
+        let mut outputs = Vec::with_capacity(infos.len());
+        for info in infos {
+            outputs.push((info.name.clone(), self.output(info)?));
+        }
+        let mut views: Vec<_> =
+            outputs.iter_mut().map(|(name, tensor)| (name.as_str(), tensor.view_mut())).collect();
+        self.execute(plan, turn, inputs, &mut views, observer)?;
+        Ok(Outputs(outputs))
+    }
+
+    pub(crate) fn run_turn(
+        &mut self,
+        program: &str,
+        turn: Turn<'_>,
+        inputs: &[(&str, TensorRef<'_>)],
+    ) -> Result<Outputs, RuntimeError> {
+        self.run_allocating(program, Some(turn), inputs, None)
+    }
+
+    pub(crate) fn run_into_turn(
+        &mut self,
+        program: &str,
+        turn: Turn<'_>,
+        inputs: &[(&str, TensorRef<'_>)],
+        outputs: &mut [(&str, TensorMut<'_>)],
+    ) -> Result<(), RuntimeError> {
+        let plan = self.bind(program, Some(&turn), inputs)?;
+        self.execute(plan, Some(turn), inputs, outputs, None)
+    }
+
+    /// A tensor for the output `info` with the sizes of the last [`Session::bind`].
+    fn output(&self, info: &TensorInfo) -> Result<Tensor, RuntimeError> {
+        let dims = info
+            .shape
+            .iter()
+            .map(|dim| dim.eval(&self.symbols).map(|dim| usize::try_from(dim).unwrap_or(0)))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|source| RuntimeError::Size { what: format!("output {}", info.name), source })?;
+        Ok(Tensor::zeros(info.dtype(), &dims)?)
+    }
+
+    /// Checks the inputs and works out all sizes. Returns the index of the program's plan.
+    fn bind(
+        &mut self,
+        program: &str,
+        turn: Option<&Turn<'_>>,
+        inputs: &[(&str, TensorRef<'_>)],
+    ) -> Result<usize, RuntimeError> {
+        let index = self.find(program)?;
+        let manifest = self.artifact.manifest();
+        let plan = &mut self.plans[index];
+        let program = &manifest.programs[plan.program];
+        let batch = turn.map(Turn::batch);
+        if program.stateful != batch.is_some() {
+            let stateful = program.stateful;
+            return Err(RuntimeError::Stateful { program: program.name.clone(), stateful });
+        }
+        Binding { manifest, program, ranges: &self.ranges, values: &mut self.symbols }.bind(batch, inputs)?;
+        plan.bind(program, &self.symbols)?;
+        Ok(index)
+    }
+}
+
+fn n_threads(requested: usize) -> Result<usize, RuntimeError> {
+    if requested > MAX_THREADS {
+        return Err(RuntimeError::Option {
+            option: "threads".into(),
+            expected: format!("at most {MAX_THREADS}"),
+            found: requested.to_string(),
+        });
+    }
+    let available = || std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(if requested == 0 { available() } else { requested })
+}

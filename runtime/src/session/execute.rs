@@ -1,0 +1,127 @@
+//! Running the launches of a program.
+#![expect(unsafe_code, reason = "compiled kernels are given the memory of the session")]
+
+use std::ops::Range;
+
+use ssmc_artifact::{BufferKind, Manifest, Program};
+
+use super::Session;
+use crate::code::BufPtr;
+use crate::error::RuntimeError;
+use crate::observe::{LaunchObserver, LaunchView};
+use crate::plan::{Call, Region};
+use crate::pool::{Panicked, Pool};
+use crate::state::Turn;
+use crate::symbols;
+use crate::tensor::{TensorMut, TensorRef};
+
+impl Session {
+    /// Runs all launches of a plan that was bound to `inputs`.
+    pub(super) fn execute(
+        &mut self,
+        plan: usize,
+        mut turn: Option<Turn<'_>>,
+        inputs: &[(&str, TensorRef<'_>)],
+        outputs: &mut [(&str, TensorMut<'_>)],
+        mut observer: Option<&mut dyn LaunchObserver>,
+    ) -> Result<(), RuntimeError> {
+        let manifest = self.artifact.manifest();
+        let plan = &mut self.plans[plan];
+        let program = &manifest.programs[plan.program];
+        check_outputs(manifest, program, &self.symbols, outputs)?;
+        self.inputs.clear();
+        for info in &program.inputs {
+            let bytes = symbols::find(inputs, &info.name).bytes();
+            self.inputs.push(Region::read(bytes));
+        }
+        self.outputs.clear();
+        for info in &program.outputs {
+            let (_, tensor) =
+                outputs.iter_mut().find(|(name, _)| *name == info.name).expect("names were checked");
+            self.outputs.push(Region::write(tensor.bytes_mut()));
+        }
+        let arena = BufPtr::write(self.arena.as_mut_slice());
+        let in_arena = |slot: Range<usize>| Region { start: arena.offset(slot.start), len: slot.len() };
+        let artifact = &self.artifact;
+        let state = turn.as_mut().map(Turn::memory);
+        plan.resolve(program, |slots, kind, index| match kind {
+            BufferKind::Input => self.inputs[index],
+            BufferKind::Output => self.outputs[index],
+            BufferKind::Slot => in_arena(slots[index].clone()),
+            BufferKind::Weight => Region::read(artifact.weight(index)),
+            BufferKind::StateIn => state.as_ref().expect(STATEFUL).read(index),
+            BufferKind::StateOut => state.as_ref().expect(STATEFUL).write(index),
+            BufferKind::Unspecified => unreachable!("the reader refuses unknown buffer kinds"),
+        })?;
+        for index in 0..plan.n_launches() {
+            let call = plan.call(index);
+            // SAFETY: the addresses come from the tensors, the arena, the state and the mapped weights, all
+            // borrowed by this function to its end; the outputs, the arena and the state are borrowed
+            // mutably. No kernel runs while an observer looks. That kernels stay inside the buffers is the
+            // compiler's part. The code is mapped as long as the session lives.
+            let finished = unsafe {
+                if let Some(observer) = observer.as_deref_mut() {
+                    observer.before(&view(index, &call));
+                }
+                let finished = if call.grid > 0 { launch(&mut self.pool, &call) } else { Ok(()) };
+                if let Some(observer) = observer.as_deref_mut() {
+                    observer.after(&view(index, &call));
+                }
+                finished
+            };
+            finished
+                .map_err(|Panicked| RuntimeError::Panic { kernel: kernel_name(manifest, program, index) })?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs all blocks of `call`.
+///
+/// # Safety
+/// The buffers of `call` are live, as large as the launch assumes, and those that the kernel writes are
+/// exclusively the caller's. The code image is mapped.
+unsafe fn launch(pool: &mut Pool, call: &Call<'_>) -> Result<(), Panicked> {
+    pool.run(call.grid, &|blocks| {
+        // SAFETY: by the contract of this function; the pool gives every thread other blocks, and a kernel's
+        // blocks write disjoint memory.
+        unsafe { call.entry.call(call.bufs, call.dims, blocks) }
+    })
+}
+
+const STATEFUL: &str = "the reader refuses stateless programs that refer to a state";
+
+/// What an observer sees of `call`.
+///
+/// # Safety
+/// The buffers of `call` are live and nothing writes them while the view exists.
+unsafe fn view<'a>(launch: usize, call: &Call<'a>) -> LaunchView<'a> {
+    let buffers = call.bufs.iter().zip(call.lengths);
+    // SAFETY: by the contract of this function; all memory of a session is initialized.
+    let args = buffers.map(|(&buffer, &len)| unsafe { buffer.bytes(len) }).collect();
+    LaunchView { launch, grid: call.grid, dims: call.dims, args }
+}
+
+/// Checks names, dtypes and shapes of the caller's output tensors.
+fn check_outputs(
+    manifest: &Manifest,
+    program: &Program,
+    symbols: &[i64],
+    outputs: &[(&str, TensorMut<'_>)],
+) -> Result<(), RuntimeError> {
+    symbols::check_names(program, "output", &program.outputs, outputs.iter().map(|(name, _)| *name))?;
+    for info in &program.outputs {
+        let (_, tensor) = outputs.iter().find(|(name, _)| *name == info.name).expect("names were checked");
+        symbols::check_dtype(program, "output", info, tensor.dtype())?;
+        let same = info.shape.len() == tensor.dims().len()
+            && info.shape.iter().zip(tensor.dims()).all(|(expr, &dim)| expr.eval(symbols) == Ok(dim as i64));
+        if !same {
+            return Err(symbols::shape_error(manifest, program, "output", info, tensor.dims()));
+        }
+    }
+    Ok(())
+}
+
+fn kernel_name(manifest: &Manifest, program: &Program, launch: usize) -> String {
+    manifest.kernels[program.launches[launch].kernel as usize].name.clone()
+}
