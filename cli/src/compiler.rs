@@ -3,10 +3,14 @@
 use crate::Error;
 use ssmc_codegen::assemble::{Kernels, ProgramInput};
 use ssmc_codegen::target::{CpuLevel, CpuTarget};
-use ssmc_ir::{Graph, Model, Plan, Weights};
+use ssmc_ir::edit::{EditError, Rewriter};
+use ssmc_ir::{Graph, Model, Plan, Port, Stage, Weights};
 use ssmc_passes::egraph::{RewriteOptions, RewriteReport, rewrite};
+use ssmc_passes::manager::Manager;
 use ssmc_passes::partition::partition;
-use ssmc_passes::programs;
+use ssmc_passes::pass::Remark;
+use ssmc_passes::pipeline::{CANONICAL, RAISED};
+use ssmc_passes::programs::{self, Program};
 
 /// How to compile.
 #[derive(Clone, Debug)]
@@ -37,6 +41,8 @@ pub struct CompiledProgram {
     pub plan: Plan,
     /// The model's weights and what was folded.
     pub weights: Weights,
+    /// What the passes say about single places.
+    pub remarks: Vec<Remark>,
     pub report: RewriteReport,
 }
 
@@ -46,6 +52,18 @@ pub struct CompiledProgram {
 pub struct Compiled {
     pub programs: Vec<CompiledProgram>,
     pub kernels: Kernels,
+}
+
+/// What compiling has reached, as [`Compiler::compile_until`] shows it.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "the names are the documentation")]
+pub enum Reached<'a> {
+    /// A program's graph at a stage from `imported` to `rewritten`.
+    Graph { program: &'a str, stage: Stage, graph: &'a Graph, weights: &'a Weights },
+    /// A program at stage `partitioned`.
+    Plan { program: &'a str, plan: &'a Plan },
+    /// All programs at stage `kernel`.
+    Kernels(&'a Kernels),
 }
 
 /// Compiles models.
@@ -65,31 +83,94 @@ impl Compiler {
     /// # Errors
     /// The first stage that cannot go on, with the node.
     pub fn compile(&self, model: &Model) -> Result<Compiled, Error> {
+        let compiled = self.compile_until(model, Stage::Kernel, &mut |_| {})?;
+        Ok(compiled.expect("nothing stops before stage `kernel`"))
+    }
+
+    /// Runs the stages up to `last` and shows each program at each of them; `None` if that is before `kernel`.
+    ///
+    /// # Errors
+    /// See [`Compiler::compile`]; what was reached before the fault has been shown.
+    pub fn compile_until(
+        &self,
+        model: &Model,
+        last: Stage,
+        observe: &mut dyn FnMut(Reached<'_>),
+    ) -> Result<Option<Compiled>, Error> {
         let mut compiled = Vec::new();
         for program in programs::derive(&model.graph)? {
-            let raised = program.graph.clone();
-            let mut options = self.options.rewrite.clone();
-            if program.name == "step" {
-                options.seq_len_hint = 1;
-            }
-            let rewritten = rewrite(&raised, &options)?;
-            let plan = partition(&rewritten.graph)?;
-            compiled.push(CompiledProgram {
-                name: program.name,
-                states: program.states,
-                imported: program.graph,
-                raised,
-                rewritten: rewritten.graph,
-                plan,
-                weights: model.weights.clone(),
-                report: rewritten.report,
-            });
+            compiled.extend(self.program(program, model, last, observe)?);
+        }
+        if last < Stage::Kernel {
+            return Ok(None);
         }
         let inputs: Vec<ProgramInput<'_>> = compiled
             .iter()
             .map(|p| ProgramInput { name: p.name, plan: &p.plan, weights: &p.weights, states: &p.states })
             .collect();
         let kernels = Kernels::lower(&inputs, &self.options.targets)?;
-        Ok(Compiled { programs: compiled, kernels })
+        observe(Reached::Kernels(&kernels));
+        Ok(Some(Compiled { programs: compiled, kernels }))
     }
+
+    /// One program up to `last`, at most `partitioned`; `None` if it stops before that.
+    fn program(
+        &self,
+        program: Program,
+        model: &Model,
+        last: Stage,
+        observe: &mut dyn FnMut(Reached<'_>),
+    ) -> Result<Option<CompiledProgram>, Error> {
+        let name = program.name;
+        let imported = rename_output(&program.graph, "logits_last", "logits")?;
+        let mut staged =
+            Model { graph: imported.clone(), weights: model.weights.clone(), ..Model::default() };
+        let mut show = |stage, model: &Model| {
+            observe(Reached::Graph { program: name, stage, graph: &model.graph, weights: &model.weights });
+        };
+        let passes = Manager::new().stop_after(last).on_stage(&mut show).run(&mut staged, &[CANONICAL, RAISED])?;
+        if last < Stage::Rewritten {
+            return Ok(None);
+        }
+        let mut options = self.options.rewrite.clone();
+        if name == "step" {
+            options.seq_len_hint = 1;
+        }
+        let rewritten = rewrite(&staged.graph, &options)?;
+        let Model { graph: raised, weights, .. } = staged;
+        let graph = &rewritten.graph;
+        observe(Reached::Graph { program: name, stage: Stage::Rewritten, graph, weights: &weights });
+        if last < Stage::Partitioned {
+            return Ok(None);
+        }
+        let plan = partition(&rewritten.graph)?;
+        observe(Reached::Plan { program: name, plan: &plan });
+        Ok(Some(CompiledProgram {
+            name,
+            states: program.states,
+            imported,
+            raised,
+            rewritten: rewritten.graph,
+            plan,
+            weights,
+            remarks: passes.remarks,
+            report: rewritten.report,
+        }))
+    }
+}
+
+/// The graph with an output under another name; the same graph if there is no such output.
+fn rename_output(graph: &Graph, from: &str, to: &str) -> Result<Graph, EditError> {
+    if graph.output(from).is_none() {
+        return Ok(graph.clone());
+    }
+    let mut rewriter = Rewriter::new(graph);
+    for (_, node) in graph.nodes() {
+        rewriter.copy(node)?;
+    }
+    let rename = |port: &Port| Port {
+        name: if port.name == from { to.to_owned() } else { port.name.clone() },
+        value: port.value,
+    };
+    rewriter.finish_with(&graph.outputs().iter().map(rename).collect::<Vec<_>>())
 }

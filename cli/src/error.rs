@@ -4,8 +4,10 @@ use ssmc_codegen::assemble::AssembleError;
 #[cfg(feature = "llvm")]
 use ssmc_codegen::assemble::WriteError;
 use ssmc_frontend::ImportError;
+use ssmc_ir::InterpError;
 use ssmc_ir::edit::EditError;
 use ssmc_passes::egraph::RewriteError;
+use ssmc_passes::manager::ManagerError;
 use ssmc_passes::partition::PartitionError;
 use ssmc_runtime::RuntimeError;
 
@@ -18,6 +20,8 @@ pub enum Error {
     #[error(transparent)]
     Edit(#[from] EditError),
     #[error(transparent)]
+    Passes(#[from] ManagerError),
+    #[error(transparent)]
     Rewrite(#[from] RewriteError),
     #[error(transparent)]
     Partition(#[from] PartitionError),
@@ -26,6 +30,8 @@ pub enum Error {
     #[cfg(feature = "llvm")]
     #[error(transparent)]
     Write(#[from] WriteError),
+    #[error("reference interpreter: {0}")]
+    Interp(#[from] InterpError),
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
 }

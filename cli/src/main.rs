@@ -1,13 +1,26 @@
-//! Bring-up.
-fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    let model = match ssmc::import(args[1].as_ref()) { Ok(m) => m, Err(e) => { eprintln!("{e}"); std::process::exit(6) } };
-    let compiled = match ssmc::Compiler::default().compile(&model) { Ok(m) => m, Err(e) => { eprintln!("{e}"); std::process::exit(5) } };
-    for p in &compiled.programs {
-        eprintln!("{}: {} groups, {} slots, {:?}", p.name, p.plan.groups.len(), p.plan.slots.len(), p.report.fired);
-        for g in &p.plan.groups { eprintln!("   {} {} members epi {}", p.plan.graph.node(g.root).op.name(), g.members.len(), g.epilogue.len()); }
+//! The `ssmc` command line. stdout is data, stderr is for people.
+
+mod cmd;
+mod compare;
+mod failure;
+mod model;
+mod options;
+mod output;
+mod sampling;
+mod tensors;
+mod text;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // clap exits by itself: 0 for help and version, 2 for usage.
+    let cli = cmd::Cli::parse();
+    match cmd::run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::from(failure.kind.code())
+        }
     }
-    eprintln!("{} kernels", compiled.kernels.kernels.len());
-    let t = std::time::Instant::now();
-    match compiled.write(args[2].as_ref(), ssmc::WriteOptions { model_name: "m".into() }) { Ok(n) => eprintln!("{n} bytes {:?}", t.elapsed()), Err(e) => { eprintln!("{e}"); std::process::exit(5) } }
 }

@@ -6,4 +6,5 @@ pub mod legalize;
 #[cfg(feature = "llvm")]
 pub mod llvm;
 pub mod lower;
+pub mod scan;
 pub mod target;

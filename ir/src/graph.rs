@@ -6,7 +6,7 @@ use crate::ops::Op;
 use crate::types::TensorType;
 
 /// One application of an op.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are the documentation")]
 pub struct Node {
     pub op: Op,

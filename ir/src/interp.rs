@@ -53,7 +53,7 @@ pub enum InterpError {
         place: String,
         op: &'static str,
         #[source]
-        source: EvalError,
+        source: Box<EvalError>,
     },
     #[error("{place}: {op}: result {result}: expected {expected}, found {found}")]
     Result { place: String, op: &'static str, result: usize, expected: String, found: String },
@@ -78,6 +78,15 @@ pub struct Interpreter<'a> {
     weights: &'a Weights,
     precision: Precision,
     bindings: Bindings,
+}
+
+/// What a run computed.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "the names are the documentation")]
+pub struct Recording {
+    pub outputs: BTreeMap<String, Tensor>,
+    /// Every value of the outermost graph.
+    pub values: BTreeMap<ValueId, Tensor>,
 }
 
 /// Sees every value of the outermost graph once it is known.
@@ -115,15 +124,12 @@ impl<'a> Interpreter<'a> {
     ///
     /// # Errors
     /// See [`Interpreter::run`].
-    pub fn run_recorded(
-        &self,
-        inputs: &BTreeMap<String, Tensor>,
-    ) -> Result<(BTreeMap<String, Tensor>, BTreeMap<ValueId, Tensor>), InterpError> {
+    pub fn run_recorded(&self, inputs: &BTreeMap<String, Tensor>) -> Result<Recording, InterpError> {
         let mut values = BTreeMap::new();
         let outputs = self.run_observed(inputs, &mut |value, tensor| {
             values.insert(value, tensor.clone());
         })?;
-        Ok((outputs, values))
+        Ok(Recording { outputs, values })
     }
 
     /// The outputs by name; `observe` sees every value of the outermost graph once it is known.
@@ -276,7 +282,7 @@ impl Run<'_> {
             regions: &node.regions,
             run: &run,
         };
-        let fault = |source| InterpError::Node { place: place(), op, source };
+        let fault = |source| InterpError::Node { place: place(), op, source: Box::new(source) };
         let shapes: Vec<_> =
             types.iter().map(|ty| ctx.shape(&ty.shape)).collect::<Result<_, _>>().map_err(fault)?;
         let results = node.op.eval(&ctx, &operands).map_err(fault)?;

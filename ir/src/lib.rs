@@ -32,7 +32,7 @@ pub use dim::{Bindings, Dim, DimFn, Symbol};
 pub use edit::{EditError, Rewriter};
 pub use entity::{Entity, LocId, NodeId, PrimaryMap, ValueId};
 pub use graph::{Def, Graph, Node, Port};
-pub use interp::{InterpError, Interpreter, Precision};
+pub use interp::{InterpError, Interpreter, Precision, Recording};
 pub use loc::{Loc, LocTable};
 pub use model::{Model, ModelMeta};
 pub use plan::{Group, Place, Plan};

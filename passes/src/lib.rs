@@ -14,4 +14,6 @@ pub mod manager;
 pub mod pass;
 pub mod pipeline;
 pub mod raise;
+#[cfg(test)]
+mod testing;
 mod view;

@@ -135,7 +135,8 @@ impl<'a> Manager<'a> {
                     && self.bisect_limit.is_none_or(|limit| runs.len() < limit);
                 let nodes_before = model.graph.nodes().len();
                 let start = Instant::now();
-                let changed = if is_on { Some(self.run_one(*pass, phase.stage, model, &mut ctx)?) } else { None };
+                let changed =
+                    if is_on { Some(self.run_one(*pass, phase.stage, model, &mut ctx)?) } else { None };
                 runs.push(PassRun {
                     stage: phase.stage,
                     pass: pass.name(),
@@ -175,3 +176,6 @@ impl<'a> Manager<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,5 +17,7 @@ pub const CANONICAL: Phase = Phase {
 /// From `canonical` to `raised`.
 pub const RAISED: Phase = Phase {
     stage: Stage::Raised,
-    passes: &[&ScanLoop, &Dce, &Simplify, &Fold, &Cse, &Products, &Dce, &Layout, &Products, &Simplify, &Cse, &Dce],
+    passes: &[
+        &ScanLoop, &Dce, &Simplify, &Fold, &Cse, &Products, &Dce, &Layout, &Products, &Simplify, &Cse, &Dce,
+    ],
 };

@@ -112,7 +112,8 @@ pub(crate) fn place(
     labels: &[Option<Label>],
     target: &[Label],
 ) -> Result<ValueId, BuildError> {
-    let axis_of = |label: Label| labels.iter().position(|l| *l == Some(label)).expect("the value bears the label");
+    let axis_of =
+        |label: Label| labels.iter().position(|l| *l == Some(label)).expect("the value bears the label");
     let dims: Vec<Dim> = target.iter().map(|l| b.shape(x)[axis_of(*l)].clone()).collect();
     let units = (0..labels.len()).filter(|axis| labels[*axis].is_none());
     let perm: Vec<usize> = target.iter().map(|l| axis_of(*l)).chain(units).collect();

@@ -1,1 +1,59 @@
-fn main() {}
+//! Developer tasks of ssmc. Drives the `ssmc` binary; links neither the compiler nor LLVM.
+
+mod args;
+mod bench;
+mod bless;
+mod corpus;
+mod demo;
+mod process;
+mod tidy;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+/// Any fault, for people.
+type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
+
+const USAGE: &str = "usage: cargo xtask TASK
+
+tasks:
+  tidy                      rules of the code base that no compiler checks
+  corpus DIR [options]      compile and run every case of a corpus folder
+    --kind onnx|checkpoint    cases of one kind
+    --filter RE               cases whose name matches
+    --target TRIPLE           compile target; cpu (the default) is this machine's
+    --stage kernel            also compare every kernel in the interpreter with the machine code
+    --json FILE               write the results, - for stdout
+    --bin FILE                ssmc to use instead of building one
+    --profile NAME            cargo profile of what is built (dev)
+  bench spine [options]     compile and run a model of mamba-130m shape
+    --bin FILE --dir DIR --storage f32|f16|bf16
+  bless [FILTER]            rewrite the expected results of tests
+  codegen                   rewrite generated documents
+  demo-typeseg FILE         segment a text with the model of the PyPI package typeseg";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let task = args.next().unwrap_or_default();
+    let rest: Vec<String> = args.collect();
+    let result = match task.as_str() {
+        "tidy" => tidy::main(&rest),
+        "corpus" => corpus::main(&rest),
+        "bench" => bench::main(&rest),
+        "bless" => bless::bless(&rest),
+        "codegen" => bless::codegen(&rest),
+        "demo-typeseg" => demo::main(&rest),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask {task}: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -86,7 +86,7 @@ pub struct Kernels {
     /// Kernels by the forms for all levels, names left out.
     known: HashMap<Vec<Kernel>, usize>,
     n_of_name: BTreeMap<String, usize>,
-    weight_idx: BTreeMap<(String, Option<Packing>), usize>,
+    weight_idx: BTreeMap<String, usize>,
 }
 
 impl Kernels {
@@ -307,11 +307,14 @@ impl Kernels {
             }
             _ => return Err(AssembleError::NoPlace { program: program.name.to_owned(), value }),
         };
+        if let Some(packing) = &packing {
+            name = format!("{name}@{}", packing.name());
+        }
         // Programs may use one name for different bytes: what a pass folded in each of them.
         let mut n = 0;
         let base = name.clone();
         loop {
-            match self.weight_idx.get(&(name.clone(), packing.clone())) {
+            match self.weight_idx.get(&name) {
                 Some(idx) if same_bytes(&self.weights[*idx], &weight) => return Ok(*idx),
                 Some(_) => {
                     n += 1;
@@ -321,7 +324,7 @@ impl Kernels {
             }
         }
         let idx = self.weights.len();
-        self.weight_idx.insert((name.clone(), packing.clone()), idx);
+        self.weight_idx.insert(name.clone(), idx);
         self.weights.push(StoredWeight { name, ty: weight.ty, bytes: weight.bytes, packing });
         Ok(idx)
     }

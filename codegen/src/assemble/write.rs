@@ -68,7 +68,12 @@ pub fn write(path: &Path, kernels: &Kernels, input: ArtifactInput) -> Result<u64
     let mut writer = ArtifactWriter::create(path)?;
     let mut entries: Vec<Vec<u64>> = vec![Vec::new(); kernels.kernels.len()];
     for (level, target) in kernels.targets.iter().enumerate() {
-        let image = llvm::compile(&legal(kernels, level)?, target)?;
+        let legal = legal(kernels, level)?;
+        let image = llvm::compile(&legal, target)?;
+        for kernel in &legal {
+            let name = format!("kernel/{}/{}", target.level.name(), kernel.name);
+            writer.add_text(name, kernel.to_string());
+        }
         for (entry, kernel) in entries.iter_mut().zip(&kernels.kernels) {
             entry.push(image.entries.get(&kernel.name).copied().unwrap_or(NO_ENTRY));
         }
@@ -84,7 +89,7 @@ pub fn write(path: &Path, kernels: &Kernels, input: ArtifactInput) -> Result<u64
     let described = kernels.kernels.iter().zip(entries).map(|(kernel, entries)| {
         let mut hash = Sha256::new();
         for form in &kernel.per_level {
-            hash.update(format!("{form:?}"));
+            hash.update(form.to_string());
         }
         kernel.describe(entries, hash.finalize().to_vec())
     });

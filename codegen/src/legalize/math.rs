@@ -10,7 +10,7 @@
 //! | `log` | 1.5 | `log(0) = -inf`, NaN below 0; subnormals are exact arguments |
 //! | `log1p` | 2 | `log1p(-1) = -inf`, NaN below -1, `log1p(-0) = -0` |
 //! | `sigmoid` | 3 | 0 where `exp(-x)` overflows, below -88.73 |
-//! | `softplus` | 2.5 | 0 where `exp(x)` becomes 0, below -86.98 |
+//! | `softplus` | 2.5 | 0 where `exp(x)` becomes 0, below -86.99 |
 //! | `silu` | 3.5 | -0 below -88.73, NaN at -inf |
 //! | `tanh` | 3 | |
 //! | `erf` | 2.5 | |

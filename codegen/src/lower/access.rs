@@ -6,7 +6,7 @@
 use super::index::{Idx, IndexBuilder, reshape_groups};
 use super::{Arg, LowerError, elem_of};
 use crate::assemble::Packing;
-use crate::kernel::{Access, KernelBuilder, ParamId, Reg, RegTy};
+use crate::kernel::{Access, Elem, KernelBuilder, ParamId, Reg, RegTy};
 use ssmc_ir::ops::{Op, Spec};
 use ssmc_ir::{Def, Dim, Graph, Node, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +41,11 @@ impl<'a> Cx<'a> {
         }
     }
 
+    /// Whether a value is computed here rather than loaded.
+    pub(crate) fn is_inside(&self, value: ValueId) -> bool {
+        self.inside.contains(&value)
+    }
+
     /// Arguments of the kernel's parameters and dims, in order.
     pub(crate) fn into_args(self) -> (Vec<Arg>, Vec<Dim>) {
         (self.args, self.dims)
@@ -60,6 +65,11 @@ impl<'a> Cx<'a> {
         let result = self.scope(f);
         self.mask = outer;
         result
+    }
+
+    /// The lane indices that start at `base`, a multiple of the lanes.
+    pub(crate) fn lanes_from(&self, base: Reg) -> Idx {
+        if self.lanes == 1 { Idx::Uniform(base) } else { Idx::Lanes { base, stride: 1, aligned: true } }
     }
 
     pub(crate) fn index<'b>(&self, b: &'b mut KernelBuilder) -> IndexBuilder<'b> {
@@ -83,7 +93,7 @@ impl<'a> Cx<'a> {
     }
 
     /// The parameter through which a tensor in memory is read.
-    fn read_param(&mut self, b: &mut KernelBuilder, value: ValueId) -> Result<ParamId, LowerError> {
+    pub(crate) fn read_param(&mut self, b: &mut KernelBuilder, value: ValueId) -> Result<ParamId, LowerError> {
         if let Some(param) = self.params.get(&value) {
             return Ok(*param);
         }
@@ -163,6 +173,17 @@ impl<'a> Cx<'a> {
     ) -> Result<Reg, LowerError> {
         let x = self.get(b, value, idx)?;
         Ok(self.widen(b, x))
+    }
+
+    /// As [`Cx::get_wide`], converted to `elem`.
+    pub(crate) fn get_wide_as(
+        &mut self,
+        b: &mut KernelBuilder,
+        (value, elem): (ValueId, Elem),
+        idx: &[Idx],
+    ) -> Result<Reg, LowerError> {
+        let x = self.get_wide(b, value, idx)?;
+        Ok(b.cast(x, elem))
     }
 
     /// Loads from a row-major tensor.
@@ -269,7 +290,7 @@ impl<'a> Cx<'a> {
                 let (x, indices) = (arg(0)?, arg(1)?);
                 let rank = self.graph.ty(indices).rank();
                 let at = self.get(b, indices, &idx[op.axis..op.axis + rank])?;
-                let at = b.cast(at, crate::kernel::Elem::I64);
+                let at = b.cast(at, Elem::I64);
                 let n = self.dim(b, &self.graph.ty(x).shape[op.axis]);
                 let at = self.clamp_index(b, at, n);
                 let at = if b.lanes(at) == 1 { Idx::Uniform(at) } else { Idx::Vector(at) };

@@ -2,7 +2,7 @@
 
 use super::elementwise::{for_lanes, row_index, rows_and_last};
 use super::index::Idx;
-use super::{Launch, LowerError, Lowering, elem_of};
+use super::{Launch, LowerError, Lowering, accumulator, elem_of, multiply_add};
 use crate::kernel::{Elem, Reg, RegTy};
 use ssmc_ir::Dim;
 use ssmc_ir::ops::Conv;
@@ -12,6 +12,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Conv) -> Result<Launch, LowerErro
     let shape = l.shape(l.node.results[0]);
     let (x_shape, w_shape) = (l.shape(x), l.shape(w));
     let elem = elem_of(l.graph.ty(x).dtype)?;
+    let acc = accumulator(elem);
     let n_spatial = shape.len() - 2;
     let (rows, Some(last)) = rows_and_last(shape) else { return l.unsupported("the result is a scalar") };
     let taps: Vec<i64> =
@@ -28,11 +29,8 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Conv) -> Result<Launch, LowerErro
     for_lanes(cx, b, last, &mut |cx, b, at| {
         let idx = [row.as_slice(), &[at]].concat();
         let init = match bias {
-            Some(bias) => {
-                let bias = cx.get_wide(b, bias, &[row[1]])?;
-                b.cast(bias, Elem::F32)
-            }
-            None => b.zero(Elem::F32.x(cx.lanes)),
+            Some(bias) => cx.get_wide_as(b, (bias, acc), &[row[1]])?,
+            None => b.zero(acc.x(cx.lanes)),
         };
         let sum = b.var_init(init);
         let mut result = Ok(());
@@ -53,12 +51,11 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Conv) -> Result<Launch, LowerErro
                     inner.push(ib.add(place, pad));
                 }
                 let w_idx: Vec<Idx> = std::iter::once(row[1]).chain(tap).collect();
-                let w = cx.get_wide(b, w, &w_idx)?;
-                let w = b.cast(w, Elem::F32);
+                let w = cx.get_wide_as(b, (w, acc), &w_idx)?;
                 let x = guarded_all(cx, b, x, &inner, &x_shape[2..], elem)?;
                 let x = cx.widen(b, x);
-                let x = b.cast(x, Elem::F32);
-                let next = b.fma(x, w, sum);
+                let x = b.cast(x, acc);
+                let next = multiply_add(b, x, w, sum);
                 b.assign(sum, next);
                 Ok(())
             });

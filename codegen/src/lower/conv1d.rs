@@ -3,8 +3,8 @@
 use super::access::Cx;
 use super::elementwise::row_index;
 use super::index::Idx;
-use super::{Launch, LowerError, Lowering, elem_of};
-use crate::kernel::{Elem, KernelBuilder, Reg};
+use super::{Launch, LowerError, Lowering, accumulator, elem_of};
+use crate::kernel::{KernelBuilder, Reg, RegTy};
 use ssmc_ir::Dim;
 use ssmc_ir::ops::{Activation, CausalConv1d};
 
@@ -27,7 +27,8 @@ pub(super) fn for_channels<'a>(
             let left = b.sub(n, base);
             b.lane_mask(left, cx.lanes)
         });
-        result = cx.masked(mask, |cx| body(cx, b, Idx::Lanes { base, stride: 1, aligned: true }));
+        let at = cx.lanes_from(base);
+        result = cx.masked(mask, |cx| body(cx, b, at));
     });
     result
 }
@@ -52,6 +53,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &CausalConv1d) -> Result<Launch, L
     let channels = l.constant("channels", &shape[2])?;
     let width = l.constant("width", &l.shape(w)[1])?;
     let elem = elem_of(l.graph.ty(x).dtype)?;
+    let acc = accumulator(elem);
     let state_out = l.node.results[1];
     let tiles = Dim::from(channels).ceildiv(&Dim::from(CHANNEL_TILE));
     let (b, cx, sink) = l.parts();
@@ -69,15 +71,11 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &CausalConv1d) -> Result<Launch, L
         let mut taps = Vec::new();
         for j in 0..width {
             let j = uniform(b, j);
-            let tap = cx.get_wide(b, w, &[c, j])?;
-            taps.push(b.cast(tap, Elem::F32));
+            taps.push(cx.get_wide_as(b, (w, acc), &[c, j])?);
         }
-        let zero = b.zero(Elem::F32.x(cx.lanes));
+        let zero = b.zero(acc.x(cx.lanes));
         let offset = match bias {
-            Some(bias) => {
-                let bias = cx.get_wide(b, bias, &[c])?;
-                b.cast(bias, Elem::F32)
-            }
+            Some(bias) => cx.get_wide_as(b, (bias, acc), &[c])?,
             None => zero,
         };
         let mut columns = Vec::new();
@@ -85,8 +83,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &CausalConv1d) -> Result<Launch, L
             let column = match state {
                 Some(state) => {
                     let j = uniform(b, j);
-                    let column = cx.get_wide(b, state, &[batch, j, c])?;
-                    b.cast(column, Elem::F32)
+                    cx.get_wide_as(b, (state, acc), &[batch, j, c])?
                 }
                 None => zero,
             };
@@ -102,8 +99,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &CausalConv1d) -> Result<Launch, L
                     b.if_(is_new, |b| columns.iter().for_each(|column| b.assign(*column, zero)));
                 }
                 let idx = [batch, Idx::Uniform(t), c];
-                let x = cx.get_wide(b, x, &idx)?;
-                let x = b.cast(x, Elem::F32);
+                let x = cx.get_wide_as(b, (x, acc), &idx)?;
                 let mut sum = offset;
                 for (tap, column) in taps.iter().zip(columns.iter().chain([&x])) {
                     sum = b.fma(*tap, *column, sum);
@@ -134,7 +130,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &CausalConv1d) -> Result<Launch, L
             let before = match state {
                 Some(state) => {
                     let rest = b.const_i64(width - 1);
-                    let zero = b.zero(crate::kernel::RegTy::scalar(elem));
+                    let zero = b.zero(RegTy::scalar(elem));
                     cx.guarded(b, state, &[batch, Idx::Uniform(old), c], 1, rest, zero)?
                 }
                 None => b.zero(elem.x(cx.lanes)),

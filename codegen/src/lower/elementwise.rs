@@ -3,7 +3,7 @@
 use super::access::Cx;
 use super::index::Idx;
 use super::{Launch, LowerError, Lowering};
-use crate::kernel::{KernelBuilder, Reg};
+use crate::kernel::KernelBuilder;
 use ssmc_ir::Dim;
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Result<Launch, LowerError> {
@@ -55,17 +55,14 @@ pub(super) fn for_lanes<'a>(
 ) -> Result<(), LowerError> {
     let n = cx.dim(b, extent);
     let lanes = i64::from(cx.lanes);
-    if lanes == 1 {
-        let mut result = Ok(());
-        b.for_("i", 0, n, 1, |b, i| result = cx.scope(|cx| body(cx, b, Idx::Uniform(i))));
-        return result;
-    }
     let rest = b.rem(n, lanes);
     let whole = b.sub(n, rest);
     let mut result = Ok(());
-    let at = |base: Reg| Idx::Lanes { base, stride: 1, aligned: true };
     if b.known_i64(whole) != Some(0) {
-        b.for_("i", 0, whole, lanes, |b, i| result = cx.scope(|cx| body(cx, b, at(i))));
+        b.for_("i", 0, whole, lanes, |b, i| {
+            let at = cx.lanes_from(i);
+            result = cx.scope(|cx| body(cx, b, at));
+        });
         result?;
     }
     if b.known_i64(rest) == Some(0) {
@@ -75,7 +72,8 @@ pub(super) fn for_lanes<'a>(
     let some_left = b.gt(rest, 0);
     b.if_(some_left, |b| {
         let mask = b.lane_mask(rest, cx.lanes);
-        result = cx.masked(Some(mask), |cx| body(cx, b, at(whole)));
+        let at = cx.lanes_from(whole);
+        result = cx.masked(Some(mask), |cx| body(cx, b, at));
     });
     result
 }

@@ -97,12 +97,14 @@ impl IndexBuilder<'_> {
         }
     }
 
-    /// Quotient and remainder of a non-negative index by a positive scalar.
+    /// Quotient and remainder of an index by an extent. An extent of 0 has no elements, but code for lanes that do
+    /// not exist may still divide by it: it counts as 1.
     pub(crate) fn div_rem(&mut self, i: Idx, n: Reg) -> (Idx, Idx) {
         let zero = self.constant(0);
         if self.b.known_i64(n) == Some(1) {
             return (i, zero);
         }
+        let n = if self.b.known_i64(n).is_some_and(|n| n > 0) { n } else { self.b.max(n, 1) };
         match i {
             Idx::Uniform(r) => {
                 let (q, m) = (self.b.div(r, n), self.b.rem(r, n));

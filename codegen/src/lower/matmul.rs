@@ -7,7 +7,7 @@
 use super::access::Cx;
 use super::elementwise::row_index;
 use super::index::Idx;
-use super::{Launch, LowerError, Lowering, elem_of};
+use super::{Launch, LowerError, Lowering, accumulator, elem_of};
 use crate::assemble::{PANEL, Packing};
 use crate::kernel::{Elem, KernelBuilder, ParamId, Reg};
 use ssmc_ir::ops::{Contract, Label, Op};
@@ -97,6 +97,8 @@ struct Tile<'p> {
     k: i64,
     n: i64,
     elem: Elem,
+    /// The type of sums.
+    acc: Elem,
 }
 
 pub(super) fn lower(l: &mut Lowering<'_>, op: &Contract) -> Result<Launch, LowerError> {
@@ -138,6 +140,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Contract) -> Result<Launch, Lower
         k,
         n,
         elem,
+        acc: accumulator(elem),
     };
     let m0 = b.mul(m_tile, ROWS);
     let m_end = b.add(m0, ROWS);
@@ -181,9 +184,10 @@ fn run<'a>(
     let row_idx: Vec<Vec<Idx>> =
         rows.iter().map(|row| cx.index(b).unravel(Idx::Uniform(*row), &m_extents)).collect();
     let vectors = VECTORS.min((PANEL.min(t.n) + lanes - 1) / lanes).max(1);
+    // Columns come in whole vectors, and in whole panels if there is more than one.
+    let whole = if t.n > PANEL { PANEL } else { lanes };
     for start in (0..PANEL.min(t.n)).step_by((vectors * lanes) as usize) {
-        let ty = Elem::F32.x(cx.lanes);
-        let zero = b.zero(ty);
+        let zero = b.zero(t.acc.x(cx.lanes));
         let acc: Vec<Vec<Reg>> =
             rows.iter().map(|_| (0..vectors).map(|_| b.var_init(zero)).collect()).collect();
         let mut result = Ok(());
@@ -195,7 +199,7 @@ fn run<'a>(
                     .map(|v| {
                         let at = b.add(at, start + v * lanes);
                         let w = b.load(t.panel, at, cx.lanes);
-                        b.cast(w, Elem::F32)
+                        b.cast(w, t.acc)
                     })
                     .collect();
                 let k_idx = cx.index(b).unravel(Idx::Uniform(k), &k_extents);
@@ -208,7 +212,7 @@ fn run<'a>(
                     };
                     let idx: Vec<Idx> = t.p.x_labels.iter().map(at_label).collect();
                     let x = cx.get(b, t.p.x, &idx)?;
-                    let x = b.cast(x, Elem::F32);
+                    let x = b.cast(x, t.acc);
                     let x = cx.widen(b, x);
                     for (w, acc) in w.iter().zip(acc) {
                         let sum = b.fma(x, *w, *acc);
@@ -223,9 +227,9 @@ fn run<'a>(
             for (v, acc) in acc.iter().enumerate() {
                 let base = b.add(t.column, start + v as i64 * lanes);
                 let left = b.sub(t.n, base);
-                let mask = (t.n % PANEL != 0).then(|| b.lane_mask(left, cx.lanes));
+                let mask = (t.n % whole != 0).then(|| b.lane_mask(left, cx.lanes));
                 cx.masked(mask, |cx| {
-                    let column = Idx::Lanes { base, stride: 1, aligned: true };
+                    let column = cx.lanes_from(base);
                     let at_label = |label: &Label| {
                         if *label == t.p.n_label {
                             return column;

@@ -5,6 +5,7 @@
 //! serves all levels of a CPU family.
 
 mod access;
+mod block;
 mod conv;
 mod conv1d;
 mod elementwise;
@@ -18,8 +19,10 @@ mod selective_scan;
 mod sink;
 mod ssd;
 
+pub use block::lower_block;
+
 use crate::assemble::Packing;
-use crate::kernel::{Elem, Kernel, KernelBuilder};
+use crate::kernel::{Elem, Kernel, KernelBuilder, Reg};
 use crate::target::CpuTarget;
 use access::Cx;
 use sink::Sink;
@@ -91,6 +94,20 @@ fn elem_of(dtype: DType) -> Result<Elem, LowerError> {
             return Err(LowerError::ElementType { op: "tensor", found: dtype.name() });
         }
     })
+}
+
+/// The type in which kernels compute with elements: f32 for the narrower floats.
+fn accumulator(elem: Elem) -> Elem {
+    if elem.is_half() { Elem::F32 } else { elem }
+}
+
+/// x * y + z; for floats rounded once.
+fn multiply_add(b: &mut KernelBuilder, x: Reg, y: Reg, z: Reg) -> Reg {
+    if b.ty(z).elem().is_float() {
+        return b.fma(x, y, z);
+    }
+    let product = b.mul(x, y);
+    b.add(product, z)
 }
 
 /// A lowering in progress: the root, its loops and where results go.
@@ -201,3 +218,6 @@ fn kernel_name(node: &Node, elem: Elem) -> String {
     let op = node.op.name();
     format!("ssmc_{}_{}", op.rsplit('.').next().unwrap_or(op), elem.name())
 }
+
+#[cfg(test)]
+mod tests;

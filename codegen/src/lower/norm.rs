@@ -3,7 +3,7 @@
 use super::access::Cx;
 use super::elementwise::{for_lanes, row_index, rows_and_last};
 use super::index::Idx;
-use super::{Launch, LowerError, Lowering, elem_of};
+use super::{Launch, LowerError, Lowering, accumulator, elem_of};
 use crate::kernel::{Elem, KernelBuilder, ReduceOp, Reg};
 use ssmc_ir::ops::{GatedRmsNorm, LayerNorm, RmsNorm};
 use ssmc_ir::{Dim, ValueId};
@@ -11,27 +11,27 @@ use ssmc_ir::{Dim, ValueId};
 /// What a row's elements are before normalization.
 type Element<'f, 'a> = dyn Fn(&mut Cx<'a>, &mut KernelBuilder, &[Idx]) -> Result<Reg, LowerError> + 'f;
 
-/// Sum over a row of `f(x)`, in every lane.
+/// Sum over a row of `f(x)`, which has the type `acc`, in every lane.
 fn row_sum<'a>(
     cx: &mut Cx<'a>,
     b: &mut KernelBuilder,
-    row: &[Idx],
+    (row, acc): (&[Idx], Elem),
     extent: &Dim,
     f: &Element<'_, 'a>,
 ) -> Result<Reg, LowerError> {
-    let zero = b.zero(Elem::F32.x(cx.lanes));
-    let acc = b.var_init(zero);
+    let zero = b.zero(acc.x(cx.lanes));
+    let total = b.var_init(zero);
     for_lanes(cx, b, extent, &mut |cx, b, at| {
         let x = f(cx, b, &[row, &[at]].concat())?;
         let x = match cx.mask {
             Some(mask) => b.select(mask, x, zero),
             None => x,
         };
-        let sum = b.add(acc, x);
-        b.assign(acc, sum);
+        let sum = b.add(total, x);
+        b.assign(total, sum);
         Ok(())
     })?;
-    let sum = b.reduce(ReduceOp::Add, acc);
+    let sum = b.reduce(ReduceOp::Add, total);
     Ok(cx.widen(b, sum))
 }
 
@@ -66,16 +66,15 @@ fn rms(
     let x = l.operand(0)?;
     let (rows, last) = rows(l, x)?;
     let elem = elem_of(l.graph.ty(x).dtype)?;
+    let acc = accumulator(elem);
     let (b, cx, sink) = l.parts();
     let row = row_index(cx, b, rows);
     let silu_z = |cx: &mut Cx<'_>, b: &mut KernelBuilder, gate: &Gate, idx: &[Idx]| {
-        let z = cx.get_wide(b, gate.z, idx)?;
-        let z = b.cast(z, Elem::F32);
+        let z = cx.get_wide_as(b, (gate.z, acc), idx)?;
         Ok::<_, LowerError>(b.silu(z))
     };
     let input = |cx: &mut Cx<'_>, b: &mut KernelBuilder, idx: &[Idx]| {
-        let v = cx.get_wide(b, x, idx)?;
-        let v = b.cast(v, Elem::F32);
+        let v = cx.get_wide_as(b, (x, acc), idx)?;
         match &gate {
             Some(gate) if !gate.norm_first => {
                 let g = silu_z(cx, b, gate, idx)?;
@@ -84,12 +83,12 @@ fn rms(
             _ => Ok(v),
         }
     };
-    let squares = row_sum(cx, b, &row, last, &|cx, b, idx| {
+    let squares = row_sum(cx, b, (&row, acc), last, &|cx, b, idx| {
         let v = input(cx, b, idx)?;
         Ok(b.mul(v, v))
     })?;
     let n = cx.dim(b, last);
-    let n = b.cast(n, Elem::F32);
+    let n = b.cast(n, acc);
     let n = cx.widen(b, n);
     let scale = inverse_deviation(b, squares, n, eps);
     for_lanes(cx, b, last, &mut |cx, b, at| {
@@ -97,8 +96,7 @@ fn rms(
         let v = input(cx, b, &idx)?;
         let mut y = b.mul(v, scale);
         if let Some(weight) = weight {
-            let w = cx.get_wide(b, weight, &[at])?;
-            let w = b.cast(w, Elem::F32);
+            let w = cx.get_wide_as(b, (weight, acc), &[at])?;
             y = b.mul(y, w);
         }
         if let Some(gate) = &gate
@@ -130,18 +128,18 @@ pub(super) fn layer_norm(l: &mut Lowering<'_>, op: &LayerNorm) -> Result<Launch,
     let (x, weight, bias) = (l.operand(0)?, l.optional(1), l.optional(2));
     let (rows, last) = rows(l, x)?;
     let elem = elem_of(l.graph.ty(x).dtype)?;
+    let acc = accumulator(elem);
     let (b, cx, sink) = l.parts();
     let row = row_index(cx, b, rows);
     let input = |cx: &mut Cx<'_>, b: &mut KernelBuilder, idx: &[Idx]| {
-        let v = cx.get_wide(b, x, idx)?;
-        Ok::<_, LowerError>(b.cast(v, Elem::F32))
+        cx.get_wide_as(b, (x, acc), idx)
     };
-    let sum = row_sum(cx, b, &row, last, &input)?;
+    let sum = row_sum(cx, b, (&row, acc), last, &input)?;
     let n = cx.dim(b, last);
-    let n = b.cast(n, Elem::F32);
+    let n = b.cast(n, acc);
     let n = cx.widen(b, n);
     let mean = b.div(sum, n);
-    let squares = row_sum(cx, b, &row, last, &|cx, b, idx| {
+    let squares = row_sum(cx, b, (&row, acc), last, &|cx, b, idx| {
         let v = input(cx, b, idx)?;
         let v = b.sub(v, mean);
         Ok(b.mul(v, v))
@@ -153,13 +151,11 @@ pub(super) fn layer_norm(l: &mut Lowering<'_>, op: &LayerNorm) -> Result<Launch,
         let v = b.sub(v, mean);
         let mut y = b.mul(v, scale);
         if let Some(weight) = weight {
-            let w = cx.get_wide(b, weight, &[at])?;
-            let w = b.cast(w, Elem::F32);
+            let w = cx.get_wide_as(b, (weight, acc), &[at])?;
             y = b.mul(y, w);
         }
         if let Some(bias) = bias {
-            let c = cx.get_wide(b, bias, &[at])?;
-            let c = b.cast(c, Elem::F32);
+            let c = cx.get_wide_as(b, (bias, acc), &[at])?;
             y = b.add(y, c);
         }
         let y = b.cast(y, elem);

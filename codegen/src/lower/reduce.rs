@@ -3,19 +3,14 @@
 use super::access::Cx;
 use super::elementwise::{for_lanes, row_index, rows_and_last};
 use super::index::Idx;
-use super::{Launch, LowerError, Lowering, elem_of};
-use crate::kernel::{Elem, KernelBuilder, Reg, RegTy};
+use super::{Launch, LowerError, Lowering, accumulator, elem_of, multiply_add};
+use crate::kernel::{Const, Elem, KernelBuilder, Reg, RegTy};
 use ssmc_ir::ops::{ArgMax, Contract, Label, Reduce, ReduceFn};
 use ssmc_ir::{Dim, ValueId};
 use std::collections::BTreeMap;
 
 fn product(dims: &[Dim]) -> Dim {
     dims.iter().fold(Dim::from(1), |n, d| n * d)
-}
-
-/// The type in which elements are summed: f32 for the narrower floats.
-fn accumulator(elem: Elem) -> Elem {
-    if elem.is_half() { Elem::F32 } else { elem }
 }
 
 /// Nested loops over `extents`; the body gets one index per loop.
@@ -76,17 +71,12 @@ pub(super) fn contract(l: &mut Lowering<'_>, op: &Contract) -> Result<Launch, Lo
             let mut factors = Vec::new();
             for (labels, operand) in op.spec.inputs.iter().zip(&operands) {
                 let inner: Vec<Idx> = labels.iter().map(at_label).collect();
-                let x = cx.get_wide(b, *operand, &inner)?;
-                factors.push(b.cast(x, acc_elem));
+                factors.push(cx.get_wide_as(b, (*operand, acc_elem), &inner)?);
             }
             let (last, others) = factors.split_last().ok_or(LowerError::MissingOperand { op: "contract" })?;
             let product = others.iter().copied().reduce(|p, x| b.mul(p, x));
             let sum = match product {
-                Some(p) if acc_elem.is_float() => b.fma(p, *last, acc),
-                Some(p) => {
-                    let p = b.mul(p, *last);
-                    b.add(acc, p)
-                }
+                Some(p) => multiply_add(b, p, *last, acc),
                 None => b.add(acc, *last),
             };
             b.assign(acc, sum);
@@ -103,34 +93,33 @@ fn neutral(b: &mut KernelBuilder, f: ReduceFn, ty: RegTy) -> Reg {
     match f {
         ReduceFn::Sum | ReduceFn::Mean => b.zero(ty),
         ReduceFn::Prod => b.const_like(ty, 1.0),
-        ReduceFn::Max => b.const_like(ty, lowest(ty.elem())),
-        ReduceFn::Min => b.const_like(ty, highest(ty.elem())),
+        ReduceFn::Max => bound(b, ty, false),
+        ReduceFn::Min => bound(b, ty, true),
     }
 }
 
-fn lowest(elem: Elem) -> f64 {
-    match elem {
-        Elem::I64 => i64::MIN as f64,
-        Elem::I32 => f64::from(i32::MIN),
-        Elem::I16 => f64::from(i16::MIN),
-        Elem::I8 => f64::from(i8::MIN),
-        Elem::U64 | Elem::U32 | Elem::U16 | Elem::U8 | Elem::Bool => 0.0,
-        Elem::F16 | Elem::Bf16 | Elem::F32 | Elem::F64 => f64::NEG_INFINITY,
-    }
+/// The highest or lowest number of the type.
+fn bound(b: &mut KernelBuilder, ty: RegTy, highest: bool) -> Reg {
+    let elem = ty.elem();
+    let unused_bits = 64 - elem.bits() as u32;
+    let value = match (elem.is_float(), elem.is_signed_int(), highest) {
+        (true, _, true) => return b.const_like(ty, f64::INFINITY),
+        (true, _, false) => return b.const_like(ty, f64::NEG_INFINITY),
+        (false, true, true) => i64::MAX >> unused_bits,
+        (false, true, false) => i64::MIN >> unused_bits,
+        // All bits set.
+        (false, false, true) => -1,
+        (false, false, false) => 0,
+    };
+    b.constant(Const::int(elem, value), ty.lanes().unwrap_or(1))
 }
 
-fn highest(elem: Elem) -> f64 {
-    match elem {
-        Elem::I64 => i64::MAX as f64,
-        Elem::I32 => f64::from(i32::MAX),
-        Elem::I16 => f64::from(i16::MAX),
-        Elem::I8 => f64::from(i8::MAX),
-        Elem::U64 => u64::MAX as f64,
-        Elem::U32 => f64::from(u32::MAX),
-        Elem::U16 => f64::from(u16::MAX),
-        Elem::U8 => f64::from(u8::MAX),
-        Elem::Bool => 1.0,
-        Elem::F16 | Elem::Bf16 | Elem::F32 | Elem::F64 => f64::INFINITY,
+/// The type in which elements are combined. The sum behind a mean of integers does not wrap.
+fn combined_in(f: ReduceFn, elem: Elem) -> Elem {
+    match f {
+        ReduceFn::Mean if elem.is_signed_int() => Elem::I64,
+        ReduceFn::Mean if !elem.is_float() => Elem::U64,
+        _ => accumulator(elem),
     }
 }
 
@@ -154,7 +143,7 @@ pub(super) fn reduce(l: &mut Lowering<'_>, op: &Reduce) -> Result<Launch, LowerE
     for_lanes(cx, b, last.unwrap_or(&one), &mut |cx, b, at| {
         let full = [row.as_slice(), &[at]].concat();
         let idx = full[..shape.len()].to_vec();
-        let acc_elem = accumulator(elem);
+        let acc_elem = combined_in(op.f, elem);
         let init = neutral(b, op.f, acc_elem.x(cx.lanes));
         let acc = b.var_init(init);
         nest(cx, b, &reduced, &mut Vec::new(), &mut |cx, b, ks| {
@@ -165,8 +154,7 @@ pub(super) fn reduce(l: &mut Lowering<'_>, op: &Reduce) -> Result<Launch, LowerE
                     false => *kept.next().expect("one index per kept axis"),
                 })
                 .collect();
-            let x = cx.get_wide(b, x, &inner)?;
-            let x = b.cast(x, acc_elem);
+            let x = cx.get_wide_as(b, (x, acc_elem), &inner)?;
             let next = match op.f {
                 ReduceFn::Sum | ReduceFn::Mean => b.add(acc, x),
                 ReduceFn::Prod => b.mul(acc, x),
@@ -196,21 +184,25 @@ pub(super) fn argmax(l: &mut Lowering<'_>, op: &ArgMax) -> Result<Launch, LowerE
     let x = l.operand(0)?;
     let in_shape = l.shape(x);
     let shape = l.shape(l.node.results[0]);
+    let elem = match elem_of(l.graph.ty(x).dtype)? {
+        Elem::Bool => Elem::U8,
+        elem => elem,
+    };
     let (b, cx, sink) = l.parts();
     cx.lanes = 1;
     let idx = row_index(cx, b, shape);
     let n = cx.dim(b, &in_shape[op.axis]);
     let mut at = idx.clone();
     at.insert(op.axis, Idx::Uniform(b.const_i64(0)));
-    let first = cx.get(b, x, &at)?;
-    let best = b.var_init(first);
+    let lowest = bound(b, RegTy::scalar(elem), false);
+    let best = b.var_init(lowest);
     let zero = b.const_i64(0);
     let place = b.var_init(zero);
     let mut result = Ok(());
-    b.for_("i", 1, n, 1, |b, i| {
+    b.for_("i", 0, n, 1, |b, i| {
         result = cx.scope(|cx| {
             at[op.axis] = Idx::Uniform(i);
-            let x = cx.get(b, x, &at)?;
+            let x = cx.get_wide_as(b, (x, elem), &at)?;
             let is_more = b.gt(x, best);
             let (is_nan, best_is_number) = (b.ne(x, x), b.eq(best, best));
             let first_nan = b.and(is_nan, best_is_number);

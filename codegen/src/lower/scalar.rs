@@ -1,6 +1,6 @@
 //! Elementwise ops as instructions.
 
-use super::{LowerError, elem_of};
+use super::{LowerError, accumulator, elem_of};
 use crate::kernel::{CompareOp, Const, Elem, KernelBuilder, Reg};
 use ssmc_ir::ops::{BinaryFn, Cmp, Constant, UnaryFn};
 
@@ -76,19 +76,37 @@ pub(super) fn binary(b: &mut KernelBuilder, f: BinaryFn, x: Reg, y: Reg) -> Resu
         BinaryFn::Max if elem.is_float() => b.max_nan(x, y),
         BinaryFn::Max => b.max(x, y),
         BinaryFn::Pow if elem.is_float() => b.pow(x, y),
-        BinaryFn::Pow => return Err(LowerError::ElementType { op: "pow", found: elem.name() }),
-        BinaryFn::Rem if elem.is_float() => {
-            // x - floor(x/y)*y, the remainder with the sign of the divisor.
-            let q = b.div(x, y);
-            let q = b.floor(q);
-            let q = b.neg(q);
-            b.fma(q, y, x)
-        }
+        BinaryFn::Pow => int_pow(b, x, y),
+        BinaryFn::Rem if elem.is_float() => float_rem(b, x, y),
         BinaryFn::Rem => int_rem(b, x, y),
         BinaryFn::And => b.and(x, y),
         BinaryFn::Or => b.or(x, y),
         BinaryFn::Xor => b.xor(x, y),
     })
+}
+
+/// x - floor(x/y)*y, the remainder with the sign of the divisor. Exact while |x/y| < 2^23 in f32: the rounded
+/// quotient is then off by one at most, which the sign and the size of the remainder show.
+fn float_rem(b: &mut KernelBuilder, x: Reg, y: Reg) -> Reg {
+    let elem = b.ty(x).elem();
+    let (x, y) = (b.cast(x, accumulator(elem)), b.cast(y, accumulator(elem)));
+    let quotient = b.div(x, y);
+    let whole = b.floor(quotient);
+    let negated = b.neg(whole);
+    let r = b.fma(negated, y, x);
+    // An infinite divisor times 0 is not 0.
+    let is_small = b.eq(quotient, 0);
+    let r = b.select(is_small, x, r);
+    let (magnitude, limit) = (b.abs(r), b.abs(y));
+    let too_large = b.ge(magnitude, limit);
+    let less = b.sub(r, y);
+    let r = b.select(too_large, less, r);
+    let (r_below, y_below, nonzero) = (b.lt(r, 0), b.lt(y, 0), b.ne(r, 0));
+    let differ = b.xor(r_below, y_below);
+    let wrong = b.and(differ, nonzero);
+    let more = b.add(r, y);
+    let r = b.select(wrong, more, r);
+    b.cast(r, elem)
 }
 
 /// The divisor with 1 in place of 0 and -1, and where those two were.
@@ -127,6 +145,36 @@ fn int_rem(b: &mut KernelBuilder, x: Reg, y: Reg) -> Reg {
     let (differ, nonzero) = (b.lt(signs, 0), b.ne(r, 0));
     let wrong = b.and(differ, nonzero);
     b.select(wrong, sum, r)
+}
+
+/// x^y by squaring, wrapping; a negative power is the integer part of the exact one, and 0 for x = 0.
+fn int_pow(b: &mut KernelBuilder, x: Reg, y: Reg) -> Reg {
+    let ty = b.ty(x);
+    let one = b.const_like(ty, 1.0);
+    let (base, rest, product) = (b.var_init(x), b.var_init(y), b.var_init(one));
+    b.for_("bit", 0, ty.elem().bits() as i64, 1, |b, _| {
+        let low = b.and(rest, 1);
+        let is_odd = b.ne(low, 0);
+        let more = b.mul(product, base);
+        let more = b.select(is_odd, more, product);
+        let square = b.mul(base, base);
+        let half = b.shr(rest, 1);
+        b.assign(product, more);
+        b.assign(base, square);
+        b.assign(rest, half);
+    });
+    if !ty.elem().is_signed_int() {
+        return b.cast(product, ty.elem());
+    }
+    // Only 1 and -1 have an integer as inverse.
+    let low = b.and(y, 1);
+    let is_odd = b.ne(low, 0);
+    let sign = b.select(is_odd, x, 1);
+    let (is_one, is_minus_one) = (b.eq(x, 1), b.eq(x, -1));
+    let is_unit = b.or(is_one, is_minus_one);
+    let inverse = b.select(is_unit, sign, 0);
+    let is_negative = b.lt(y, 0);
+    b.select(is_negative, inverse, product)
 }
 
 pub(super) fn compare(b: &mut KernelBuilder, cmp: Cmp, x: Reg, y: Reg) -> Reg {

@@ -5,18 +5,13 @@ use super::conv1d::new_sequence;
 use super::elementwise::{for_lanes, row_index};
 use super::index::Idx;
 use super::selective_scan::step_at;
-use super::{Launch, LowerError, Lowering, elem_of};
-use crate::kernel::{Elem, KernelBuilder, Reg};
+use super::{Launch, LowerError, Lowering, accumulator, elem_of, multiply_add};
+use crate::kernel::{KernelBuilder, Reg};
 use ssmc_ir::ops::{CumSum, Discretization, DiscretizedScan, Scan};
 use ssmc_ir::{Dim, ValueId};
 
 fn product<'d>(dims: impl IntoIterator<Item = &'d Dim>) -> Dim {
     dims.into_iter().fold(Dim::from(1), |n, d| n * d)
-}
-
-/// The type of a carried state.
-fn carried(elem: Elem) -> Elem {
-    if elem.is_half() { Elem::F32 } else { elem }
 }
 
 /// A recurrence over axis 1 of `[B, L, s..]`.
@@ -48,7 +43,7 @@ fn recur<'a>(l: &mut Lowering<'a>, r: &Recurrence, step: &mut Step<'_, 'a>) -> R
     let len = cx.dim(b, &shape[1]);
     for_lanes(cx, b, last, &mut |cx, b, at| {
         let state_idx = &[place.as_slice(), &[at]].concat()[..rank - 1];
-        let wide = carried(elem);
+        let wide = accumulator(elem);
         let init = match r.h0 {
             Some(h0) => {
                 let h0 = cx.get_wide(b, h0, state_idx)?;
@@ -92,40 +87,45 @@ pub(super) fn scan(l: &mut Lowering<'_>, op: &Scan) -> Result<Launch, LowerError
         let elem = b.ty(h).elem();
         let (a, x) = (cx.get_wide(b, a, &a_idx)?, cx.get_wide(b, input, idx)?);
         let (a, x) = (b.cast(a, elem), b.cast(x, elem));
-        Ok(if elem.is_float() {
-            b.fma(a, h, x)
-        } else {
-            let ah = b.mul(a, h);
-            b.add(ah, x)
-        })
+        Ok(multiply_add(b, a, h, x))
     })
 }
 
-pub(super) fn discretized(l: &mut Lowering<'_>, op: &DiscretizedScan) -> Result<Launch, LowerError> {
-    if op.discretization != Discretization::ExpEuler {
-        return l.unsupported(format!("discretization {} has no kernel", op.discretization.name()));
+/// a_bar and the factor of b in b_bar.
+fn discretize(b: &mut KernelBuilder, rule: Discretization, dt: Reg, a: Reg) -> (Reg, Reg) {
+    let z = b.mul(dt, a);
+    match rule {
+        Discretization::ExpEuler => (b.exp(z), dt),
+        Discretization::Zoh => {
+            let grown = b.expm1(z);
+            let factor = b.div(grown, a);
+            let is_constant = b.eq(a, 0);
+            (b.exp(z), b.select(is_constant, dt, factor))
+        }
+        Discretization::Bilinear => {
+            let half = b.mul(z, 0.5);
+            let (above, below) = (b.add(half, 1.0), b.sub(1.0, half));
+            (b.div(above, below), b.div(dt, below))
+        }
     }
+}
+
+pub(super) fn discretized(l: &mut Lowering<'_>, op: &DiscretizedScan) -> Result<Launch, LowerError> {
     let [x, dt, a, bb] = [l.operand(0)?, l.operand(1)?, l.operand(2)?, l.operand(3)?];
     let scalar_decay = l.shape(a).len() == 2;
     let r = Recurrence { reverse: op.reverse, h0: l.optional(4), seq_idx: l.optional(5) };
     recur(l, &r, &mut |cx, b, idx, h| {
         // idx is [b, t, g, e, n], or [b, t, g, r, p, n] with one decay per head.
         let n = idx[idx.len() - 1];
-        let head = &idx[..4];
         let a_idx = if scalar_decay { idx[2..4].to_vec() } else { vec![idx[2], idx[3], n] };
         let elem = b.ty(h).elem();
-        let at = |cx: &mut Cx<'_>, b: &mut KernelBuilder, value, idx: &[Idx]| {
-            let v = cx.get_wide(b, value, idx)?;
-            Ok::<_, LowerError>(b.cast(v, elem))
-        };
-        let dt = at(cx, b, dt, head)?;
-        let a = at(cx, b, a, &a_idx)?;
-        let x = at(cx, b, x, &idx[..idx.len() - 1])?;
-        let b_t = at(cx, b, bb, &[idx[0], idx[1], idx[2], n])?;
-        let exponent = b.mul(dt, a);
-        let a_bar = b.exp(exponent);
-        let dt_x = b.mul(dt, x);
-        let input = b.mul(dt_x, b_t);
+        let dt = cx.get_wide_as(b, (dt, elem), &idx[..4])?;
+        let a = cx.get_wide_as(b, (a, elem), &a_idx)?;
+        let x = cx.get_wide_as(b, (x, elem), &idx[..idx.len() - 1])?;
+        let b_t = cx.get_wide_as(b, (bb, elem), &[idx[0], idx[1], idx[2], n])?;
+        let (a_bar, factor) = discretize(b, op.discretization, dt, a);
+        let scaled = b.mul(factor, x);
+        let input = b.mul(scaled, b_t);
         Ok(b.fma(a_bar, h, input))
     })
 }
@@ -149,7 +149,7 @@ pub(super) fn cumsum(l: &mut Lowering<'_>, op: &CumSum) -> Result<Launch, LowerE
     let len = cx.dim(b, &len);
     for_lanes(cx, b, &last, &mut |cx, b, at| {
         let others = [place.as_slice(), &[at]].concat()[..rest.len()].to_vec();
-        let wide = carried(elem);
+        let wide = accumulator(elem);
         let zero = b.zero(wide.x(cx.lanes));
         let sum = b.var_init(zero);
         let mut result = Ok(());

@@ -7,8 +7,8 @@ use super::access::Cx;
 use super::conv1d::{for_channels, new_sequence};
 use super::elementwise::row_index;
 use super::index::Idx;
-use super::{Launch, LowerError, Lowering, elem_of};
-use crate::kernel::{Elem, KernelBuilder, LocalId, Reg};
+use super::{Launch, LowerError, Lowering, accumulator, elem_of};
+use crate::kernel::{KernelBuilder, LocalId, Reg};
 use ssmc_ir::Dim;
 use ssmc_ir::ops::{Discretization, F64, SelectiveScan};
 
@@ -73,6 +73,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
     let channels = l.constant("channels", &shape[3])?;
     let n = l.constant("states", &l.shape(a)[2])?;
     let elem = elem_of(l.graph.ty(x).dtype)?;
+    let acc = accumulator(elem);
     let h_last = l.node.results[1];
     let tiles = Dim::from(channels).ceildiv(&Dim::from(CHANNEL_TILE));
     let (b, cx, sink) = l.parts();
@@ -88,14 +89,13 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
     let len = cx.dim(b, &shape[1]);
     let lanes = i64::from(cx.lanes);
     let unrolled = n <= UNROLLED_STATES;
-    let decay = b.local("decay", Elem::F32, (n * lanes) as u32);
-    let local_h = (!unrolled).then(|| b.local("h", Elem::F32, (n * lanes) as u32));
+    let decay = b.local("decay", acc, (n * lanes) as u32);
+    let local_h = (!unrolled).then(|| b.local("h", acc, (n * lanes) as u32));
     for_channels(cx, b, (first, CHANNEL_TILE, channels), &mut |cx, b, e| {
-        let f32_at = |cx: &mut Cx<'_>, b: &mut KernelBuilder, value, idx: &[Idx]| {
-            let v = cx.get_wide(b, value, idx)?;
-            Ok::<_, LowerError>(b.cast(v, Elem::F32))
+        let get = |cx: &mut Cx<'_>, b: &mut KernelBuilder, value, idx: &[Idx]| {
+            cx.get_wide_as(b, (value, acc), idx)
         };
-        let zero = b.zero(Elem::F32.x(cx.lanes));
+        let zero = b.zero(acc.x(cx.lanes));
         let mut result = Ok(());
         // Once per tile: scaled decays, initial states, bias and skip.
         let registers: Vec<Reg> =
@@ -105,12 +105,12 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
             None => States::Registers(registers),
         };
         let start = |cx: &mut Cx<'_>, b: &mut KernelBuilder, state: Reg, h: Option<Reg>| {
-            let a = f32_at(cx, b, a, &[group, e, Idx::Uniform(state)])?;
+            let a = get(cx, b, a, &[group, e, Idx::Uniform(state)])?;
             let scaled = b.mul(a, std::f64::consts::LOG2_E);
             let at = b.mul(state, lanes);
             b.store(decay, at, scaled);
             let init = match h0 {
-                Some(h0) => f32_at(cx, b, h0, &[batch, group, e, Idx::Uniform(state)])?,
+                Some(h0) => get(cx, b, h0, &[batch, group, e, Idx::Uniform(state)])?,
                 None => zero,
             };
             match (h, local_h) {
@@ -132,8 +132,8 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
             }),
         }
         result?;
-        let bias = dt_bias.map(|v| f32_at(cx, b, v, &[group, e])).transpose()?;
-        let skip = d.map(|v| f32_at(cx, b, v, &[group, e])).transpose()?;
+        let bias = dt_bias.map(|v| get(cx, b, v, &[group, e])).transpose()?;
+        let skip = d.map(|v| get(cx, b, v, &[group, e])).transpose()?;
         let mut result = Ok(());
         b.for_("i", 0, len, 1, |b, i| {
             result = cx.scope(|cx| {
@@ -148,14 +148,14 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
                     });
                 }
                 let at = [batch, Idx::Uniform(t), group, e];
-                let dt_raw = f32_at(cx, b, dt, &at)?;
+                let dt_raw = get(cx, b, dt, &at)?;
                 let dt = step_size(b, dt_raw, bias, op.dt_softplus, (op.dt_min, op.dt_max));
-                let x_t = f32_at(cx, b, x, &at)?;
+                let x_t = get(cx, b, x, &at)?;
                 let dt_x = b.mul(dt, x_t);
                 let sum = b.var_init(zero);
                 let advance = |cx: &mut Cx<'_>, b: &mut KernelBuilder, state: Reg, h: Option<Reg>| {
                     let pick = [batch, Idx::Uniform(t), group, Idx::Uniform(state)];
-                    let (b_t, c_t) = (f32_at(cx, b, bb, &pick)?, f32_at(cx, b, c, &pick)?);
+                    let (b_t, c_t) = (get(cx, b, bb, &pick)?, get(cx, b, c, &pick)?);
                     let at = b.mul(state, lanes);
                     let a = b.load(decay, at, cx.lanes);
                     let exponent = b.mul(dt, a);
@@ -189,12 +189,12 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
                     }),
                 }
                 inner?;
-                let mut y = b.cast(sum, Elem::F32);
+                let mut y = b.cast(sum, acc);
                 if let Some(skip) = skip {
                     y = b.fma(skip, x_t, y);
                 }
                 if let Some(z) = z {
-                    let z = f32_at(cx, b, z, &at)?;
+                    let z = get(cx, b, z, &at)?;
                     let gate = b.silu(z);
                     y = b.mul(y, gate);
                 }

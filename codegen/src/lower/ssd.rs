@@ -8,8 +8,8 @@ use super::conv1d::{for_channels, new_sequence};
 use super::elementwise::{for_lanes, row_index};
 use super::index::Idx;
 use super::selective_scan::{step_at, step_size};
-use super::{Launch, LowerError, Lowering, elem_of};
-use crate::kernel::{Elem, KernelBuilder, LocalId, ReduceOp, Reg};
+use super::{Launch, LowerError, Lowering, accumulator, elem_of};
+use crate::kernel::{Elem, KernelBuilder, LocalId, ReduceOp, Reg, RegTy};
 use ssmc_ir::ops::{Discretization, Mode, Ssd};
 use ssmc_ir::{Dim, ValueId};
 
@@ -31,16 +31,33 @@ struct Operands {
     seq_idx: Option<ValueId>,
     skip_is_scalar: bool,
     h_last: ValueId,
+    /// The type of states and sums.
+    acc: Elem,
 }
 
-fn f32_at(cx: &mut Cx<'_>, b: &mut KernelBuilder, value: ValueId, idx: &[Idx]) -> Result<Reg, LowerError> {
-    let v = cx.get(b, value, idx)?;
-    Ok(b.cast(v, Elem::F32))
-}
+impl Operands {
+    /// An element that no lane distinguishes.
+    fn scalar(
+        &self,
+        cx: &mut Cx<'_>,
+        b: &mut KernelBuilder,
+        value: ValueId,
+        idx: &[Idx],
+    ) -> Result<Reg, LowerError> {
+        let v = cx.get(b, value, idx)?;
+        Ok(b.cast(v, self.acc))
+    }
 
-fn wide_at(cx: &mut Cx<'_>, b: &mut KernelBuilder, value: ValueId, idx: &[Idx]) -> Result<Reg, LowerError> {
-    let v = cx.get_wide(b, value, idx)?;
-    Ok(b.cast(v, Elem::F32))
+    /// Elements, one per lane.
+    fn wide(
+        &self,
+        cx: &mut Cx<'_>,
+        b: &mut KernelBuilder,
+        value: ValueId,
+        idx: &[Idx],
+    ) -> Result<Reg, LowerError> {
+        cx.get_wide_as(b, (value, self.acc), idx)
+    }
 }
 
 /// The head of a block: batch, group and head in the group.
@@ -68,10 +85,10 @@ impl Head {
         (o, op): (&Operands, &Ssd),
         t: Reg,
     ) -> Result<(Reg, Reg), LowerError> {
-        let dt = f32_at(cx, b, o.dt, &self.at(t))?;
-        let bias = o.dt_bias.map(|v| f32_at(cx, b, v, &[self.group, self.head])).transpose()?;
+        let dt = o.scalar(cx, b, o.dt, &self.at(t))?;
+        let bias = o.dt_bias.map(|v| o.scalar(cx, b, v, &[self.group, self.head])).transpose()?;
         let dt = step_size(b, dt, bias, op.dt_softplus, (op.dt_min, op.dt_max));
-        let a = f32_at(cx, b, o.a, &[self.group, self.head])?;
+        let a = o.scalar(cx, b, o.a, &[self.group, self.head])?;
         let dt_a = b.mul(dt, a);
         Ok((dt, dt_a))
     }
@@ -89,12 +106,12 @@ impl Head {
         let mut y = y;
         if let Some(d) = o.d {
             let row = if o.skip_is_scalar { Idx::Uniform(b.const_i64(0)) } else { p };
-            let d = wide_at(cx, b, d, &[self.group, self.head, row])?;
-            let x = wide_at(cx, b, o.x, &at)?;
+            let d = o.wide(cx, b, d, &[self.group, self.head, row])?;
+            let x = o.wide(cx, b, o.x, &at)?;
             y = b.fma(d, x, y);
         }
         if let Some(z) = o.z {
-            let z = wide_at(cx, b, z, &at)?;
+            let z = o.wide(cx, b, z, &at)?;
             let gate = b.silu(z);
             y = b.mul(y, gate);
         }
@@ -120,6 +137,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Ssd) -> Result<Launch, LowerError
         seq_idx: l.optional(9),
         skip_is_scalar: d.is_some_and(|d| l.shape(d)[2].is(1)),
         h_last: l.node.results[1],
+        acc: accumulator(elem_of(l.graph.ty(l.operand(0)?).dtype)?),
     };
     match op.mode {
         Mode::Recurrent => recurrent(l, op, &o),
@@ -140,8 +158,8 @@ fn load_state(
     b.for_("n", 0, n, 1, |b, n| {
         result = cx.scope(|cx| {
             let h = match o.h0 {
-                Some(h0) => wide_at(cx, b, h0, &head.state(p, Idx::Uniform(n)))?,
-                None => b.zero(Elem::F32.x(cx.lanes)),
+                Some(h0) => o.wide(cx, b, h0, &head.state(p, Idx::Uniform(n)))?,
+                None => b.zero(o.acc.x(cx.lanes)),
             };
             let at = b.mul(n, pitch);
             let at = b.add(at, offset);
@@ -168,7 +186,7 @@ fn recurrent(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Launch, Low
     let first = b.mul(tile, ROW_TILE);
     let len = cx.dim(b, &shape[1]);
     let lanes = i64::from(cx.lanes);
-    let state = b.local("state", Elem::F32, (n * lanes) as u32);
+    let state = b.local("state", o.acc, (n * lanes) as u32);
     for_channels(cx, b, (first, ROW_TILE, rows), &mut |cx, b, p| {
         let offset = b.const_i64(0);
         load_state(cx, b, o, &head, (p, n), (state, lanes, offset))?;
@@ -181,7 +199,7 @@ fn recurrent(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Launch, Low
                 let decay = match o.seq_idx {
                     Some(seq_idx) => {
                         let is_new = new_sequence(cx, b, seq_idx, head.batch, (t, before))?;
-                        let zero = b.zero(Elem::F32.x(cx.lanes));
+                        let zero = b.zero(o.acc.x(cx.lanes));
                         b.if_(is_new, |b| {
                             b.for_("n", 0, n * lanes, lanes, |b, at| b.store(state, at, zero));
                         });
@@ -190,16 +208,16 @@ fn recurrent(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Launch, Low
                     None => decay,
                 };
                 let decay = cx.widen(b, decay);
-                let x = wide_at(cx, b, o.x, &[head.at(t).as_slice(), &[p]].concat())?;
+                let x = o.wide(cx, b, o.x, &[head.at(t).as_slice(), &[p]].concat())?;
                 let dt = cx.widen(b, dt);
                 let dt_x = b.mul(dt, x);
-                let zero = b.zero(Elem::F32.x(cx.lanes));
+                let zero = b.zero(o.acc.x(cx.lanes));
                 let sum = b.var_init(zero);
                 let mut inner = Ok(());
                 b.for_("n", 0, n, 1, |b, n| {
                     inner = cx.scope(|cx| {
                         let pick = [head.batch, Idx::Uniform(t), head.group, Idx::Uniform(n)];
-                        let (b_t, c_t) = (wide_at(cx, b, o.b, &pick)?, wide_at(cx, b, o.c, &pick)?);
+                        let (b_t, c_t) = (o.wide(cx, b, o.b, &pick)?, o.wide(cx, b, o.c, &pick)?);
                         let at = b.mul(n, lanes);
                         let old = b.load(state, at, cx.lanes);
                         let input = b.mul(dt_x, b_t);
@@ -211,7 +229,7 @@ fn recurrent(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Launch, Low
                     });
                 });
                 inner?;
-                let y = b.cast(sum, Elem::F32);
+                let y = b.cast(sum, o.acc);
                 let y = head.finish(cx, b, o, (t, p), y)?;
                 let y = b.cast(y, elem);
                 sink.put(cx, b, &[head.at(t).as_slice(), &[p]].concat(), y)
@@ -234,9 +252,11 @@ fn recurrent(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Launch, Low
     Ok(Launch { grid: grid.iter().fold(Dim::from(1), |n, d| n * d), flops: steps * Dim::from(5 * n + 6) })
 }
 
-/// Chunks of `op.chunk_size` steps. With cs the running sum of dt*a inside a chunk and S the state before it:
-/// y[i] = sum over j <= i of exp(cs[i]-cs[j]) * (c[i].b[j]) * dt[j]*x[j] + exp(cs[i]) * S c[i], then
-/// S = exp(cs[last])*S + sum over j of exp(cs[last]-cs[j]) * dt[j]*x[j] b[j]'. All exponents are at most 0.
+/// Chunks of `op.chunk_size` steps. With gap(i, j) the sum of dt*a over the steps after j up to i and S the state
+/// before the chunk: y[i] = sum over j <= i of exp(gap(i,j)) * (c[i].b[j]) * dt[j]*x[j] + exp(gap(i,-1)) * S c[i],
+/// then S = exp(gap(last,-1))*S + sum over j of exp(gap(last,j)) * dt[j]*x[j] b[j]'.
+///
+/// Gaps are summed from i downwards, never taken as differences: beside a huge step the small ones would vanish.
 fn chunked(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Launch, LowerError> {
     let shape = l.shape(o.x);
     let rows = l.constant("head width", &shape[4])?;
@@ -252,10 +272,10 @@ fn chunked(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Launch, Lower
     let pitch = (rows + lanes - 1) / lanes * lanes;
     let rows_dim = Dim::from(rows);
     let n_dim = Dim::from(n);
-    let state = b.local("state", Elem::F32, (n * pitch) as u32);
-    let dt_x = b.local("dt_x", Elem::F32, (q * pitch) as u32);
-    let cs = b.local("cs", Elem::F32, q as u32);
-    let score = b.local("score", Elem::F32, q as u32);
+    let state = b.local("state", o.acc, (n * pitch) as u32);
+    let dt_x = b.local("dt_x", o.acc, (q * pitch) as u32);
+    let decays = b.local("dt_a", o.acc, q as u32);
+    let score = b.local("score", o.acc, q as u32);
     for_lanes(cx, b, &rows_dim, &mut |cx, b, p| {
         let Idx::Lanes { base, .. } = p else {
             let zero = b.const_i64(0);
@@ -289,19 +309,16 @@ fn chunked(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Launch, Lower
                 let position = b.max(position, 0);
                 b.sub(position, start)
             };
-            let zero = b.const_f32(0.0);
-            let sum = b.var_init(zero);
+            let zero = b.zero(RegTy::scalar(o.acc));
             let mut inner = Ok(());
             b.for_("i", 0, count, 1, |b, i| {
                 inner = cx.scope(|cx| {
                     let t = step(b, i);
                     let (dt, dt_a) = head.step(cx, b, (o, op), t)?;
-                    let next = b.add(sum, dt_a);
-                    b.assign(sum, next);
-                    b.store(cs, i, next);
+                    b.store(decays, i, dt_a);
                     let row = b.mul(i, pitch);
                     for_lanes(cx, b, &rows_dim, &mut |cx, b, p| {
-                        let x = wide_at(cx, b, o.x, &[head.at(t).as_slice(), &[p]].concat())?;
+                        let x = o.wide(cx, b, o.x, &[head.at(t).as_slice(), &[p]].concat())?;
                         let dt = cx.widen(b, dt);
                         let v = b.mul(dt, x);
                         store_row(b, dt_x, row, p, v);
@@ -314,18 +331,20 @@ fn chunked(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Launch, Lower
             b.for_("i", 0, count, 1, |b, i| {
                 inner = cx.scope(|cx| {
                     let t = step(b, i);
-                    let cs_i = b.load(cs, i, 1);
                     let seq_i = seq_of(cx, b, i)?;
                     let end = b.add(i, 1);
+                    let gap = b.var_init(zero);
                     let mut scores = Ok(());
-                    b.for_("j", 0, end, 1, |b, j| {
+                    b.for_("back", 0, end, 1, |b, back| {
                         scores = cx.scope(|cx| {
+                            let j = b.sub(i, back);
                             let s = step(b, j);
-                            let cb = dot(cx, b, (o.c, t), (o.b, s), &head, &n_dim)?;
-                            let cs_j = b.load(cs, j, 1);
-                            let gap = b.sub(cs_i, cs_j);
+                            let cb = dot(cx, b, o, (t, s), (&head, &n_dim))?;
                             let decay = b.exp(gap);
                             let mut v = b.mul(cb, decay);
+                            let dt_a = b.load(decays, j, 1);
+                            let wider = b.add(gap, dt_a);
+                            b.assign(gap, wider);
                             if let (Some(a), Some(c)) = (seq_i, seq_of(cx, b, j)?) {
                                 let same = b.eq(a, c);
                                 v = b.select(same, v, 0.0);
@@ -335,13 +354,13 @@ fn chunked(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Launch, Lower
                         });
                     });
                     scores?;
-                    let mut carry = b.exp(cs_i);
+                    let mut carry = b.exp(gap);
                     if let (Some(a), Some(c)) = (seq_i, seq_of(cx, b, before_chunk)?) {
                         let same = b.eq(a, c);
                         carry = b.select(same, carry, 0.0);
                     }
                     for_lanes(cx, b, &rows_dim, &mut |cx, b, p| {
-                        let ty = Elem::F32.x(cx.lanes);
+                        let ty = o.acc.x(cx.lanes);
                         let zero = b.zero(ty);
                         let (inside, from_state) = (b.var_init(zero), b.var_init(zero));
                         b.for_("j", 0, end, 1, |b, j| {
@@ -356,7 +375,7 @@ fn chunked(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Launch, Lower
                         b.for_("n", 0, n, 1, |b, n| {
                             result = cx.scope(|cx| {
                                 let pick = [head.batch, Idx::Uniform(t), head.group, Idx::Uniform(n)];
-                                let c_t = wide_at(cx, b, o.c, &pick)?;
+                                let c_t = o.wide(cx, b, o.c, &pick)?;
                                 let row = b.mul(n, pitch);
                                 let s = load_row(b, cx.lanes, state, row, p);
                                 let next = b.fma(c_t, s, from_state);
@@ -375,14 +394,16 @@ fn chunked(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Launch, Lower
             });
             inner?;
             let last = b.sub(count, 1);
-            let cs_last = b.load(cs, last, 1);
+            let gap = b.var_init(zero);
             let seq_last = seq_of(cx, b, last)?;
             let mut inner = Ok(());
-            b.for_("j", 0, count, 1, |b, j| {
+            b.for_("back", 0, count, 1, |b, back| {
                 inner = cx.scope(|cx| {
-                    let cs_j = b.load(cs, j, 1);
-                    let gap = b.sub(cs_last, cs_j);
+                    let j = b.sub(last, back);
                     let mut decay = b.exp(gap);
+                    let dt_a = b.load(decays, j, 1);
+                    let wider = b.add(gap, dt_a);
+                    b.assign(gap, wider);
                     if let (Some(a), Some(c)) = (seq_last, seq_of(cx, b, j)?) {
                         let same = b.eq(a, c);
                         decay = b.select(same, decay, 0.0);
@@ -398,7 +419,7 @@ fn chunked(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Launch, Lower
                 });
             });
             inner?;
-            let mut keep = b.exp(cs_last);
+            let mut keep = b.exp(gap);
             if let (Some(a), Some(c)) = (seq_last, seq_of(cx, b, before_chunk)?) {
                 let same = b.eq(a, c);
                 keep = b.select(same, keep, 0.0);
@@ -417,7 +438,7 @@ fn chunked(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Launch, Lower
                             result = cx.scope(|cx| {
                                 let s = step(b, j);
                                 let pick = [head.batch, Idx::Uniform(s), head.group, Idx::Uniform(n)];
-                                let b_s = wide_at(cx, b, o.b, &pick)?;
+                                let b_s = o.wide(cx, b, o.b, &pick)?;
                                 let from = b.mul(j, pitch);
                                 let x = load_row(b, cx.lanes, dt_x, from, p);
                                 let next = b.fma(b_s, x, new);
@@ -457,21 +478,25 @@ fn chunked(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Launch, Lower
 fn dot(
     cx: &mut Cx<'_>,
     b: &mut KernelBuilder,
-    (c, t): (ValueId, Reg),
-    (bb, s): (ValueId, Reg),
-    head: &Head,
-    n: &Dim,
+    o: &Operands,
+    (t, s): (Reg, Reg),
+    (head, n): (&Head, &Dim),
 ) -> Result<Reg, LowerError> {
-    let zero = b.zero(Elem::F32.x(cx.lanes));
+    let zero = b.zero(o.acc.x(cx.lanes));
     let sum = b.var_init(zero);
     for_lanes(cx, b, n, &mut |cx, b, n| {
-        let x = wide_at(cx, b, c, &[head.batch, Idx::Uniform(t), head.group, n])?;
-        let y = wide_at(cx, b, bb, &[head.batch, Idx::Uniform(s), head.group, n])?;
+        let x = o.wide(cx, b, o.c, &[head.batch, Idx::Uniform(t), head.group, n])?;
+        let y = o.wide(cx, b, o.b, &[head.batch, Idx::Uniform(s), head.group, n])?;
         let next = b.fma(x, y, sum);
+        // What all states share is the same in lanes that do not exist.
+        let next = match cx.mask {
+            Some(mask) => b.select(mask, next, sum),
+            None => next,
+        };
         b.assign(sum, next);
         Ok(())
     })?;
-    Ok(if cx.lanes == 1 { b.cast(sum, Elem::F32) } else { b.reduce(ReduceOp::Add, sum) })
+    Ok(if cx.lanes == 1 { b.cast(sum, o.acc) } else { b.reduce(ReduceOp::Add, sum) })
 }
 
 /// Position of rows `p` in an array whose row starts at `row`.

@@ -108,7 +108,7 @@ fn what_leaves_64_bits_is_undefined_and_stays_so() {
         max.clone() * 2,
         Dim::from(i64::MIN) - 1,
         -Dim::from(i64::MIN),
-        (max.clone() + 1) * 0,
+        (max.clone() + 1) * Dim::from(0),
         (max.clone() + 1) - (max.clone() + 1),
         (max.clone() * 2).at_least(&Dim::from(0)),
     ] {

@@ -35,7 +35,7 @@ fn faults_of_weights() {
     let graph = graph(AFFINE);
     let inputs = named(&[("x", noisy(1, &[1, 2]))]);
     let fault = |weights: &Weights| match Interpreter::new(&graph, weights).run(&inputs) {
-        Err(InterpError::Node { source, .. }) => source,
+        Err(InterpError::Node { source, .. }) => *source,
         other => panic!("{other:?}"),
     };
     assert_eq!(fault(&Weights::new()), EvalError::WeightMissing { name: "w".into() });
@@ -79,12 +79,10 @@ fn symbols_that_no_input_determines_can_be_bound() {
 fn truth_does_not_round_and_typed_does() {
     let graph = graph(
         "func @f(%x: f32[1]) {
-            %h = cast {to=f16} %x : f16[1]
+            %h = cast %x {to=f16} : f16[1]
             %y = add %h, %h : f16[1]
             return %y \"y\"
-        }"
-        .replace("cast {to=f16} %x", "cast %x {to=f16}")
-        .as_str(),
+        }",
     );
     let out = |precision, x: f64| {
         let out = run(&graph, precision, &[("x", f32s(&[1], &[x]))]).unwrap();
@@ -105,7 +103,7 @@ fn recording_sees_every_value() {
     b.output("y", y);
     let (graph, weights) = (b.finish(), Weights::new());
     let inputs = named(&[("x", f32s(&[2], &[0.0, 1.0]))]);
-    let (outputs, values) = Interpreter::new(&graph, &weights).run_recorded(&inputs).unwrap();
+    let Recording { outputs, values } = Interpreter::new(&graph, &weights).run_recorded(&inputs).unwrap();
     assert_eq!(values.keys().copied().collect::<Vec<_>>(), [x, y, unused]);
     assert_eq!(values[&y], outputs["y"]);
 }

@@ -42,7 +42,7 @@ pub const SYNTAX: &str = "ssmc::text::syntax";
 pub struct TextError {
     pub line: u32,
     pub column: u32,
-    /// One of the codes of this module or of [`verify`](crate::verify).
+    /// One of the codes of this module or of [`verify`](mod@crate::verify).
     pub code: &'static str,
     pub message: String,
 }

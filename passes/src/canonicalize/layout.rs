@@ -130,9 +130,7 @@ fn ballot(graph: &Graph, node: &Node, i: usize, wanted: Option<&Perm>) -> Vote {
 fn is_free(graph: &Graph, node: &Node) -> bool {
     match &node.op {
         Op::Transpose(_) | Op::Broadcast(_) | Op::Contract(_) => true,
-        Op::Reshape(r) => {
-            node.operands[0].is_some_and(|x| unit_axes(graph, x, &r.shape).is_some())
-        }
+        Op::Reshape(r) => node.operands[0].is_some_and(|x| unit_axes(graph, x, &r.shape).is_some()),
         op => is_elementwise(op),
     }
 }

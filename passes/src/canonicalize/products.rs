@@ -101,7 +101,12 @@ impl Collector<'_> {
     }
 
     /// The factors of one node whose result bears these labels; summed labels are taken from `fresh`.
-    fn open(&self, node: &Node, labels: &[Option<Label>], mut fresh: Option<&mut Label>) -> Option<Vec<View>> {
+    fn open(
+        &self,
+        node: &Node,
+        labels: &[Option<Label>],
+        mut fresh: Option<&mut Label>,
+    ) -> Option<Vec<View>> {
         let graph = self.graph;
         let operand = |i: usize| node.operands.get(i).copied().flatten();
         let view = |value: ValueId, labels: Labels| View { value, labels }.base(graph);
@@ -214,7 +219,11 @@ impl Product {
                 let factors = self.ordered(graph);
                 let has_unit = operands.iter().any(|v| graph.ty(*v).shape.iter().any(|d| d.is(1)));
                 let same = factors.iter().map(|f| f.value).eq(operands.iter().copied());
-                !same || has_unit || (factors.len() == 1 && !self.summed()) || c.spec != self.spec(&factors) || self.is_plain()
+                !same
+                    || has_unit
+                    || (factors.len() == 1 && !self.summed())
+                    || c.spec != self.spec(&factors)
+                    || self.is_plain()
             }
             _ => true,
         }
@@ -273,7 +282,8 @@ impl Product {
     /// Numbers the labels from 0, those of the output first; `None` if there are more labels than letters.
     fn compact(mut self) -> Option<Self> {
         let mut names: BTreeMap<Label, Label> = BTreeMap::new();
-        let all = self.output.iter().flatten().chain(self.factors.iter().flat_map(|f| f.labels.iter().flatten()));
+        let all =
+            self.output.iter().flatten().chain(self.factors.iter().flat_map(|f| f.labels.iter().flatten()));
         for label in all {
             let n = names.len() as Label;
             names.entry(*label).or_insert(n);

@@ -1,0 +1,202 @@
+use crate::pipeline::CANONICAL;
+use crate::testing::{ops, optimized};
+use ssmc_ir::ops::Op;
+
+fn canonical(text: &str) -> Vec<String> {
+    ops(&optimized(text, &[CANONICAL]).0.graph)
+}
+
+#[test]
+fn products_with_broadcasts_are_contractions() {
+    let found = canonical(
+        "func @f(%dt: f32[batch, seq_len, 4], %b: f32[batch, seq_len, 3], %x: f32[batch, seq_len, 4]) {
+           %1 = reshape %dt {shape=[batch, seq_len, 4, 1]} : f32[batch, seq_len, 4, 1]
+           %2 = broadcast %1 {axes=[0, 1, 2, 3], shape=[batch, seq_len, 4, 3]} : f32[batch, seq_len, 4, 3]
+           %3 = broadcast %b {axes=[0, 1, 3], shape=[batch, seq_len, 4, 3]} : f32[batch, seq_len, 4, 3]
+           %4 = mul %2, %3 : f32[batch, seq_len, 4, 3]
+           %5 = broadcast %x {axes=[0, 1, 2], shape=[batch, seq_len, 4, 3]} : f32[batch, seq_len, 4, 3]
+           %6 = mul %4, %5 : f32[batch, seq_len, 4, 3]
+           return %6 \"y\"
+         }",
+    );
+    assert_eq!(found, ["abc,abc,abd->abcd"]);
+}
+
+#[test]
+fn a_sum_of_a_product_is_a_contraction() {
+    let found = canonical(
+        "func @f(%h: f32[batch, 4, 3], %c: f32[batch, 3]) {
+           %1 = broadcast %c {axes=[0, 2], shape=[batch, 4, 3]} : f32[batch, 4, 3]
+           %2 = mul %h, %1 : f32[batch, 4, 3]
+           %3 = reduce %2 {axes=[2]} : f32[batch, 4]
+           return %3 \"y\"
+         }",
+    );
+    assert_eq!(found, ["abc,ac->ab"]);
+}
+
+#[test]
+fn shared_products_are_not_merged() {
+    let found = canonical(
+        "func @f(%x: f32[batch, 4], %w: f32[4], %z: f32[batch, 4]) {
+           %1 = broadcast %w {axes=[1], shape=[batch, 4]} : f32[batch, 4]
+           %2 = mul %x, %1 : f32[batch, 4]
+           %3 = mul %2, %z : f32[batch, 4]
+           return %2 \"p\", %3 \"q\"
+         }",
+    );
+    assert_eq!(found, ["ab,b->ab", "mul"]);
+}
+
+#[test]
+fn a_product_with_a_weight_matrix_is_a_barrier() {
+    let found = canonical(
+        "func @f(%x: f32[batch, 4], %z: f32[batch, 4], %g: f32[batch, 5]) {
+           %w = weight {name=\"w\", shape=[5, 4]} : f32[5, 4]
+           %1 = mul %x, %z : f32[batch, 4]
+           %2 = contract[bd,ed->be] %1, %w : f32[batch, 5]
+           %3 = mul %2, %g : f32[batch, 5]
+           return %3 \"y\"
+         }",
+    );
+    assert_eq!(found, ["mul", "ab,cb->ac", "mul"]);
+}
+
+#[test]
+fn a_silu_stays_recognizable() {
+    let found = canonical(
+        "func @f(%x: f32[batch, 4]) {
+           %1 = sigmoid %x : f32[batch, 4]
+           %2 = mul %x, %1 : f32[batch, 4]
+           return %2 \"y\"
+         }",
+    );
+    assert_eq!(found, ["sigmoid", "mul"]);
+}
+
+#[test]
+fn transposes_around_elementwise_ops_vanish() {
+    let found = canonical(
+        "func @f(%x: f32[batch, seq_len, 4]) {
+           %w = weight {name=\"w\", shape=[4, 4]} : f32[4, 4]
+           %bias = weight {name=\"bias\", shape=[4]} : f32[4]
+           %1 = contract[bld,ed->ble] %x, %w : f32[batch, seq_len, 4]
+           %2 = transpose %1 {perm=[0, 2, 1]} : f32[batch, 4, seq_len]
+           %3 = broadcast %bias {axes=[1], shape=[batch, 4, seq_len]} : f32[batch, 4, seq_len]
+           %4 = add %2, %3 : f32[batch, 4, seq_len]
+           %5 = softplus %4 : f32[batch, 4, seq_len]
+           %6 = slice %2 {axis=1, len=2, start=1} : f32[batch, 2, seq_len]
+           %7 = transpose %5 {perm=[0, 2, 1]} : f32[batch, seq_len, 4]
+           %8 = transpose %6 {perm=[0, 2, 1]} : f32[batch, seq_len, 2]
+           return %7 \"y\", %8 \"z\"
+         }",
+    );
+    assert!(!found.iter().any(|op| op == "transpose"), "{found:?}");
+}
+
+#[test]
+fn channel_major_elementwise_ops_follow_the_matmul_behind_them() {
+    let found = canonical(
+        "func @f(%x: f32[batch, seq_len, 4], %z: f32[batch, seq_len, 4]) {
+           %w = weight {name=\"w\", shape=[5, 4]} : f32[5, 4]
+           %1 = transpose %x {perm=[0, 2, 1]} : f32[batch, 4, seq_len]
+           %2 = transpose %z {perm=[0, 2, 1]} : f32[batch, 4, seq_len]
+           %3 = add %1, %2 : f32[batch, 4, seq_len]
+           %4 = contract[bdl,ed->ble] %3, %w : f32[batch, seq_len, 5]
+           return %4 \"y\"
+         }",
+    );
+    assert_eq!(found, ["add", "abc,dc->abd"]);
+}
+
+#[test]
+fn a_transpose_that_nothing_absorbs_stays() {
+    let found = canonical(
+        "func @f(%x: f32[batch, 4]) {
+           %1 = exp %x : f32[batch, 4]
+           %2 = transpose %1 {perm=[1, 0]} : f32[4, batch]
+           return %1 \"y\", %2 \"z\"
+         }",
+    );
+    assert_eq!(found, ["exp", "transpose"]);
+}
+
+#[test]
+fn constants_fold_and_round_once() {
+    let (model, _) = optimized(
+        "func @f(%x: f32[batch, 80]) {
+           %a_log = weight {name=\"a_log\", shape=[80]} : f32[80]
+           %1 = exp %a_log : f32[80]
+           %2 = neg %1 : f32[80]
+           %3 = broadcast %2 {axes=[1], shape=[batch, 80]} : f32[batch, 80]
+           %4 = add %x, %3 : f32[batch, 80]
+           return %4 \"y\"
+         }",
+        &[CANONICAL],
+    );
+    assert_eq!(ops(&model.graph), ["broadcast", "add"]);
+    assert_eq!(model.weights.len(), 1, "the weight that was folded is gone");
+}
+
+#[test]
+fn large_matrices_keep_their_storage_type() {
+    let (model, _) = optimized(
+        "func @f(%x: f32[batch, 80]) {
+           %w = weight {dtype=bf16, name=\"w\", shape=[80, 80]} : bf16[80, 80]
+           %v = weight {dtype=bf16, name=\"v\", shape=[80]} : bf16[80]
+           %1 = cast %w {to=f32} : f32[80, 80]
+           %2 = contract[bd,ed->be] %x, %1 : f32[batch, 80]
+           %3 = cast %v {to=f32} : f32[80]
+           %4 = broadcast %3 {axes=[1], shape=[batch, 80]} : f32[batch, 80]
+           %5 = add %2, %4 : f32[batch, 80]
+           return %5 \"y\"
+         }",
+        &[CANONICAL],
+    );
+    let casts = model.graph.nodes().filter(|(_, n)| matches!(n.op, Op::Cast(_))).count();
+    assert_eq!(casts, 1, "{}", model.graph);
+    let kept = model.graph.nodes().any(|(_, n)| matches!(&n.op, Op::WeightRef(w) if w.name == "w"));
+    assert!(kept, "{}", model.graph);
+}
+
+#[test]
+fn arithmetic_on_dims_is_done() {
+    let found = canonical(
+        "func @f(%x: f32[batch, seq_len]) {
+           %1 = dim {value=seq_len} : i64[]
+           %2 = constant {data=[3], dtype=i64, shape=[]} : i64[]
+           %3 = mul %1, %2 : i64[]
+           return %3 \"n\"
+         }",
+    );
+    assert_eq!(found, ["dim"]);
+}
+
+#[test]
+fn equal_nodes_merge() {
+    let found = canonical(
+        "func @f(%x: f32[batch]) {
+           %1 = exp %x : f32[batch]
+           %2 = exp %x : f32[batch]
+           %3 = add %1, %2 : f32[batch]
+           return %3 \"y\"
+         }",
+    );
+    assert_eq!(found, ["exp", "add"]);
+}
+
+#[test]
+fn canonical_graphs_stay_as_they_are() {
+    let text = "func @f(%x: f32[batch, seq_len, 4], %z: f32[batch, 4, seq_len], %c: f32[batch, 4]) {
+           %1 = broadcast %c {axes=[0, 2], shape=[batch, seq_len, 4]} : f32[batch, seq_len, 4]
+           %2 = mul %x, %1 : f32[batch, seq_len, 4]
+           %3 = transpose %z {perm=[0, 2, 1]} : f32[batch, seq_len, 4]
+           %4 = mul %2, %3 : f32[batch, seq_len, 4]
+           %5 = mul %4, %x : f32[batch, seq_len, 4]
+           %6 = reduce %5 {axes=[1]} : f32[batch, 4]
+           return %5 \"y\", %6 \"s\"
+         }";
+    let (once, _) = optimized(text, &[CANONICAL]);
+    let (twice, _) = optimized(text, &[CANONICAL, CANONICAL]);
+    assert_eq!(once.graph.to_string(), twice.graph.to_string());
+}

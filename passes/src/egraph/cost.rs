@@ -36,8 +36,11 @@ const CPU: Rates = Rates {
     serial_flop: 60.0,
     matrix_flop: 20.0,
     transcendental: 400.0,
-    chunk_state: 1_600.0,
+    chunk_state: 3_200.0,
 };
+
+/// How much slower a loop nest for any rank, stride and padding is than one for the case at hand.
+const GENERIC_LOOP: f64 = 8.0;
 
 /// Costs of terms for one target and assumed sizes.
 #[derive(Clone, Debug)]
@@ -98,9 +101,16 @@ impl CostModel {
                 let rate = if c.spec.summed().is_empty() { r.flop } else { r.matrix_flop };
                 rate * terms * firsts.len() as f64
             }
+            // A loop nest of any rank, which no lowering specializes.
+            Op::Conv(_) => {
+                let taps: f64 =
+                    firsts[1].map_or(1.0, |w| w.shape[1..].iter().map(|d| self.size(d)).product());
+                GENERIC_LOOP * (r.launch + r.flop * 2.0 * taps * out)
+            }
             Op::CausalConv1d(c) => {
                 let width = firsts[1].map_or(1.0, |w| self.size(&w.shape[1]));
-                let activation = if c.activation == ssmc_ir::ops::Activation::Silu { r.transcendental } else { 0.0 };
+                let activation =
+                    if c.activation == ssmc_ir::ops::Activation::Silu { r.transcendental } else { 0.0 };
                 out * (2.0 * width * r.flop + activation)
             }
             Op::Scan(_) => r.serial_flop * 2.0 * out,

@@ -145,7 +145,7 @@ fn step(term: &FlatTerm<Term>) -> Option<Step> {
     let found = term.forward_rule.map(|r| (r, false)).or(term.backward_rule.map(|r| (r, true)));
     match found {
         Some((rule, is_backward)) => {
-            let rule = rules::all().find(|r| r.name == rule.as_str())?.name;
+            let rule = rules::named(rule.as_str())?.name;
             Some(Step { rule, is_backward, term: shown(term, 3) })
         }
         None => term.children.iter().find_map(step),
@@ -171,40 +171,102 @@ const EXTENT: i64 = 3;
 /// # Errors
 /// The sides of a step differ by more than its exactness class allows, or a term cannot be run.
 pub fn check(explanation: &Explanation, seed: u64) -> Result<usize, ReplayError> {
+    let Explanation { terms, leaves, .. } = explanation;
+    let outputs = run_terms(terms, leaves, seed)?;
+    for i in 1..terms.len() {
+        let rule = step(&terms[i]).map_or("congruence", |s| s.rule);
+        let exactness = rules::named(rule).map_or(Exactness::Bitwise, |r| r.exactness);
+        if let Some((element, expected, found)) = first_difference(&outputs[i - 1], &outputs[i], exactness) {
+            return Err(ReplayError::Differs { step: i, rule, element, expected, found });
+        }
+    }
+    Ok(terms.len().saturating_sub(1))
+}
+
+/// The values of terms for random leaves.
+fn run_terms(terms: &[FlatTerm<Term>], leaves: &[TensorType], seed: u64) -> Result<Vec<Tensor>, ReplayError> {
     let mut graph = GraphBuilder::new("replay");
     let mut inputs = BTreeMap::new();
-    let mut leaves = Vec::new();
+    let mut values = Vec::new();
     let small = |d: &Dim| {
         let mut symbols = BTreeSet::new();
         d.collect_symbols(&mut symbols);
         d.substitute(&symbols.into_iter().map(|s| (s, Dim::from(EXTENT))).collect())
     };
-    for (i, ty) in explanation.leaves.iter().enumerate() {
+    for (i, ty) in leaves.iter().enumerate() {
         let ty = TensorType::new(ty.dtype, ty.shape.iter().map(small).collect::<ssmc_ir::Shape>());
         let name = format!("leaf{i}");
         inputs.insert(name.clone(), random(&ty, seed.wrapping_add(i as u64))?);
-        leaves.push(graph.input(name, ty));
+        values.push(graph.input(name, ty));
     }
-    let mut replay = Replay { graph, leaves, memo: BTreeMap::new(), small: &small };
-    for (i, term) in explanation.terms.iter().enumerate() {
+    let mut replay = Replay { graph, leaves: values, memo: BTreeMap::new(), small: &small };
+    let name = |i: usize| format!("step{i}");
+    for (i, term) in terms.iter().enumerate() {
         let value = replay.add(term)?.first().copied().ok_or(ReplayError::Malformed { step: i })?;
-        replay.graph.output(format!("step{i}"), value);
+        replay.graph.output(name(i), value);
     }
     let graph = replay.graph.finish();
-    let outputs = Interpreter::new(&graph, &Weights::new()).run(&inputs)?;
-    for i in 1..explanation.terms.len() {
-        let rule = step(&explanation.terms[i]).map_or("congruence", |s| s.rule);
-        let exactness = rules::all().find(|r| r.name == rule).map_or(Exactness::Bitwise, |r| r.exactness);
-        let (old, new) = (&outputs[&format!("step{}", i - 1)], &outputs[&format!("step{i}")]);
-        if let Some((element, expected, found)) = first_difference(old, new, exactness) {
-            return Err(ReplayError::Differs { step: i, rule, element, expected, found });
+    let mut outputs = Interpreter::new(&graph, &Weights::new()).run(&inputs)?;
+    let output = |i| outputs.remove(&name(i)).ok_or(ReplayError::Malformed { step: i });
+    (0..terms.len()).map(output).collect()
+}
+
+/// Runs both sides of every equation that a rule finds in a graph; gives the number of equations.
+#[cfg(test)]
+pub(crate) fn check_equations(graph: &ssmc_ir::Graph, rule: &str, seed: u64) -> Result<usize, ReplayError> {
+    let rule = rules::named(rule).expect("the rule exists");
+    let mut n = 0;
+    for part in segment::cut(graph) {
+        let Part::Segment(segment) = part else { continue };
+        let mut egraph = Graph::new(super::Typing::default());
+        run::insert(&mut egraph, &segment.template);
+        egraph.rebuild();
+        let mut ids: Vec<egg::Id> = egraph.classes().map(|c| c.id).collect();
+        ids.sort_unstable();
+        for id in ids {
+            for equation in run::equations(rule, &egraph, id) {
+                let mut sides = vec![equation.left, equation.right];
+                sides.extend(equation.read_from.into_iter().flat_map(|(top, seen)| [top, seen]));
+                let terms: Vec<_> = sides.iter().map(|side| flat_term(&mut egraph.clone(), side)).collect();
+                let values = run_terms(&terms, &segment.template.leaves, seed)?;
+                for value in &values[1..] {
+                    if let Some((element, expected, found)) =
+                        first_difference(&values[0], value, rule.exactness)
+                    {
+                        return Err(ReplayError::Differs {
+                            step: n,
+                            rule: rule.name,
+                            element,
+                            expected,
+                            found,
+                        });
+                    }
+                }
+                n += 1;
+            }
         }
     }
-    Ok(explanation.terms.len().saturating_sub(1))
+    Ok(n)
+}
+
+#[cfg(test)]
+fn flat_term(egraph: &mut Graph, side: &super::Expr) -> FlatTerm<Term> {
+    fn build(expr: &RecExpr<Term>, id: egg::Id) -> FlatTerm<Term> {
+        let node = expr[id].clone();
+        let children = node.children.iter().map(|c| build(expr, *c)).collect();
+        FlatTerm { node, backward_rule: None, forward_rule: None, children }
+    }
+    let id = side.add(egraph);
+    let expr = egraph.id_to_expr(id);
+    build(&expr, egg::Id::from(expr.len() - 1))
 }
 
 /// The first element in which two tensors differ more than the exactness class allows. Both were computed in f64.
-pub(crate) fn first_difference(old: &Tensor, new: &Tensor, exactness: Exactness) -> Option<(usize, f64, f64)> {
+pub(crate) fn first_difference(
+    old: &Tensor,
+    new: &Tensor,
+    exactness: Exactness,
+) -> Option<(usize, f64, f64)> {
     let (old, new) = (old.to_f64(), new.to_f64());
     let peak = old.iter().filter(|x| x.is_finite()).fold(0f64, |m, x| m.max(x.abs()));
     let allowed = match exactness {
@@ -252,7 +314,8 @@ struct Replay<'a> {
 
 impl Replay<'_> {
     fn add(&mut self, term: &FlatTerm<Term>) -> Result<Vec<ValueId>, ReplayError> {
-        let children: Vec<Vec<ValueId>> = term.children.iter().map(|c| self.add(c)).collect::<Result<_, _>>()?;
+        let children: Vec<Vec<ValueId>> =
+            term.children.iter().map(|c| self.add(c)).collect::<Result<_, _>>()?;
         let key = (term.node.head.clone(), children);
         if let Some(known) = self.memo.get(&key) {
             return Ok(known.clone());

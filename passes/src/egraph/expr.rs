@@ -30,6 +30,15 @@ impl Expr {
         Self { node: Node::Class(id), types: egraph[id].data.types.clone() }
     }
 
+    /// The term as it stands in its class.
+    pub(crate) fn term(egraph: &Graph, term: &Term) -> Self {
+        let operands: Vec<_> = term.children.iter().map(|c| Self::class(egraph, *c)).collect();
+        let types: Vec<_> = operands.iter().map(|e| e.types.as_slice()).collect();
+        let types = lang::infer(&term.head, &types, &egraph.analysis.leaves)
+            .expect("terms of an e-graph are well typed");
+        Self { node: Node::Apply(term.head.clone(), operands), types }
+    }
+
     /// The absent operand.
     pub(crate) fn absent() -> Self {
         Self { node: Node::Apply(Head::Absent, Vec::new()), types: Vec::new() }
@@ -118,7 +127,8 @@ impl Expr {
     ) -> Option<Self> {
         let known = |l: Label| factors.iter().any(|(_, labels)| labels.contains(&Some(l)));
         let kept: Vec<Label> = output.iter().flatten().copied().filter(|l| known(*l)).collect();
-        let is_summed = factors.iter().flat_map(|(_, labels)| labels.iter().flatten()).any(|l| !kept.contains(l));
+        let is_summed =
+            factors.iter().flat_map(|(_, labels)| labels.iter().flatten()).any(|l| !kept.contains(l));
         if factors.len() == 1 && !is_summed {
             let (factor, labels) = factors.pop()?;
             return factor.spread(&labels, output, shape);

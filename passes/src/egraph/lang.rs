@@ -100,7 +100,11 @@ pub struct Typing {
 pub type Graph = EGraph<Term, Typing>;
 
 /// The result types of `head` applied to operands with these types (the first results count, none where absent).
-pub(crate) fn infer(head: &Head, operands: &[&[TensorType]], leaves: &[TensorType]) -> Option<Vec<TensorType>> {
+pub(crate) fn infer(
+    head: &Head,
+    operands: &[&[TensorType]],
+    leaves: &[TensorType],
+) -> Option<Vec<TensorType>> {
     match head {
         Head::Leaf(i) => Some(vec![leaves.get(*i)?.clone()]),
         Head::Absent => Some(Vec::new()),

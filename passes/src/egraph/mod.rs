@@ -16,12 +16,12 @@ mod run;
 mod segment;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use cost::CostTarget;
 pub use explain::{Explanation, ReplayError, Step, check, explain};
 #[cfg(test)]
-pub(crate) use explain::{first_difference, random};
+pub(crate) use explain::{check_equations, first_difference, random};
 pub use lang::{Facts, Graph, Head, Term, Typing};
 pub use report::{Absorbed, FusedScan, Outside, RewriteReport};
 pub use run::Stop;
@@ -117,7 +117,8 @@ pub fn rewrite(graph: &ssmc_ir::Graph, options: &RewriteOptions) -> Result<Rewri
             }
             Part::Segment(segment) => segment,
         };
-        let place = || segment.nodes.first().map_or_else(String::new, |n| graph.locs().describe(graph.node(*n).loc));
+        let place =
+            || segment.nodes.first().map_or_else(String::new, |n| graph.locs().describe(graph.node(*n).loc));
         if !done.contains_key(&segment.template) {
             let saturated = run::saturate(&segment.template, &rules, options, false)
                 .ok_or_else(|| RewriteError::Extract { place: place() })?;
@@ -181,7 +182,8 @@ fn replay(
             Head::Proj(i) => vec![results[children[0]][*i]],
             Head::Op(op) => {
                 let operands: Vec<_> = children.iter().map(|c| results[*c].first().copied()).collect();
-                let mut from: Vec<LocId> = origins[at].iter().map(|n| old.node(segment.nodes[*n]).loc).collect();
+                let mut from: Vec<LocId> =
+                    origins[at].iter().map(|n| old.node(segment.nodes[*n]).loc).collect();
                 from.sort_unstable();
                 from.dedup();
                 let builder = rewriter.builder();

@@ -63,9 +63,12 @@ impl Factor {
         let id = egraph.find(*term.children.first()?);
         let shape = &egraph[id].data.types.first()?.shape;
         let labels = match term.op()? {
-            Op::Broadcast(b) => {
-                b.axes.iter().zip(shape.iter()).map(|(to, d)| if d.is(1) { None } else { self.labels[*to] }).collect()
-            }
+            Op::Broadcast(b) => b
+                .axes
+                .iter()
+                .zip(shape.iter())
+                .map(|(to, d)| if d.is(1) { None } else { self.labels[*to] })
+                .collect(),
             Op::Transpose(t) => {
                 let mut labels = vec![None; t.perm.len()];
                 for (to, from) in t.perm.iter().enumerate() {
@@ -101,6 +104,8 @@ pub(crate) struct Product {
     pub(crate) factors: Vec<Factor>,
     /// The labels of the class itself: its axis numbers. Other labels of the factors are summed over.
     pub(crate) output: Labels,
+    /// The product term of the class that was opened first.
+    pub(crate) top: Term,
     next_label: Label,
 }
 
@@ -120,6 +125,12 @@ impl Product {
         !self.output.contains(&Some(label))
     }
 
+    /// Whether nothing is summed over. Products under a sum are left as they are: they would merge into the product
+    /// with a weight matrix that sums them.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.factors.iter().flat_map(Factor::label_set).all(|l| !self.is_summed(l))
+    }
+
     fn sort(&mut self) {
         self.factors.sort();
     }
@@ -133,8 +144,8 @@ pub(crate) fn readings(egraph: &Graph, id: Id) -> Vec<Product> {
     let first = output.len() as Label;
     let mut found: Vec<Product> = Vec::new();
     let mut seen = BTreeSet::new();
-    let mut push = |found: &mut Vec<Product>, factors: Vec<Factor>, next_label| {
-        let mut product = Product { factors, output: output.clone(), next_label };
+    let mut push = |found: &mut Vec<Product>, factors: Vec<Factor>, top: &Term, next_label| {
+        let mut product = Product { factors, output: output.clone(), top: top.clone(), next_label };
         product.sort();
         // A sum along an axis that no factor has is a multiplication by its extent, which is no product of the factors.
         if !(first..next_label).all(|l| product.factors.iter().any(|f| f.has(l))) {
@@ -147,7 +158,7 @@ pub(crate) fn readings(egraph: &Graph, id: Id) -> Vec<Product> {
     for term in &egraph[whole.id].nodes {
         let mut next = first;
         if let Some(factors) = open(egraph, &whole, term, Some(&mut next)) {
-            push(&mut found, factors, next);
+            push(&mut found, factors, term, next);
         }
     }
     let mut at = 0;
@@ -158,7 +169,8 @@ pub(crate) fn readings(egraph: &Graph, id: Id) -> Vec<Product> {
             for base in factor.bases(egraph) {
                 for term in &egraph[base.id].nodes {
                     if let Some(inner) = open(egraph, &base, term, None) {
-                        push(&mut found, [product.rest(&[i]), inner].concat(), product.next_label);
+                        let factors = [product.rest(&[i]), inner].concat();
+                        push(&mut found, factors, &product.top, product.next_label);
                     }
                 }
             }
@@ -181,6 +193,7 @@ pub(crate) fn readings_of(egraph: &Graph, factor: &Factor) -> Vec<Product> {
             let mut renamed = Product {
                 factors,
                 output: factor.labels.clone(),
+                top: product.top.clone(),
                 next_label: product.next_label - rank + fresh,
             };
             renamed.sort();
@@ -194,7 +207,8 @@ pub(crate) fn readings_of(egraph: &Graph, factor: &Factor) -> Vec<Product> {
 
 /// The factors of one product term that bears the labels of `whole`. Summed labels are taken from `fresh`.
 fn open(egraph: &Graph, whole: &Factor, term: &Term, mut fresh: Option<&mut Label>) -> Option<Vec<Factor>> {
-    let child = |i: usize, labels: Labels| Factor { id: egraph.find(term.children[i]), labels }.canonical(egraph);
+    let child =
+        |i: usize, labels: Labels| Factor { id: egraph.find(term.children[i]), labels }.canonical(egraph);
     let dims = |i: usize| &egraph[term.children[i]].data.types[0].shape;
     match term.op()? {
         Op::Binary(b) if b.f == BinaryFn::Mul => {

@@ -171,8 +171,12 @@ fn outside(graph: &Graph) -> Vec<Outside> {
         let place = || graph.locs().describe(node.loc);
         let mut push = |what, reason: String| found.push(Outside { place: place(), what, reason });
         match &node.op {
-            Op::Scan(_) => push("discretization", "the coefficients are not exp(dt*a) and dt*b*x of one dt".into()),
-            Op::DiscretizedScan(_) => push("read-out", "the states are used other than by one product with c".into()),
+            Op::Scan(_) => {
+                push("discretization", "the coefficients are not exp(dt*a) and dt*b*x of one dt".into())
+            }
+            Op::DiscretizedScan(_) => {
+                push("read-out", "the states are used other than by one product with c".into())
+            }
             Op::SelectiveScan(_) | Op::Ssd(_) => {
                 let dt = node.operands[1].and_then(|v| behind(graph, v));
                 if let Some(dt) = dt
@@ -242,7 +246,9 @@ fn gate_outside(
             op if is_layout(op) => {}
             Op::Binary(b) if b.f == BinaryFn::Mul => {
                 if node.operands.iter().flatten().any(is_gate) {
-                    return Some(reason.unwrap_or_else(|| "the product with silu(z) has another layout".into()));
+                    return Some(
+                        reason.unwrap_or_else(|| "the product with silu(z) has another layout".into()),
+                    );
                 }
                 reason = Some("the gate comes after another product".into());
             }

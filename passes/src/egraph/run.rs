@@ -5,7 +5,7 @@ use super::cost::CostModel;
 use super::extract::{Extracted, extract};
 use super::lang::{Graph, Head, Term, Typing};
 use super::segment::{Source, Template};
-use crate::rules::{Equation, Rule};
+use crate::rules::{Equation, READING, Rule};
 use egg::{Applier, Id, PatternAst, Rewrite, Runner, SearchMatches, Searcher, SimpleScheduler, Subst, Var};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,12 +32,17 @@ pub(crate) struct Saturated {
 }
 
 /// The places in one class where the rule holds. Absent operands are no tensors, so no rule is about them.
-fn equations(rule: &Rule, egraph: &Graph, id: Id) -> Vec<Equation> {
+pub(super) fn equations(rule: &Rule, egraph: &Graph, id: Id) -> Vec<Equation> {
     if egraph[id].data.types.is_empty() { Vec::new() } else { (rule.find)(egraph, id) }
 }
 
 impl Searcher<Term, Typing> for &'static Rule {
-    fn search_eclass_with_limit(&self, egraph: &Graph, eclass: Id, _: usize) -> Option<SearchMatches<'_, Term>> {
+    fn search_eclass_with_limit(
+        &self,
+        egraph: &Graph,
+        eclass: Id,
+        _: usize,
+    ) -> Option<SearchMatches<'_, Term>> {
         // A match of a rule holds labels and extents, for which a substitution has no place: the applier finds it again.
         let is_new = equations(self, egraph, eclass).iter().any(|e| {
             let left = e.left.lookup(egraph);
@@ -64,6 +69,12 @@ impl Applier<Term, Typing> for &'static Rule {
         for equation in equations(self, egraph, egraph.find(eclass)) {
             if equation.left.types() != equation.right.types() {
                 continue;
+            }
+            if let Some((top, seen)) = &equation.read_from {
+                let (top, seen) = (top.add(egraph), seen.add(egraph));
+                if egraph.find(top) != egraph.find(seen) {
+                    egraph.union_trusted(top, seen, READING.name);
+                }
             }
             let left = equation.left.add(egraph);
             let right = equation.right.add(egraph);

@@ -5,7 +5,9 @@ use crate::rules::Exactness;
 use ssmc_ir::ops::{
     Activation, Binary, BinaryFn, Broadcast, CausalConv1d, Op, Reduce, ReduceFn, Scan, UnaryFn,
 };
-use ssmc_ir::{BuildError, Bytes, DType, Dim, GraphBuilder, Interpreter, Tensor, TensorType, Weight, Weights};
+use ssmc_ir::{
+    BuildError, Bytes, DType, Dim, GraphBuilder, Interpreter, Tensor, TensorType, Weight, Weights,
+};
 use std::collections::BTreeMap;
 
 type Built<T> = Result<T, BuildError>;
@@ -116,7 +118,8 @@ struct States {
 fn states(g: &mut GraphBuilder, layer: usize, channels: i64, ssm: &[i64], seq_idx: ValueId) -> States {
     let dims: Vec<Dim> = std::iter::once(batch()).chain(ssm.iter().map(|d| Dim::from(*d))).collect();
     States {
-        conv: g.input(format!("layers.{layer}.conv_state"), f32s([batch(), Dim::from(3), Dim::from(channels)])),
+        conv: g
+            .input(format!("layers.{layer}.conv_state"), f32s([batch(), Dim::from(3), Dim::from(channels)])),
         ssm: g.input(format!("layers.{layer}.ssm_state"), f32s(dims)),
         seq_idx,
     }
@@ -207,7 +210,8 @@ fn mamba1(g: &mut GraphBuilder, u: ValueId, layer: usize, s: &States, v: Variant
 
 fn language_model(layers: usize, v: Variant) -> Built<ssmc_ir::Graph> {
     let mut g = GraphBuilder::new("mamba");
-    let mut u = g.input("u", f32s([batch(), seq_len(), Dim::from(3)]));
+    let ids = g.input("u", f32s([batch(), seq_len(), Dim::from(3)]));
+    let mut u = g.unary(UnaryFn::Tanh, ids)?;
     let seq_idx = g.input("seq_idx", TensorType::new(DType::I32, [batch(), seq_len()]));
     for layer in 0..layers {
         let s = states(&mut g, layer, E, &[E, N], seq_idx);
@@ -222,7 +226,8 @@ fn language_model(layers: usize, v: Variant) -> Built<ssmc_ir::Graph> {
     Ok(g.finish())
 }
 
-const PRIMITIVES: [&str; 7] = ["exp", "softplus", "sigmoid", "silu", "ssm.scan", "ssm.discretized_scan", "rsqrt"];
+const PRIMITIVES: [&str; 7] =
+    ["exp", "softplus", "sigmoid", "silu", "ssm.scan", "ssm.discretized_scan", "rsqrt"];
 
 /// None of the primitives that make a mixer is left; `a = -exp(a_log)` is one of them per layer.
 fn assert_all_inside(graph: &ssmc_ir::Graph, layers: usize) {
@@ -256,8 +261,8 @@ fn equal_layers_are_rewritten_once() {
     let new = rewrite(&old, &options()).unwrap();
     assert_eq!(count(&new.graph, "ssm.selective_scan"), 5);
     assert_all_inside(&new.graph, 5);
-    assert_eq!(new.report.segments, 5);
-    assert!(new.report.distinct <= 2, "{}", new.report.distinct);
+    // What comes before the layers, four layers, and the last layer with what follows.
+    assert_eq!((new.report.segments, new.report.distinct), (6, 3));
     assert_equal(&old, &new.graph);
 }
 
@@ -271,7 +276,8 @@ fn rewriting_is_deterministic() {
 
 #[test]
 fn a_gate_after_the_sum_of_two_directions_stays_outside() {
-    let old = language_model(1, Variant { both_directions: true, dt_offset: true, ..Variant::default() }).unwrap();
+    let old =
+        language_model(1, Variant { both_directions: true, dt_offset: true, ..Variant::default() }).unwrap();
     let new = rewrite(&old, &options()).unwrap();
     assert_eq!(count(&new.graph, "ssm.selective_scan"), 2);
     assert_eq!(count(&new.graph, "ssm.scan"), 0);
@@ -402,7 +408,10 @@ fn a_mamba2_mixer_becomes_one_ssd_with_the_gate_inside() {
         for (_, node) in new.graph.nodes() {
             if let Op::Ssd(s) = &node.op {
                 assert!(node.operands.iter().all(Option::is_some));
-                assert_eq!((s.dt_softplus, s.dt_min.get(), s.dt_max.get()), (true, 0.01f32.into(), 0.9f32.into()));
+                assert_eq!(
+                    (s.dt_softplus, s.dt_min.get(), s.dt_max.get()),
+                    (true, 0.01f32.into(), 0.9f32.into())
+                );
             }
         }
         assert_eq!(new.report.outside, []);

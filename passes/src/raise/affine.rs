@@ -84,7 +84,9 @@ impl Reader<'_, '_> {
                     _ => Err(obstacle),
                 }
             }
-            (Op::Binary(op @ Binary { f: BinaryFn::Div }), Some(x), Some(y)) if self.body.ty(x).dtype.is_float() => {
+            (Op::Binary(op @ Binary { f: BinaryFn::Div }), Some(x), Some(y))
+                if self.body.ty(x).dtype.is_float() =>
+            {
                 let (p, q) = (self.read(x)?, self.read(y)?);
                 let Affine { a: Coef::Zero, b: Coef::Value(k) } = q else { return Err(obstacle) };
                 Ok(Affine { a: self.div(p.a, k, op, x)?, b: self.div(p.b, k, op, x)? })
@@ -124,7 +126,9 @@ impl Reader<'_, '_> {
     fn expand(&mut self, x: Lifted, axes: &[usize], shape: &Shape) -> Result<Lifted, BuildError> {
         let trips = self.lifter.trips.clone();
         Ok(match x {
-            Lifted::Same(x) => Lifted::Same(self.lifter.b.op(Broadcast { axes: axes.to_vec(), shape: shape.clone() }, &[x])?),
+            Lifted::Same(x) => {
+                Lifted::Same(self.lifter.b.op(Broadcast { axes: axes.to_vec(), shape: shape.clone() }, &[x])?)
+            }
             Lifted::Stacked(x) => {
                 let axes = std::iter::once(0).chain(axes.iter().map(|axis| axis + 1)).collect();
                 let shape = std::iter::once(&trips).chain(shape.iter()).collect();

@@ -95,7 +95,12 @@ impl Lifter<'_> {
     }
 
     /// The results of a node of the body for all iterations.
-    pub(super) fn node(&mut self, body: &Graph, node: &Node, xs: &[Option<Lifted>]) -> Result<Vec<Lifted>, Obstacle> {
+    pub(super) fn node(
+        &mut self,
+        body: &Graph,
+        node: &Node,
+        xs: &[Option<Lifted>],
+    ) -> Result<Vec<Lifted>, Obstacle> {
         let is_stacked = xs.iter().flatten().any(|x| matches!(x, Lifted::Stacked(_)));
         if !is_stacked {
             let operands: Vec<Option<ValueId>> = xs.iter().map(|x| x.map(value)).collect();
@@ -157,7 +162,9 @@ impl Lifter<'_> {
         indices: Lifted,
     ) -> Result<ValueId, Obstacle> {
         match (x, indices) {
-            (Lifted::Stacked(x), Lifted::Same(indices)) => Ok(self.b.op(Gather { axis: op.axis + 1 }, &[x, indices])?),
+            (Lifted::Stacked(x), Lifted::Same(indices)) => {
+                Ok(self.b.op(Gather { axis: op.axis + 1 }, &[x, indices])?)
+            }
             (Lifted::Same(x), Lifted::Stacked(indices)) => {
                 let y = self.b.op(op.clone(), &[x, indices])?;
                 let rank = body.ty(node.results[0]).rank() + 1;

@@ -248,7 +248,8 @@ impl<'a, 'b> Raise<'a, 'b> {
         let all = self.with_initial(states, initial)?;
         let at = |start: Dim, len: Dim| Slice { axis: 0, start, len, stride: 1 };
         let (trips, one) = (self.lifter.trips.clone(), Dim::from(1));
-        let (before, end) = if self.reverse { (one.clone(), Dim::from(0)) } else { (Dim::from(0), trips.clone()) };
+        let (before, end) =
+            if self.reverse { (one.clone(), Dim::from(0)) } else { (Dim::from(0), trips.clone()) };
         let before = self.lifter.b.op(at(before, trips), &[all])?;
         let last = match last {
             Some(last) => last,
@@ -321,7 +322,8 @@ impl<'a, 'b> Raise<'a, 'b> {
             None => ((0..=rank).collect(), (0..rank).collect()),
         };
         let mut operands = Vec::new();
-        for (x, perm) in [(Some(a), &stacked), (Some(b), &stacked), ((!is_zero).then_some(initial), &single)] {
+        for (x, perm) in [(Some(a), &stacked), (Some(b), &stacked), ((!is_zero).then_some(initial), &single)]
+        {
             let Some(x) = x else {
                 operands.push(None);
                 continue;

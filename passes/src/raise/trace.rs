@@ -89,9 +89,8 @@ fn step(graph: &Graph, value: ValueId, axis: usize, out: &mut Vec<(ValueId, usiz
 
 /// The operand axes that a result axis of a reshape comes from: exactly where the axes before or after agree, else all.
 fn reshaped(from: &[ssmc_ir::Dim], to: &[ssmc_ir::Dim], axis: usize) -> Vec<usize> {
-    let dense = |shape: &[ssmc_ir::Dim]| -> Vec<usize> {
-        (0..shape.len()).filter(|i| !shape[*i].is(1)).collect()
-    };
+    let dense =
+        |shape: &[ssmc_ir::Dim]| -> Vec<usize> { (0..shape.len()).filter(|i| !shape[*i].is(1)).collect() };
     let (from_axes, to_axes) = (dense(from), dense(to));
     let Some(at) = to_axes.iter().position(|i| *i == axis) else { return Vec::new() };
     let same = |(i, j): (&usize, &usize)| from[*i] == to[*j];

@@ -5,7 +5,7 @@
 use super::{Direction, Equation, Exactness, Rule};
 use crate::egraph::{Expr, Factor, Graph, Term};
 use egg::Id;
-use ssmc_ir::ops::{BinaryFn, Op, Unary, UnaryFn};
+use ssmc_ir::ops::{Binary, BinaryFn, Op, Unary, UnaryFn};
 
 pub(super) static RULES: &[Rule] = &[
     Rule {
@@ -96,8 +96,19 @@ pub(super) fn splat(egraph: &Graph, id: Id) -> Option<f64> {
     egraph[id].data.splat.map(|x| x.get())
 }
 
-fn function(egraph: &Graph, id: Id, f: UnaryFn, x: Id) -> Option<Equation> {
-    Some(Equation::of(egraph, id, Expr::op(Unary { f }, vec![Expr::class(egraph, x)])?))
+/// The term that applies this function of one tensor.
+pub(super) fn apply1(egraph: &Graph, f: UnaryFn, x: Id) -> Option<Expr> {
+    Expr::op(Unary { f }, vec![Expr::class(egraph, x)])
+}
+
+/// The term that applies this function of two tensors.
+pub(super) fn apply2(egraph: &Graph, f: BinaryFn, [x, y]: [Id; 2]) -> Option<Expr> {
+    Expr::op(Binary { f }, vec![Expr::class(egraph, x), Expr::class(egraph, y)])
+}
+
+/// The term equals f(x).
+fn function(egraph: &Graph, left: Option<Expr>, f: UnaryFn, x: Id) -> Option<Equation> {
+    Some(Equation::between(left?, apply1(egraph, f, x)?))
 }
 
 fn nested<'a>(egraph: &'a Graph, outer: &'a Term) -> impl Iterator<Item = &'a Term> {
@@ -108,9 +119,17 @@ fn reshape_reshape(egraph: &Graph, id: Id) -> Vec<Equation> {
     let shape = &egraph[id].data.types[0].shape;
     let mut found = Vec::new();
     for outer in egraph[id].nodes.iter().filter(|t| matches!(t.op(), Some(Op::Reshape(_)))) {
-        let inner = nested(egraph, outer).filter(|t| matches!(t.op(), Some(Op::Reshape(_))));
-        for x in std::iter::once(outer).chain(inner).map(|t| t.children[0]) {
-            found.extend(Expr::class(egraph, x).reshape(shape).map(|right| Equation::of(egraph, id, right)));
+        let left = || Expr::term(egraph, outer);
+        if egraph[outer.children[0]].data.types[0].shape == *shape {
+            found.push(Equation::between(left(), Expr::class(egraph, outer.children[0])));
+        }
+        for inner in nested(egraph, outer).filter(|t| matches!(t.op(), Some(Op::Reshape(_)))) {
+            let equation = || {
+                let op = outer.op()?.clone();
+                let left = Expr::op(op, vec![Expr::term(egraph, inner)])?;
+                Some(Equation::between(left, Expr::class(egraph, inner.children[0]).reshape(shape)?))
+            };
+            found.extend(equation());
         }
     }
     found
@@ -120,28 +139,46 @@ fn transpose_transpose(egraph: &Graph, id: Id) -> Vec<Equation> {
     let mut found = Vec::new();
     for outer in &egraph[id].nodes {
         let Some(Op::Transpose(p)) = outer.op() else { continue };
-        let x = Expr::class(egraph, outer.children[0]);
-        found.extend(x.transpose(&p.perm).map(|right| Equation::of(egraph, id, right)));
+        if p.perm.is_sorted() {
+            let x = Expr::class(egraph, outer.children[0]);
+            found.push(Equation::between(Expr::term(egraph, outer), x));
+        }
         for inner in nested(egraph, outer) {
             let Some(Op::Transpose(q)) = inner.op() else { continue };
             let perm: Vec<usize> = p.perm.iter().map(|i| q.perm[*i]).collect();
-            let x = Expr::class(egraph, inner.children[0]);
-            found.extend(x.transpose(&perm).map(|right| Equation::of(egraph, id, right)));
+            let equation = || {
+                let left = Expr::op(p.clone(), vec![Expr::term(egraph, inner)])?;
+                Some(Equation::between(left, Expr::class(egraph, inner.children[0]).transpose(&perm)?))
+            };
+            found.extend(equation());
         }
     }
     found
 }
 
-fn reciprocal_sqrt(egraph: &Graph, id: Id) -> Vec<Equation> {
-    let roots = |y: Id| unary(egraph, y, UnaryFn::Sqrt);
+/// The quotients 1/y of a class: the term and y.
+fn quotients(egraph: &Graph, id: Id) -> Vec<(Option<Expr>, Id)> {
     let one_over = binary(egraph, id, BinaryFn::Div).filter(|[one, _]| splat(egraph, *one) == Some(1.0));
-    let quotients = unary(egraph, id, UnaryFn::Reciprocal).chain(one_over.map(|[_, y]| y)).flat_map(roots);
-    let power = |y: f64| move |[_, e]: &[Id; 2]| splat(egraph, *e) == Some(y);
-    let powers = binary(egraph, id, BinaryFn::Pow).filter(power(-0.5)).map(|[x, _]| x);
-    let roots = binary(egraph, id, BinaryFn::Pow).filter(power(0.5)).map(|[x, _]| x);
-    let mut found: Vec<_> =
-        quotients.chain(powers).filter_map(|x| function(egraph, id, UnaryFn::Rsqrt, x)).collect();
-    found.extend(roots.filter_map(|x| function(egraph, id, UnaryFn::Sqrt, x)));
+    unary(egraph, id, UnaryFn::Reciprocal)
+        .map(|y| (apply1(egraph, UnaryFn::Reciprocal, y), y))
+        .chain(one_over.map(|pair| (apply2(egraph, BinaryFn::Div, pair), pair[1])))
+        .collect()
+}
+
+fn reciprocal_sqrt(egraph: &Graph, id: Id) -> Vec<Equation> {
+    let mut found = Vec::new();
+    for (left, y) in quotients(egraph, id) {
+        let roots = unary(egraph, y, UnaryFn::Sqrt);
+        found.extend(roots.filter_map(|x| function(egraph, left.clone(), UnaryFn::Rsqrt, x)));
+    }
+    for [x, exponent] in binary(egraph, id, BinaryFn::Pow) {
+        let f = match splat(egraph, exponent) {
+            Some(-0.5) => UnaryFn::Rsqrt,
+            Some(0.5) => UnaryFn::Sqrt,
+            _ => continue,
+        };
+        found.extend(function(egraph, apply2(egraph, BinaryFn::Pow, [x, exponent]), f, x));
+    }
     found
 }
 
@@ -151,12 +188,13 @@ fn divide_by_sqrt(egraph: &Graph, id: Id) -> Vec<Equation> {
     for [x, root] in binary(egraph, id, BinaryFn::Div) {
         for base in Factor::numbered(egraph, root).bases(egraph) {
             for y in unary(egraph, base.id, UnaryFn::Sqrt) {
-                let right = || {
-                    let rsqrt = Expr::op(Unary { f: UnaryFn::Rsqrt }, vec![Expr::class(egraph, y)])?;
-                    let factors = vec![(Expr::class(egraph, x), whole.labels.clone()), (rsqrt, base.labels.clone())];
-                    Expr::product(factors, &whole.labels, &egraph[id].data.types[0].shape)
+                let equation = || {
+                    let x_factor = (Expr::class(egraph, x), whole.labels.clone());
+                    let factors = vec![x_factor, (apply1(egraph, UnaryFn::Rsqrt, y)?, base.labels.clone())];
+                    let right = Expr::product(factors, &whole.labels, &egraph[id].data.types[0].shape)?;
+                    Some(Equation::between(apply2(egraph, BinaryFn::Div, [x, root])?, right))
                 };
-                found.extend(right().map(|right| Equation::of(egraph, id, right)));
+                found.extend(equation());
             }
         }
     }
@@ -171,17 +209,25 @@ fn one_plus_exp(egraph: &Graph, id: Id) -> impl Iterator<Item = Id> + '_ {
 }
 
 fn sigmoid_from_exp(egraph: &Graph, id: Id) -> Vec<Equation> {
-    let one_over = binary(egraph, id, BinaryFn::Div).filter(|[one, _]| splat(egraph, *one) == Some(1.0));
-    unary(egraph, id, UnaryFn::Reciprocal)
-        .chain(one_over.map(|[_, y]| y))
-        .flat_map(|y| one_plus_exp(egraph, y))
-        .flat_map(|minus_x| unary(egraph, minus_x, UnaryFn::Neg))
-        .filter_map(|x| function(egraph, id, UnaryFn::Sigmoid, x))
-        .collect()
+    let mut found = Vec::new();
+    for (left, y) in quotients(egraph, id) {
+        let xs = one_plus_exp(egraph, y).flat_map(|minus_x| unary(egraph, minus_x, UnaryFn::Neg));
+        found.extend(xs.filter_map(|x| function(egraph, left.clone(), UnaryFn::Sigmoid, x)));
+    }
+    found
 }
 
 fn softplus_from_exp(egraph: &Graph, id: Id) -> Vec<Equation> {
-    let log = unary(egraph, id, UnaryFn::Log).flat_map(|y| one_plus_exp(egraph, y));
-    let log1p = unary(egraph, id, UnaryFn::Log1p).flat_map(|y| unary(egraph, y, UnaryFn::Exp));
-    log.chain(log1p).filter_map(|x| function(egraph, id, UnaryFn::Softplus, x)).collect()
+    let mut found = Vec::new();
+    for y in unary(egraph, id, UnaryFn::Log) {
+        let left = apply1(egraph, UnaryFn::Log, y);
+        let xs = one_plus_exp(egraph, y);
+        found.extend(xs.filter_map(|x| function(egraph, left.clone(), UnaryFn::Softplus, x)));
+    }
+    for y in unary(egraph, id, UnaryFn::Log1p) {
+        let left = apply1(egraph, UnaryFn::Log1p, y);
+        let xs = unary(egraph, y, UnaryFn::Exp);
+        found.extend(xs.filter_map(|x| function(egraph, left.clone(), UnaryFn::Softplus, x)));
+    }
+    found
 }

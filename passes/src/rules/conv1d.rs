@@ -1,11 +1,11 @@
 //! Short causal convolutions: the general convolution with all its padding on the left, its bias and its activation.
 
-use super::algebra::{binary, both_orders, splat, unary};
+use super::algebra::{binary, splat, unary};
 use super::{Direction, Equation, Exactness, Rule, fused};
-use crate::egraph::{Expr, Factor, Graph, Term, views};
+use crate::egraph::{Chain, Expr, Factor, Graph, Term, views};
 use egg::Id;
 use ssmc_ir::Dim;
-use ssmc_ir::ops::{Activation, BinaryFn, CausalConv1d, Conv, Op, UnaryFn};
+use ssmc_ir::ops::{Activation, Binary, BinaryFn, CausalConv1d, Conv, Op, Unary, UnaryFn};
 
 pub(super) static RULES: &[Rule] = &[
     Rule {
@@ -68,26 +68,27 @@ impl Depthwise {
         let dims = [w.shape().first()?.clone(), w.shape().get(2)?.clone()];
         let op = CausalConv1d { activation: Activation::None };
         let bias = Expr::class(egraph, self.bias);
-        let operands = vec![x.transpose(&[0, 2, 1])?, w.reshape(&dims)?, bias, Expr::absent(), Expr::absent()];
+        let operands =
+            vec![x.transpose(&[0, 2, 1])?, w.reshape(&dims)?, bias, Expr::absent(), Expr::absent()];
         Expr::op(op, operands)?.proj(0)?.transpose(&[0, 2, 1])
     }
 }
 
 fn conv_causal(egraph: &Graph, id: Id) -> Vec<Equation> {
     let mut found = Vec::new();
-    let mut push = |right: Option<Expr>| {
+    let mut push = |term: &Term, right: Option<Expr>| {
         let right = right.filter(|r| r.types() == egraph[id].data.types);
-        found.extend(right.map(|right| Equation::of(egraph, id, right)));
+        found.extend(right.map(|right| Equation::between(Expr::term(egraph, term), right)));
     };
     for term in &egraph[id].nodes {
         if let Some(conv) = depthwise(egraph, term) {
             let tail = conv.width - 1;
             if conv.pads == [tail, 0] {
-                push(conv.causal(egraph, Expr::class(egraph, conv.x)));
+                push(term, conv.causal(egraph, Expr::class(egraph, conv.x)));
             }
             if conv.pads == [0, 0] {
                 for x in padded_by(egraph, conv.x, tail) {
-                    push(conv.causal(egraph, Expr::class(egraph, x)));
+                    push(term, conv.causal(egraph, Expr::class(egraph, x)));
                 }
             }
         }
@@ -100,7 +101,7 @@ fn conv_causal(egraph: &Graph, id: Id) -> Vec<Equation> {
                 let Some(conv) = depthwise(egraph, inner) else { continue };
                 let has_len = egraph[conv.x].data.types[0].shape[2] == slice.len;
                 if conv.pads[0] == conv.width - 1 && has_len {
-                    push(conv.causal(egraph, Expr::class(egraph, conv.x)));
+                    push(term, conv.causal(egraph, Expr::class(egraph, conv.x)));
                 }
             }
         }
@@ -117,50 +118,59 @@ fn padded_by(egraph: &Graph, id: Id, low: usize) -> Vec<Id> {
     pads.filter(|t| splat(egraph, t.children[1]) == Some(0.0)).map(|t| egraph.find(t.children[0])).collect()
 }
 
-/// The causal convolutions without activation whose output the class is: tuple and operands.
-fn plain(egraph: &Graph, id: Id) -> Vec<(Id, Vec<Expr>)> {
+/// The causal convolutions without activation whose output the class is: their operands.
+fn plain(egraph: &Graph, id: Id) -> Vec<Vec<Expr>> {
     let mut found = Vec::new();
     for tuple in fused::tuples(egraph, id) {
         for term in &egraph[tuple].nodes {
             if matches!(term.op(), Some(Op::CausalConv1d(c)) if c.activation == Activation::None) {
-                found.push((tuple, term.children.iter().map(|c| Expr::class(egraph, *c)).collect()));
+                found.push(term.children.iter().map(|c| Expr::class(egraph, *c)).collect());
             }
         }
     }
     found
 }
 
-/// The class is the first result of `right` seen through `view`; the other result is that of `tuple`.
+/// One convolution followed by something else (`left` of its y) is another; their final states are equal.
 fn equations(
-    egraph: &Graph,
-    id: Id,
-    tuple: Id,
-    right: Option<Expr>,
-    view: impl Fn(Expr) -> Option<Expr>,
+    from: Option<Expr>,
+    to: Option<Expr>,
+    chain: &Chain,
+    left: impl Fn(Expr) -> Option<Expr>,
 ) -> Option<[Equation; 2]> {
-    let right = right?;
-    let state = Equation { left: Expr::class(egraph, tuple).proj(1)?, right: right.clone().proj(1)? };
-    Some([Equation::of(egraph, id, view(right.proj(0)?)?), state])
+    let (from, to) = (from?, to?);
+    let state = Equation::between(from.clone().proj(1)?, to.clone().proj(1)?);
+    let left = left(chain.apply(from.proj(0)?)?)?;
+    Some([Equation::between(left, chain.apply(to.proj(0)?)?), state])
 }
 
 fn conv1d_bias(egraph: &Graph, id: Id) -> Vec<Equation> {
     let mut found = Vec::new();
-    for [y, bias] in binary(egraph, id, BinaryFn::Add).flat_map(both_orders) {
+    let pairs = binary(egraph, id, BinaryFn::Add).flat_map(|[p, q]| [(p, q, false), (q, p, true)]);
+    for (y, addend, is_swapped) in pairs {
         for (y, chain) in views(egraph, y) {
-            for (tuple, mut operands) in plain(egraph, y) {
+            for operands in plain(egraph, y) {
                 if !operands[2].types().is_empty() {
                     continue;
                 }
-                for base in Factor::numbered(egraph, bias).bases(egraph) {
+                for base in Factor::numbered(egraph, addend).bases(egraph) {
                     let labels = base.label_set();
                     let [axis] = labels.iter().copied().collect::<Vec<_>>()[..] else { continue };
-                    let right = (|| {
+                    let op = CausalConv1d { activation: Activation::None };
+                    let from = Expr::op(op.clone(), operands.clone());
+                    let to = (|| {
                         let bias = Expr::class(egraph, base.id).place(&base.labels, &[Some(axis)])?;
                         let (axes, bias) = chain.inverse().push(vec![axis as usize], bias)?;
+                        let mut operands = operands.clone();
                         operands[2] = if axes == [2] { bias } else { return None };
-                        Expr::op(CausalConv1d { activation: Activation::None }, operands.clone())
+                        Expr::op(op, operands)
                     })();
-                    found.extend(equations(egraph, id, tuple, right, |y| chain.apply(y)).into_iter().flatten());
+                    let sum = |y| {
+                        let addend = Expr::class(egraph, addend);
+                        let operands = if is_swapped { vec![addend, y] } else { vec![y, addend] };
+                        Expr::op(Binary { f: BinaryFn::Add }, operands)
+                    };
+                    found.extend(equations(from, to, &chain, sum).into_iter().flatten());
                 }
             }
         }
@@ -172,9 +182,11 @@ fn conv1d_silu(egraph: &Graph, id: Id) -> Vec<Equation> {
     let mut found = Vec::new();
     for y in unary(egraph, id, UnaryFn::Silu) {
         for (y, chain) in views(egraph, y) {
-            for (tuple, operands) in plain(egraph, y) {
-                let right = Expr::op(CausalConv1d { activation: Activation::Silu }, operands);
-                found.extend(equations(egraph, id, tuple, right, |y| chain.apply(y)).into_iter().flatten());
+            for operands in plain(egraph, y) {
+                let conv = |activation| Expr::op(CausalConv1d { activation }, operands.clone());
+                let (from, to) = (conv(Activation::None), conv(Activation::Silu));
+                let silu = |y| Expr::op(Unary { f: UnaryFn::Silu }, vec![y]);
+                found.extend(equations(from, to, &chain, silu).into_iter().flatten());
             }
         }
     }

@@ -2,10 +2,10 @@
 //!
 //! exp_euler: a_bar = exp(dt*a), b_bar*x = dt*b*x. The step size is dt' = clamp(softplus?(dt + dt_bias), min, max).
 
-use super::algebra::{binary, both_orders, splat, unary};
-use super::fused::{self, DT, DT_BIAS, Dt};
+use super::algebra::{apply1, apply2, binary, both_orders, splat, unary};
+use super::fused::{self, DT, DT_BIAS, Dt, Fused};
 use super::{Direction, Equation, Exactness, Rule};
-use crate::egraph::{Expr, Factor, Graph, Label, Labels, Product, readings, readings_of, views};
+use crate::egraph::{Chain, Expr, Factor, Graph, Label, Labels, Product, Term, readings, readings_of, views};
 use egg::Id;
 use ssmc_ir::Dim;
 use ssmc_ir::ops::{BinaryFn, Discretization, DiscretizedScan, Op, UnaryFn};
@@ -104,9 +104,12 @@ fn discretize(egraph: &Graph, id: Id, scalar_decay: bool) -> Vec<Equation> {
                 }
                 for input in &inputs {
                     let Some(j) = input.factors.iter().position(|f| f == dt) else { continue };
-                    let frame = Frame { egraph, id, term: &term.children, dt, a: &a, output: &input.output };
+                    let frame =
+                        Frame { egraph, scan: term, term: &term.children, dt, a: &a, output: &input.output };
                     for split in frame.splits(&input.rest(&[j]), scalar_decay) {
-                        found.extend(frame.equations(scan.reverse, &split, scalar_decay).into_iter().flatten());
+                        found.extend(
+                            frame.equations(scan.reverse, &split, scalar_decay).into_iter().flatten(),
+                        );
                     }
                 }
             }
@@ -133,7 +136,7 @@ fn label_set(factors: &[Factor]) -> BTreeSet<Label> {
 /// A scan of which dt and a are found.
 struct Frame<'a> {
     egraph: &'a Graph,
-    id: Id,
+    scan: &'a Term,
     term: &'a [Id],
     dt: &'a Factor,
     a: &'a [Factor],
@@ -225,17 +228,14 @@ impl Frame<'_> {
         let mut state_labels = self.output.clone();
         state_labels.remove(1);
         let class = |i: usize| Expr::class(self.egraph, self.term[i]);
-        let h0 = if class(2).types().is_empty() { class(2) } else { class(2).place(&state_labels, &states)? };
+        let h0 =
+            if class(2).types().is_empty() { class(2) } else { class(2).place(&state_labels, &states)? };
         let op = DiscretizedScan { discretization: Discretization::ExpEuler, reverse };
         let tuple = Expr::op(op, vec![x, dt, a, b, h0, class(3)])?;
-        let left = Expr::class(self.egraph, self.id);
-        Some([
-            Equation {
-                left: left.clone().proj(0)?,
-                right: tuple.clone().proj(0)?.place(&all_states, self.output)?,
-            },
-            Equation { left: left.proj(1)?, right: tuple.proj(1)?.place(&states, &state_labels)? },
-        ])
+        let left = Expr::term(self.egraph, self.scan);
+        let h = tuple.clone().proj(0)?.place(&all_states, self.output)?;
+        let h_last = tuple.proj(1)?.place(&states, &state_labels)?;
+        Some([Equation::between(left.clone().proj(0)?, h), Equation::between(left.proj(1)?, h_last)])
     }
 }
 
@@ -250,6 +250,20 @@ fn input_maps(others: &[Factor], n: Option<Label>) -> Vec<Vec<usize>> {
     }
 }
 
+/// The scan on dt = chain(outer(u)) is the scan `to` on chain(u).
+fn absorb(
+    egraph: &Graph,
+    scan: &Fused,
+    chain: &Chain,
+    outer: Option<Expr>,
+    u: Id,
+    to: impl FnOnce(Expr) -> Fused,
+) -> Option<Equation> {
+    let left = scan.clone().with(DT, chain.apply(outer?)?).tuple()?;
+    let right = to(chain.apply(Expr::class(egraph, u))?).tuple()?;
+    Some(Equation::between(left, right))
+}
+
 fn dt_bound(egraph: &Graph, id: Id, f: BinaryFn) -> Vec<Equation> {
     let mut found = Vec::new();
     for scan in fused::in_tuple(egraph, id) {
@@ -258,8 +272,9 @@ fn dt_bound(egraph: &Graph, id: Id, f: BinaryFn) -> Vec<Equation> {
             continue;
         }
         for (inner, chain) in views(egraph, scan.class(DT)) {
-            for [u, bound] in binary(egraph, inner, f).flat_map(both_orders) {
-                let Some(bound) = splat(egraph, bound) else { continue };
+            let pairs = binary(egraph, inner, f).flat_map(|pair| both_orders(pair).map(|o| (pair, o)));
+            for (pair, [u, constant]) in pairs {
+                let Some(bound) = splat(egraph, constant) else { continue };
                 let absorbed = match f {
                     BinaryFn::Max if dt.min == f64::NEG_INFINITY => Dt { min: bound, ..dt },
                     BinaryFn::Min if dt.max == f64::INFINITY => Dt { max: bound, ..dt },
@@ -268,11 +283,9 @@ fn dt_bound(egraph: &Graph, id: Id, f: BinaryFn) -> Vec<Equation> {
                 if bound.is_nan() || absorbed.min > absorbed.max {
                     continue;
                 }
-                let right = || {
-                    let u = chain.apply(Expr::class(egraph, u))?;
-                    scan.clone().with(DT, u).with_dt(absorbed).tuple()
-                };
-                found.extend(right().map(|right| Equation::of(egraph, id, right)));
+                let bounded = apply2(egraph, f, pair);
+                let to = |u| scan.clone().with(DT, u).with_dt(absorbed);
+                found.extend(absorb(egraph, &scan, &chain, bounded, u, to));
             }
         }
     }
@@ -288,11 +301,9 @@ fn dt_softplus(egraph: &Graph, id: Id) -> Vec<Equation> {
         }
         for (inner, chain) in views(egraph, scan.class(DT)) {
             for u in unary(egraph, inner, UnaryFn::Softplus) {
-                let right = || {
-                    let u = chain.apply(Expr::class(egraph, u))?;
-                    scan.clone().with(DT, u).with_dt(Dt { softplus: true, ..dt }).tuple()
-                };
-                found.extend(right().map(|right| Equation::of(egraph, id, right)));
+                let softplus = apply1(egraph, UnaryFn::Softplus, u);
+                let to = |u| scan.clone().with(DT, u).with_dt(Dt { softplus: true, ..dt });
+                found.extend(absorb(egraph, &scan, &chain, softplus, u, to));
             }
         }
     }
@@ -303,9 +314,11 @@ fn dt_bias(egraph: &Graph, id: Id) -> Vec<Equation> {
     let mut found = Vec::new();
     for scan in fused::in_tuple(egraph, id).into_iter().filter(|s| !s.has(DT_BIAS)) {
         for (inner, chain) in views(egraph, scan.class(DT)) {
-            for [u, bias] in binary(egraph, inner, BinaryFn::Add).flat_map(both_orders) {
-                for base in Factor::numbered(egraph, bias).bases(egraph) {
-                    let right = || {
+            let pairs =
+                binary(egraph, inner, BinaryFn::Add).flat_map(|pair| both_orders(pair).map(|o| (pair, o)));
+            for (pair, [u, addend]) in pairs {
+                for base in Factor::numbered(egraph, addend).bases(egraph) {
+                    let bias = || {
                         let labels = base.label_set();
                         let axes: Vec<usize> = labels.iter().map(|l| *l as usize).collect();
                         let dense: Labels = labels.into_iter().map(Some).collect();
@@ -317,11 +330,12 @@ fn dt_bias(egraph: &Graph, id: Id) -> Vec<Equation> {
                         if axes.is_empty() || axes.iter().any(|axis| *axis < 2) || !covers {
                             return None;
                         }
-                        let bias = bias.reshape(&frame[2..])?;
-                        let u = chain.apply(Expr::class(egraph, u))?;
-                        scan.clone().with(DT, u).with(DT_BIAS, bias).tuple()
+                        bias.reshape(&frame[2..])
                     };
-                    found.extend(right().map(|right| Equation::of(egraph, id, right)));
+                    let Some(bias) = bias() else { continue };
+                    let sum = apply2(egraph, BinaryFn::Add, pair);
+                    let to = |u| scan.clone().with(DT, u).with(DT_BIAS, bias);
+                    found.extend(absorb(egraph, &scan, &chain, sum, u, to));
                 }
             }
         }

@@ -103,12 +103,12 @@ pub(super) fn tuples(egraph: &Graph, id: Id) -> impl Iterator<Item = Id> + '_ {
     firsts.map(|t| egraph.find(t.children[0]))
 }
 
-/// The fused scans whose `y` the class is a view of: tuple, term, and the chain from `y` to the class.
-pub(super) fn behind(egraph: &Graph, id: Id) -> Vec<(Id, Fused, Chain)> {
+/// The fused scans whose `y` the class is a view of, and the chain from `y` to the class.
+pub(super) fn behind(egraph: &Graph, id: Id) -> Vec<(Fused, Chain)> {
     let mut found = Vec::new();
     for (inner, chain) in views(egraph, id) {
         for tuple in tuples(egraph, inner) {
-            found.extend(in_tuple(egraph, tuple).into_iter().map(|f| (tuple, f, chain.clone())));
+            found.extend(in_tuple(egraph, tuple).into_iter().map(|f| (f, chain.clone())));
         }
     }
     found

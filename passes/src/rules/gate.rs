@@ -2,7 +2,7 @@
 
 use super::algebra::unary;
 use super::{Direction, Equation, Exactness, Rule};
-use crate::egraph::{Expr, Factor, Graph, Product, readings};
+use crate::egraph::{Expr, Factor, Graph, Labels, Product, readings};
 use egg::Id;
 use ssmc_ir::ops::{Unary, UnaryFn};
 
@@ -19,7 +19,7 @@ pub(super) static RULES: &[Rule] = &[Rule {
 
 fn silu_product(egraph: &Graph, id: Id) -> Vec<Equation> {
     let mut found = Vec::new();
-    for product in readings(egraph, id) {
+    for product in readings(egraph, id).into_iter().filter(Product::is_plain) {
         for (i, factor) in product.factors.iter().enumerate() {
             for base in factor.bases(egraph) {
                 for x in unary(egraph, base.id, UnaryFn::Sigmoid) {
@@ -27,9 +27,10 @@ fn silu_product(egraph: &Graph, id: Id) -> Vec<Equation> {
                     let Some(j) = product.factors.iter().position(|f| *f == inner) else { continue };
                     let right = || {
                         let silu = Expr::op(Unary { f: UnaryFn::Silu }, vec![Expr::class(egraph, x)])?;
-                        with_first(egraph, (silu, base.labels.clone()), &product, &[i, j], id)
+                        replaced(egraph, vec![(silu, base.labels.clone())], &product, &[i, j], id)
                     };
-                    found.extend(right().map(|right| Equation::of(egraph, id, right)));
+                    let left = Expr::term(egraph, &product.top);
+                    found.extend(right().map(|right| Equation::between(left, right)));
                 }
             }
         }
@@ -50,15 +51,15 @@ pub(super) fn silus(egraph: &Graph, product: &Product) -> Vec<(usize, Factor)> {
     found
 }
 
-/// The class `id`, read as `product`, with the factors at `replaced` replaced by one term, which comes first.
-pub(super) fn with_first(
+/// The class `id`, read as `product`, with the factors at `positions` replaced by other terms, which come first.
+pub(super) fn replaced(
     egraph: &Graph,
-    first: (Expr, crate::egraph::Labels),
+    by: Vec<(Expr, Labels)>,
     product: &Product,
-    replaced: &[usize],
+    positions: &[usize],
     id: Id,
 ) -> Option<Expr> {
-    let rest = product.rest(replaced).into_iter().map(|f| f.expr(egraph));
-    let factors = std::iter::once(first).chain(rest).collect();
+    let rest = product.rest(positions).into_iter().map(|f| f.expr(egraph));
+    let factors = by.into_iter().chain(rest).collect();
     Expr::product(factors, &product.output, &egraph[id].data.types[0].shape)
 }

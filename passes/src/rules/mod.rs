@@ -6,15 +6,18 @@
 mod algebra;
 mod conv1d;
 mod discretize;
+mod doc;
+mod fused;
 mod gate;
 mod modes;
 mod norm;
 mod scan;
 mod ssd;
-mod fused;
 
 #[cfg(test)]
 mod tests;
+
+pub use doc::markdown;
 
 use crate::egraph::{Expr, Graph};
 use egg::Id;
@@ -81,15 +84,41 @@ pub struct Rule {
 
 /// An instance of a rule: two equal terms.
 pub(crate) struct Equation {
+    /// A term, and the term over the same classes as which it is read; the left side is the latter with its parts
+    /// spelled out.
+    pub(crate) read_from: Option<(Expr, Expr)>,
     pub(crate) left: Expr,
     pub(crate) right: Expr,
 }
 
 impl Equation {
-    /// The class equals the term.
-    fn of(egraph: &Graph, left: Id, right: Expr) -> Self {
-        Self { left: Expr::class(egraph, left), right }
+    /// Two terms are equal, and `top` is read as `seen`, which is the left one but for the spelling of its parts.
+    fn reading(top: Expr, seen: Expr, left: Expr, right: Expr) -> Self {
+        Self { read_from: Some((top, seen)), left, right }
     }
+
+    /// Two terms are equal.
+    fn between(left: Expr, right: Expr) -> Self {
+        Self { read_from: None, left, right }
+    }
+}
+
+/// How the searcher reads products. Not a rule of its own: the left side of another rule is the class so read, and an
+/// explanation shows this step where egg cannot see the equality by itself.
+pub static READING: Rule = Rule {
+    name: "rearrange-product",
+    family: "algebra",
+    equation: "a product = the same factors in another order, association and layout",
+    reason: "products commute and associate; unit axes, broadcasts and transposes do not change elements",
+    source: "definition of contract",
+    exactness: Exactness::Reassociates,
+    direction: Direction::Expand,
+    find: |_, _| Vec::new(),
+};
+
+/// The rule of this name, [`READING`] included.
+pub fn named(name: &str) -> Option<&'static Rule> {
+    all().chain([&READING]).find(|rule| rule.name == name)
 }
 
 /// All rules, by family and in the order of their files.

@@ -32,7 +32,8 @@ fn chunked(egraph: &Graph, id: Id) -> Vec<Equation> {
         let operands: Vec<_> = term.children.iter().map(|c| Expr::class(egraph, *c)).collect();
         for chunk_size in CHUNK_SIZES {
             let op = ssmc_ir::ops::Ssd { mode: Mode::Chunked, chunk_size, ..ssd.clone() };
-            found.extend(Expr::op(op, operands.clone()).map(|right| Equation::of(egraph, id, right)));
+            let left = Expr::term(egraph, term);
+            found.extend(Expr::op(op, operands.clone()).map(|right| Equation::between(left, right)));
         }
     }
     found

@@ -2,10 +2,10 @@
 //!
 //! rms_norm(x) = x * rsqrt(mean(x^2) + eps); layer_norm(x) = rms_norm(x - mean(x)); weight, bias and gate are operands.
 
-use super::algebra::{binary, both_orders, splat, unary};
-use super::gate::{silus, with_first};
+use super::algebra::{apply2, binary, both_orders, splat, unary};
+use super::gate::{replaced, silus};
 use super::{Direction, Equation, Exactness, Rule};
-use crate::egraph::{Expr, Factor, Graph, Label, Labels, readings, readings_of};
+use crate::egraph::{Expr, Factor, Graph, Label, Labels, Product, readings, readings_of};
 use egg::Id;
 use ssmc_ir::ops::{BinaryFn, F64, GatedRmsNorm, LayerNorm, Op, ReduceFn, RmsNorm, UnaryFn};
 
@@ -107,8 +107,8 @@ fn mean_squares(egraph: &Graph, factor: &Factor) -> Vec<Factor> {
         }
     }
     for base in factor.bases(egraph) {
-        let quotients = binary(egraph, base.id, BinaryFn::Div)
-            .filter_map(|[sum, n]| Some((sum, splat(egraph, n)?)));
+        let quotients =
+            binary(egraph, base.id, BinaryFn::Div).filter_map(|[sum, n]| Some((sum, splat(egraph, n)?)));
         let products = binary(egraph, base.id, BinaryFn::Mul)
             .flat_map(both_orders)
             .filter_map(|[sum, n]| Some((sum, 1.0 / splat(egraph, n)?)));
@@ -156,7 +156,7 @@ fn with_last(egraph: &Graph, x: &Factor, last: Label) -> Option<(Expr, Labels)> 
 
 fn rms_norm(egraph: &Graph, id: Id) -> Vec<Equation> {
     let mut found = Vec::new();
-    for product in readings(egraph, id) {
+    for product in readings(egraph, id).into_iter().filter(Product::is_plain) {
         for (i, factor) in product.factors.iter().enumerate() {
             for (x, eps) in scales(egraph, factor) {
                 for (j, other) in product.factors.iter().enumerate() {
@@ -169,9 +169,10 @@ fn rms_norm(egraph: &Graph, id: Id) -> Vec<Equation> {
                     let right = || {
                         let (x, labels) = with_last(egraph, other, last)?;
                         let norm = Expr::op(RmsNorm { eps }, vec![x, Expr::absent()])?;
-                        with_first(egraph, (norm, labels), &product, &[i, j], id)
+                        replaced(egraph, vec![(norm, labels)], &product, &[i, j], id)
                     };
-                    found.extend(right().map(|right| Equation::of(egraph, id, right)));
+                    let left = Expr::term(egraph, &product.top);
+                    found.extend(right().map(|right| Equation::between(left, right)));
                 }
             }
         }
@@ -210,7 +211,7 @@ fn is_absent(egraph: &Graph, id: Id) -> bool {
 
 fn rms_norm_weight(egraph: &Graph, id: Id) -> Vec<Equation> {
     let mut found = Vec::new();
-    for product in readings(egraph, id) {
+    for product in readings(egraph, id).into_iter().filter(Product::is_plain) {
         for (i, factor) in product.factors.iter().enumerate() {
             for base in factor.bases(egraph) {
                 for (eps, x, weight) in norms(egraph, base.id) {
@@ -224,10 +225,17 @@ fn rms_norm_weight(egraph: &Graph, id: Id) -> Vec<Equation> {
                         }
                         let right = || {
                             let w = Expr::class(egraph, w.id).place(&w.labels, &[Some(last)])?;
-                            let norm = Expr::op(RmsNorm { eps }, vec![Expr::class(egraph, x), w])?;
-                            with_first(egraph, (norm, base.labels.clone()), &product, &[i, j], id)
+                            let norm = |w| {
+                                let norm = Expr::op(RmsNorm { eps }, vec![Expr::class(egraph, x), w])?;
+                                Some(vec![(norm, base.labels.clone())])
+                            };
+                            let left = replaced(egraph, norm(Expr::absent())?, &product, &[i], id)?;
+                            let right = replaced(egraph, norm(w)?, &product, &[i, j], id)?;
+                            let seen = vec![(Expr::class(egraph, base.id), base.labels.clone())];
+                            let seen = replaced(egraph, seen, &product, &[i], id)?;
+                            Some(Equation::reading(Expr::term(egraph, &product.top), seen, left, right))
                         };
-                        found.extend(right().map(|right| Equation::of(egraph, id, right)));
+                        found.extend(right());
                     }
                 }
             }
@@ -246,9 +254,14 @@ fn layer_norm(egraph: &Graph, id: Id) -> Vec<Equation> {
                 .iter()
                 .any(|m| with_label(m, REMOVED, last).canonical(egraph) == whole.canonical(egraph));
             if is_mean {
-                let operands = vec![Expr::class(egraph, x), Expr::class(egraph, weight), Expr::absent()];
-                let right = Expr::op(LayerNorm { eps }, operands);
-                found.extend(right.map(|right| Equation::of(egraph, id, right)));
+                let equation = || {
+                    let weight = Expr::class(egraph, weight);
+                    let centered = apply2(egraph, BinaryFn::Sub, [x, mean])?;
+                    let left = Expr::op(RmsNorm { eps }, vec![centered, weight.clone()])?;
+                    let operands = vec![Expr::class(egraph, x), weight, Expr::absent()];
+                    Some(Equation::between(left, Expr::op(LayerNorm { eps }, operands)?))
+                };
+                found.extend(equation());
             }
         }
     }
@@ -257,7 +270,8 @@ fn layer_norm(egraph: &Graph, id: Id) -> Vec<Equation> {
 
 fn layer_norm_bias(egraph: &Graph, id: Id) -> Vec<Equation> {
     let mut found = Vec::new();
-    for [y, bias] in binary(egraph, id, BinaryFn::Add).flat_map(both_orders) {
+    let pairs = binary(egraph, id, BinaryFn::Add).flat_map(|pair| both_orders(pair).map(|o| (pair, o)));
+    for (pair, [y, bias]) in pairs {
         let layer_norms = egraph[y].nodes.iter().filter_map(|t| match t.op() {
             Some(Op::LayerNorm(n)) if is_absent(egraph, t.children[2]) => Some((n.eps, &t.children)),
             _ => None,
@@ -268,10 +282,12 @@ fn layer_norm_bias(egraph: &Graph, id: Id) -> Vec<Equation> {
                 let right = || {
                     let last = (*whole.labels.last()?)?;
                     let bias = Expr::class(egraph, base.id).place(&base.labels, &[Some(last)])?;
-                    let operands = vec![Expr::class(egraph, operands[0]), Expr::class(egraph, operands[1]), bias];
+                    let operands =
+                        vec![Expr::class(egraph, operands[0]), Expr::class(egraph, operands[1]), bias];
                     Expr::op(LayerNorm { eps }, operands)
                 };
-                found.extend(right().map(|right| Equation::of(egraph, id, right)));
+                let left = apply2(egraph, BinaryFn::Add, pair);
+                found.extend(left.zip(right()).map(|(left, right)| Equation::between(left, right)));
             }
         }
     }
@@ -291,7 +307,9 @@ fn gate_then_norm(egraph: &Graph, id: Id) -> Vec<Equation> {
                     let op = GatedRmsNorm { eps, norm_before_gate: false };
                     Expr::op(op, vec![y, z, Expr::class(egraph, weight)])
                 };
-                found.extend(right().map(|right| Equation::of(egraph, id, right)));
+                let operands = vec![Expr::class(egraph, gated), Expr::class(egraph, weight)];
+                let left = Expr::op(RmsNorm { eps }, operands);
+                found.extend(left.zip(right()).map(|(left, right)| Equation::between(left, right)));
             }
         }
     }
@@ -300,7 +318,7 @@ fn gate_then_norm(egraph: &Graph, id: Id) -> Vec<Equation> {
 
 fn norm_then_gate(egraph: &Graph, id: Id) -> Vec<Equation> {
     let mut found = Vec::new();
-    for product in readings(egraph, id) {
+    for product in readings(egraph, id).into_iter().filter(Product::is_plain) {
         for (j, z) in silus(egraph, &product) {
             for (i, factor) in product.factors.iter().enumerate().filter(|(i, _)| *i != j) {
                 for base in factor.bases(egraph) {
@@ -310,9 +328,10 @@ fn norm_then_gate(egraph: &Graph, id: Id) -> Vec<Equation> {
                             let op = GatedRmsNorm { eps, norm_before_gate: true };
                             let operands = vec![Expr::class(egraph, x), z, Expr::class(egraph, weight)];
                             let gated = (Expr::op(op, operands)?, base.labels.clone());
-                            with_first(egraph, gated, &product, &[i, j], id)
+                            replaced(egraph, vec![gated], &product, &[i, j], id)
                         };
-                        found.extend(right().map(|right| Equation::of(egraph, id, right)));
+                        let left = Expr::term(egraph, &product.top);
+                        found.extend(right().map(|right| Equation::between(left, right)));
                     }
                 }
             }

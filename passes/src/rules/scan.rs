@@ -4,12 +4,12 @@
 //! final state as well, so that a program which keeps it still holds one scan.
 
 use super::fused::{self, D, Fused, X, Z};
-use super::gate::{silus, with_first};
+use super::gate::{replaced, silus};
 use super::{Direction, Equation, Exactness, Rule};
 use crate::egraph::{Expr, Factor, Graph, Label, Labels, Product, readings, readings_of};
 use egg::Id;
 use ssmc_ir::Dim;
-use ssmc_ir::ops::{DiscretizedScan, Op, SelectiveScan};
+use ssmc_ir::ops::{Binary, BinaryFn, DiscretizedScan, Op, SelectiveScan, Unary, UnaryFn};
 use std::collections::BTreeSet;
 
 pub(super) static RULES: &[Rule] = &[
@@ -46,14 +46,14 @@ pub(super) static RULES: &[Rule] = &[
     },
 ];
 
-/// The discretized scans of which the class is the states: tuple, op and operands.
-fn discretized(egraph: &Graph, id: Id) -> Vec<(Id, DiscretizedScan, Vec<Expr>)> {
+/// The discretized scans of which the class is the states: op and operands.
+fn discretized(egraph: &Graph, id: Id) -> Vec<(DiscretizedScan, Vec<Expr>)> {
     let mut found = Vec::new();
     for tuple in fused::tuples(egraph, id) {
         for term in &egraph[tuple].nodes {
             if let Some(Op::DiscretizedScan(op)) = term.op() {
                 let operands = term.children.iter().map(|c| Expr::class(egraph, *c)).collect();
-                found.push((tuple, op.clone(), operands));
+                found.push((op.clone(), operands));
             }
         }
     }
@@ -61,8 +61,8 @@ fn discretized(egraph: &Graph, id: Id) -> Vec<(Id, DiscretizedScan, Vec<Expr>)> 
 }
 
 /// The final state of one tuple is that of another.
-fn same_state(egraph: &Graph, left: Id, right: &Expr) -> Option<Equation> {
-    Some(Equation { left: Expr::class(egraph, left).proj(1)?, right: right.clone().proj(1)? })
+fn same_state(left: &Expr, right: &Expr) -> Option<Equation> {
+    Some(Equation::between(left.clone().proj(1)?, right.clone().proj(1)?))
 }
 
 pub(super) fn read_out(egraph: &Graph, id: Id, scalar_decay: bool) -> Vec<Equation> {
@@ -70,18 +70,26 @@ pub(super) fn read_out(egraph: &Graph, id: Id, scalar_decay: bool) -> Vec<Equati
     for product in readings(egraph, id) {
         for (i, factor) in product.factors.iter().enumerate() {
             for base in factor.bases(egraph) {
-                for (tuple, op, operands) in discretized(egraph, base.id) {
+                for (op, operands) in discretized(egraph, base.id) {
                     if (operands[2].shape().len() == 2) != scalar_decay {
                         continue;
                     }
                     for j in read_maps(&product, i, &base.labels) {
                         let equations = || {
                             let c = c_operand(egraph, &product.factors[j], &base.labels, &operands[3])?;
-                            let right = read_scan(&op, operands.clone(), c, scalar_decay)?;
+                            let from = Expr::op(op.clone(), operands.clone())?;
+                            let to = read_scan(&op, operands.clone(), c, scalar_decay)?;
+                            let h = vec![(from.clone().proj(0)?, base.labels.clone())];
                             let y_labels = base.labels[..base.labels.len() - 1].to_vec();
-                            let y = (right.clone().proj(0)?, y_labels);
-                            let whole = with_first(egraph, y, &product, &[i, j], id)?;
-                            Some([Equation::of(egraph, id, whole), same_state(egraph, tuple, &right)?])
+                            let y = vec![(to.clone().proj(0)?, y_labels)];
+                            let seen = vec![(Expr::class(egraph, base.id), base.labels.clone())];
+                            let seen = replaced(egraph, seen, &product, &[i], id)?;
+                            let left = replaced(egraph, h, &product, &[i], id)?;
+                            let right = replaced(egraph, y, &product, &[i, j], id)?;
+                            Some([
+                                Equation::reading(Expr::term(egraph, &product.top), seen, left, right),
+                                same_state(&from, &to)?,
+                            ])
                         };
                         found.extend(equations().into_iter().flatten());
                     }
@@ -102,6 +110,10 @@ fn read_maps(product: &Product, i: usize, h: &Labels) -> Vec<usize> {
     let others = (0..product.factors.len()).filter(|j| *j != i);
     let candidates: Vec<usize> =
         others.clone().filter(|j| product.factors[*j].label_set() == expected).collect();
+    let is_inner = |l: Label| product.is_summed(l) && Some(l) != n;
+    if product.factors.iter().flat_map(Factor::label_set).any(is_inner) {
+        return Vec::new();
+    }
     let sharing = n.map_or(1, |n| others.filter(|j| product.factors[*j].has(n)).count());
     if sharing == 1 { candidates } else { Vec::new() }
 }
@@ -128,10 +140,11 @@ fn read_scan(op: &DiscretizedScan, operands: Vec<Expr>, c: Expr, scalar_decay: b
 }
 
 fn skip(egraph: &Graph, id: Id) -> Vec<Equation> {
-    use super::algebra::{binary, both_orders};
+    use super::algebra::binary;
     let mut found = Vec::new();
-    for [y, skip] in binary(egraph, id, ssmc_ir::ops::BinaryFn::Add).flat_map(both_orders) {
-        for (tuple, scan, chain) in fused::behind(egraph, y) {
+    let pairs = binary(egraph, id, BinaryFn::Add).flat_map(|[p, q]| [(p, q, false), (q, p, true)]);
+    for (y, skip, is_swapped) in pairs {
+        for (scan, chain) in fused::behind(egraph, y) {
             if scan.has(D) || scan.has(Z) {
                 continue;
             }
@@ -145,9 +158,15 @@ fn skip(egraph: &Graph, id: Id) -> Vec<Equation> {
                             return None;
                         }
                         let d = skip_weight(egraph, &product, i, &chain, &scan)?;
-                        let right = scan.clone().with(D, d).tuple()?;
-                        let y = chain.apply(right.clone().proj(0)?)?;
-                        Some([Equation::of(egraph, id, y), same_state(egraph, tuple, &right)?])
+                        let (from, to) = (scan.clone().tuple()?, scan.clone().with(D, d).tuple()?);
+                        let y = chain.apply(from.clone().proj(0)?)?;
+                        let mut operands = vec![y, Expr::class(egraph, skip)];
+                        if is_swapped {
+                            operands.reverse();
+                        }
+                        let left = Expr::op(Binary { f: BinaryFn::Add }, operands)?;
+                        let right = chain.apply(to.clone().proj(0)?)?;
+                        Some([Equation::between(left, right), same_state(&from, &to)?])
                     };
                     found.extend(equations().into_iter().flatten());
                 }
@@ -203,23 +222,34 @@ fn egraph_shape(egraph: &Graph, product: &Product, labels: &BTreeSet<Label>) -> 
 
 fn gate(egraph: &Graph, id: Id) -> Vec<Equation> {
     let mut found = Vec::new();
-    for product in readings(egraph, id) {
+    for product in readings(egraph, id).into_iter().filter(Product::is_plain) {
         let gates = silus(egraph, &product);
         for (i, factor) in product.factors.iter().enumerate() {
             if gates.is_empty() {
                 break;
             }
-            for (tuple, scan, chain) in fused::behind(egraph, factor.id) {
+            for (scan, chain) in fused::behind(egraph, factor.id) {
                 if scan.has(Z) {
                     continue;
                 }
                 for (j, z) in gates.iter().filter(|(j, _)| *j != i) {
                     let equations = || {
-                        let z = chain.inverse().apply(Expr::class(egraph, z.id).place(&z.labels, &factor.labels)?)?;
-                        let right = scan.clone().with(Z, z).tuple()?;
-                        let y = (chain.apply(right.clone().proj(0)?)?, factor.labels.clone());
-                        let whole = with_first(egraph, y, &product, &[i, *j], id)?;
-                        Some([Equation::of(egraph, id, whole), same_state(egraph, tuple, &right)?])
+                        let silu = Expr::op(Unary { f: UnaryFn::Silu }, vec![Expr::class(egraph, z.id)])?;
+                        let gate = (silu, z.labels.clone());
+                        let z = Expr::class(egraph, z.id).place(&z.labels, &factor.labels)?;
+                        let z = chain.inverse().apply(z)?;
+                        let (from, to) = (scan.clone().tuple()?, scan.clone().with(Z, z).tuple()?);
+                        let y = |tuple: &Expr| {
+                            Some((chain.apply(tuple.clone().proj(0)?)?, factor.labels.clone()))
+                        };
+                        let seen = vec![factor.expr(egraph), gate.clone()];
+                        let seen = replaced(egraph, seen, &product, &[i, *j], id)?;
+                        let left = replaced(egraph, vec![y(&from)?, gate], &product, &[i, *j], id)?;
+                        let right = replaced(egraph, vec![y(&to)?], &product, &[i, *j], id)?;
+                        Some([
+                            Equation::reading(Expr::term(egraph, &product.top), seen, left, right),
+                            same_state(&from, &to)?,
+                        ])
                     };
                     found.extend(equations().into_iter().flatten());
                 }

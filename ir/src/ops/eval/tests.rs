@@ -501,7 +501,7 @@ fn ops_without_a_value_are_errors() {
     let fails = |op: &str, args: Vec<Tensor>, shape: (DType, &[usize])| {
         let args: Vec<_> = args.into_iter().map(Some).collect();
         match apply(op, &args, &[(shape.0, shape.1.to_vec())], "") {
-            Err(InterpError::Node { source, .. }) => source,
+            Err(InterpError::Node { source, .. }) => *source,
             other => panic!("{op}: {other:?}"),
         }
     };

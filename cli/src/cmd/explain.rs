@@ -1,0 +1,143 @@
+//! `ssmc explain`
+
+use crate::failure::{Failure, Outcome};
+use crate::model;
+use crate::options::CompileArgs;
+use crate::output::{Progress, print, print_json};
+use serde_json::json;
+use ssmc::Reached;
+use ssmc_ir::{Graph, Stage};
+use ssmc_passes::egraph::{self, Explanation, RewriteReport};
+use std::path::PathBuf;
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    model: PathBuf,
+    /// Replay every step on random tensors in the reference interpreter
+    #[arg(long)]
+    check: bool,
+    /// The program to explain
+    #[arg(long, value_name = "NAME", default_value = "forward")]
+    program: String,
+    #[command(flatten)]
+    compile: CompileArgs,
+}
+
+/// Seed of the tensors of a replay.
+const SEED: u64 = 1;
+
+pub(crate) fn run(args: &Args, json: bool) -> Outcome {
+    let options = args.compile.options()?;
+    let model = model::import(&args.model)?;
+    let progress = Progress::new();
+    progress.say("raising");
+    let mut raised: Option<Graph> = None;
+    let mut known = Vec::new();
+    ssmc::Compiler::new(options.clone())
+        .compile_until(&model, Stage::Raised, &mut |reached| {
+            if let Reached::Graph { program, stage: Stage::Raised, graph, .. } = reached {
+                known.push(program.to_owned());
+                if program == args.program {
+                    raised = Some(graph.clone());
+                }
+            }
+        })
+        .map_err(|error| Failure::from(error).in_file(&args.model))?;
+    let raised = raised.ok_or_else(|| {
+        Failure::usage(format!("no program {}, expected one of {}", args.program, known.join(", ")))
+    })?;
+    progress.say("rewriting");
+    let failed = |error| Failure::from(ssmc::Error::from(error)).in_file(&args.model);
+    let report = egraph::rewrite(&raised, &options.rewrite).map_err(failed)?.report;
+    progress.say("proving");
+    let explanations = egraph::explain(&raised, &options.rewrite).map_err(failed)?;
+    let mut replayed = Vec::new();
+    if args.check {
+        progress.say("replaying");
+        replayed = explanations.iter().map(|e| egraph::check(e, SEED).map_err(|e| e.to_string())).collect();
+    }
+    drop(progress);
+    if json {
+        print_json("explain", to_json(args, &report, &explanations, &replayed))?;
+    } else {
+        print(&text(&report, &explanations, &replayed))?;
+    }
+    let faults: Vec<&String> = replayed.iter().filter_map(|r| r.as_ref().err()).collect();
+    match faults.first() {
+        None => Ok(()),
+        Some(first) => Err(Failure::check(format!("{} explanations do not hold, the first: {first}", faults.len()))),
+    }
+}
+
+type Replayed = Result<usize, String>;
+
+fn text(report: &RewriteReport, explanations: &[Explanation], replayed: &[Replayed]) -> String {
+    let mut text = String::new();
+    for (i, explanation) in explanations.iter().enumerate() {
+        text.push_str(&format!("{} -> {}\n", explanation.place, explanation.fused.join(", ")));
+        for step in &explanation.steps {
+            let arrow = if step.is_backward { "<-" } else { "->" };
+            text.push_str(&format!("  {arrow} {}: {}\n", step.rule, step.term));
+        }
+        match replayed.get(i) {
+            None => {}
+            Some(Ok(n)) => text.push_str(&format!("  replayed: {n} steps hold\n")),
+            Some(Err(fault)) => text.push_str(&format!("  replayed: {fault}\n")),
+        }
+    }
+    text.push_str("fused scans\n");
+    for scan in &report.scans {
+        let absorbed: Vec<String> = scan.absorbed.iter().map(|a| format!("{} x{}", a.op, a.count)).collect();
+        text.push_str(&format!("  {} at {}: {}\n", scan.op, scan.place, absorbed.join(", ")));
+    }
+    text.push_str("outside\n");
+    for outside in &report.outside {
+        text.push_str(&format!("  {} at {}: {}\n", outside.what, outside.place, outside.reason));
+    }
+    text.push_str("rules\n");
+    for (rule, n) in &report.fired {
+        text.push_str(&format!("  {rule} x{n}\n"));
+    }
+    text
+}
+
+fn to_json(
+    args: &Args,
+    report: &RewriteReport,
+    explanations: &[Explanation],
+    replayed: &[Replayed],
+) -> serde_json::Value {
+    let chains: Vec<_> = explanations
+        .iter()
+        .enumerate()
+        .map(|(i, e)| {
+            let steps: Vec<_> = e
+                .steps
+                .iter()
+                .map(|s| json!({"rule": s.rule, "backward": s.is_backward, "term": s.term}))
+                .collect();
+            let replay = replayed.get(i).map(|r| match r {
+                Ok(n) => json!({"passed": true, "steps": n}),
+                Err(fault) => json!({"passed": false, "fault": fault}),
+            });
+            json!({"place": e.place, "fused": e.fused, "steps": steps, "replay": replay})
+        })
+        .collect();
+    let scans: Vec<_> = report
+        .scans
+        .iter()
+        .map(|s| {
+            let absorbed: Vec<_> = s.absorbed.iter().map(|a| json!({"op": a.op, "count": a.count})).collect();
+            json!({"op": s.op, "place": s.place, "absorbed": absorbed})
+        })
+        .collect();
+    let outside: Vec<_> = report
+        .outside
+        .iter()
+        .map(|o| json!({"what": o.what, "place": o.place, "reason": o.reason}))
+        .collect();
+    json!({
+        "program": args.program, "explanations": chains, "scans": scans, "outside": outside,
+        "fired": report.fired, "segments": report.segments, "distinct_segments": report.distinct,
+    })
+}

@@ -1,0 +1,166 @@
+//! Errors as exit codes and messages.
+
+use ssmc::Error;
+use ssmc_codegen::assemble::AssembleError;
+use ssmc_codegen::lower::LowerError;
+use ssmc_frontend::ImportError;
+use ssmc_passes::partition::PartitionError;
+use ssmc_runtime::RuntimeError;
+use std::fmt;
+use std::path::Path;
+
+/// What an exit code stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A comparison or a self-test failed.
+    Check,
+    /// The arguments do not fit together.
+    Usage,
+    /// The model, the machine or this build of ssmc does not support it.
+    Unsupported,
+    /// A limit on memory or size was reached.
+    Limit,
+    /// A bug in ssmc.
+    Internal,
+    /// A file or tensor is faulty.
+    Input,
+}
+
+impl Kind {
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Kind::Check => 1,
+            Kind::Usage => 2,
+            Kind::Unsupported => 3,
+            Kind::Limit => 4,
+            Kind::Internal => 5,
+            Kind::Input => 6,
+        }
+    }
+}
+
+/// Why a command ends with another code than 0.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) kind: Kind,
+    pub(crate) message: String,
+}
+
+pub(crate) type Outcome<T = ()> = Result<T, Failure>;
+
+impl Failure {
+    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Kind::Usage, message)
+    }
+
+    pub(crate) fn input(message: impl Into<String>) -> Self {
+        Self::new(Kind::Input, message)
+    }
+
+    pub(crate) fn check(message: impl Into<String>) -> Self {
+        Self::new(Kind::Check, message)
+    }
+
+    /// An error of the operating system about a file.
+    pub(crate) fn file(path: &Path, error: impl fmt::Display) -> Self {
+        Self::input(format!("{}: {error}", path.display()))
+    }
+
+    /// The same with the file that was worked on in front.
+    pub(crate) fn in_file(mut self, path: &Path) -> Self {
+        let path = path.display().to_string();
+        if !self.message.contains(&path) {
+            self.message = format!("{path}: {}", self.message);
+        }
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let label = match self.kind {
+            Kind::Check => "check failed",
+            Kind::Usage => "usage error",
+            Kind::Unsupported => "unsupported",
+            Kind::Limit => "limit reached",
+            Kind::Internal => "internal error",
+            Kind::Input => "invalid input",
+        };
+        write!(f, "{label}: {}", self.message)
+    }
+}
+
+/// The error with all its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::new(kind(&error), chain(&error))
+    }
+}
+
+impl From<RuntimeError> for Failure {
+    fn from(error: RuntimeError) -> Self {
+        Self::new(runtime_kind(&error), chain(&error))
+    }
+}
+
+fn kind(error: &Error) -> Kind {
+    match error {
+        Error::Import(ImportError::Unsupported { .. }) => Kind::Unsupported,
+        Error::Import(ImportError::Limit { .. }) => Kind::Limit,
+        Error::Import(
+            ImportError::Io { .. } | ImportError::UnknownFormat { .. } | ImportError::Invalid { .. },
+        ) => Kind::Input,
+        Error::Partition(PartitionError::NoKernel { .. }) => Kind::Unsupported,
+        Error::Assemble(AssembleError::Lower { source, .. }) => match source {
+            LowerError::Unsupported { .. }
+            | LowerError::ElementType { .. }
+            | LowerError::NotElementwise { .. } => Kind::Unsupported,
+            LowerError::MissingOperand { .. } => Kind::Internal,
+        },
+        Error::Assemble(AssembleError::UnboundSymbol { .. }) => Kind::Unsupported,
+        Error::Partition(PartitionError::Edit(_))
+        | Error::Assemble(_)
+        | Error::Edit(_)
+        | Error::Passes(_)
+        | Error::Rewrite(_)
+        | Error::Interp(_) => Kind::Internal,
+        #[cfg(feature = "llvm")]
+        Error::Write(ssmc_codegen::assemble::WriteError::Artifact(_)) => Kind::Input,
+        #[cfg(feature = "llvm")]
+        Error::Write(_) => Kind::Internal,
+        Error::Runtime(error) => runtime_kind(error),
+    }
+}
+
+fn runtime_kind(error: &RuntimeError) -> Kind {
+    match error {
+        RuntimeError::UnknownLevel { .. }
+        | RuntimeError::NoMaximum { .. }
+        | RuntimeError::Option { .. }
+        | RuntimeError::UnknownProgram { .. }
+        | RuntimeError::Stateful { .. } => Kind::Usage,
+        RuntimeError::LevelUnsupported { .. }
+        | RuntimeError::NoLevel { .. }
+        | RuntimeError::Unsupported { .. } => Kind::Unsupported,
+        RuntimeError::Memory { .. } | RuntimeError::Size { .. } | RuntimeError::Thread(_) => Kind::Limit,
+        RuntimeError::Panic { .. } => Kind::Internal,
+        _ => Kind::Input,
+    }
+}

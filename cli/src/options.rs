@@ -1,0 +1,82 @@
+//! Arguments that several verbs share.
+
+use crate::failure::{Failure, Outcome};
+use clap::Args;
+use regex::Regex;
+use ssmc::CompileOptions;
+use ssmc_codegen::target::{CpuLevel, CpuTarget, Target};
+use ssmc_passes::egraph::RewriteOptions;
+use ssmc_runtime::SessionOptions;
+
+/// How a model is compiled.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct CompileArgs {
+    /// CPU level to compile for: x86-64-v2, x86-64-v3, x86-64-v4 or native; may be repeated
+    /// [default: x86-64-v3 and x86-64-v4]
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) target_cpu: Vec<String>,
+    /// Leave out rewrite rules whose name matches this regular expression; may be repeated
+    #[arg(long, value_name = "RE")]
+    pub(crate) disable_rules: Vec<Regex>,
+    /// Rewriting effort: 0 = no rewriting, 1 = few rounds, 2 = normal, 3 = larger limits
+    #[arg(short = 'O', value_name = "LEVEL", default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=3))]
+    pub(crate) opt_level: u8,
+}
+
+impl CompileArgs {
+    pub(crate) fn options(&self) -> Outcome<CompileOptions> {
+        let mut rewrite = RewriteOptions { disabled_rules: self.disable_rules.clone(), ..RewriteOptions::default() };
+        match self.opt_level {
+            0 => rewrite.disabled_rules.push(Regex::new("").expect("the empty pattern is valid")),
+            1 => rewrite.iteration_limit = 8,
+            2 => {}
+            _ => {
+                rewrite.iteration_limit *= 2;
+                rewrite.node_limit *= 4;
+            }
+        }
+        let mut options = CompileOptions { rewrite, ..CompileOptions::default() };
+        if !self.target_cpu.is_empty() {
+            options.targets = self.targets()?;
+        }
+        Ok(options)
+    }
+
+    /// The levels asked for, lowest first, each once.
+    fn targets(&self) -> Outcome<Vec<CpuTarget>> {
+        let mut levels: Vec<CpuLevel> = Vec::new();
+        for name in &self.target_cpu {
+            let target: Target = name.parse().map_err(|error| Failure::usage(format!("{error}")))?;
+            let Target::Cpu(cpu) = target else {
+                return Err(Failure::usage(format!("--target-cpu {name}: expected a CPU level, found a GPU")));
+            };
+            levels.push(cpu.level);
+        }
+        levels.sort_unstable();
+        levels.dedup();
+        Ok(levels.into_iter().map(CpuTarget::of_level).collect())
+    }
+}
+
+/// How an artefact is run.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SessionArgs {
+    /// Threads; 0 takes one per processor
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) threads: usize,
+    /// Code level of the artefact [default: the best that the machine can run]
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) level: Option<String>,
+}
+
+impl SessionArgs {
+    pub(crate) fn options(&self, max_batch: usize, max_len: usize) -> SessionOptions {
+        SessionOptions {
+            max_batch,
+            max_len,
+            threads: self.threads,
+            level: self.level.clone(),
+            ..SessionOptions::default()
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Writing an artefact.
+
+use crate::golden::golden;
+use crate::{Compiled, Error, facts};
+use ssmc_artifact::{Property, ReportEntry, ReportKind};
+use ssmc_codegen::assemble::{self, ArtifactInput};
+use ssmc_ir::Model;
+use std::path::Path;
+
+/// What an artefact says about itself.
+#[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "the names are the documentation")]
+pub struct WriteOptions {
+    pub model_name: String,
+    /// See [`model_hash`](crate::model_hash).
+    pub model_hash: Vec<u8>,
+    /// See [`properties`](crate::properties).
+    pub properties: Vec<Property>,
+    /// Whether to compute golden vectors for `selftest` with the reference interpreter.
+    pub golden: bool,
+}
+
+impl WriteOptions {
+    /// All that is known about a model, with golden vectors.
+    pub fn of(model: &Model, model_name: impl Into<String>) -> Self {
+        Self {
+            model_name: model_name.into(),
+            model_hash: facts::model_hash(model),
+            properties: facts::properties(model),
+            golden: true,
+        }
+    }
+}
+
+impl Compiled {
+    /// Compiles the kernels and writes the artefact with its report, the texts of its stages `imported` and
+    /// `rewritten`, and its golden vectors. Returns its length.
+    ///
+    /// A model that the reference interpreter would take too long for gets no golden vectors; the report says so.
+    ///
+    /// # Errors
+    /// A kernel cannot be compiled, the reference interpreter fails, or the file cannot be written; nothing is left
+    /// behind then.
+    pub fn write(&self, path: &Path, options: WriteOptions) -> Result<u64, Error> {
+        let mut report = facts::report(self);
+        let golden = if options.golden { golden(self)? } else { None };
+        if golden.is_none() {
+            let reason = if options.golden { "the reference interpreter would take too long" } else { "left out" };
+            report.push(ReportEntry {
+                kind: ReportKind::Note.into(),
+                program: String::new(),
+                subject: "no golden vectors".to_owned(),
+                reason: reason.to_owned(),
+            });
+        }
+        let texts = self.programs.iter().flat_map(|p| {
+            [("imported", &p.imported), ("rewritten", &p.rewritten)]
+                .map(|(stage, graph)| (format!("{}.{stage}.ssm", p.name), graph.to_string()))
+        });
+        let input = ArtifactInput {
+            model_name: options.model_name,
+            model_hash: options.model_hash,
+            report,
+            properties: options.properties,
+            golden: golden.unwrap_or_default(),
+            texts: texts.collect(),
+        };
+        Ok(assemble::write(path, &self.kernels, input)?)
+    }
+}

@@ -1,0 +1,92 @@
+//! The buffers of a plan: one per value that lies in memory, so that every access past its end is seen.
+
+use super::super::{Arg, Lowered};
+use crate::kernel::interp::{self, Interpreter};
+use crate::kernel::{Access, Kernel};
+use ssmc_ir::ops::Op;
+use ssmc_ir::{Bindings, Graph, Tensor, ValueId, Weights};
+use std::collections::BTreeMap;
+
+/// What buffers hold before anything is written: no plausible number in any type.
+const UNWRITTEN: u8 = 0xa5;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Memory<'a> {
+    graph: &'a Graph,
+    pub(super) bindings: &'a Bindings,
+    pub(super) buffers: BTreeMap<Arg, Vec<u8>>,
+}
+
+impl<'a> Memory<'a> {
+    /// Memory for all launches, with inputs and weights in place.
+    pub(super) fn new(
+        graph: &'a Graph,
+        launches: &[Lowered],
+        (weights, inputs, bindings): (&Weights, &BTreeMap<String, Tensor>, &'a Bindings),
+    ) -> Self {
+        let mut memory = Self { graph, bindings, buffers: BTreeMap::new() };
+        for launch in launches {
+            for (arg, param) in launch.args.iter().zip(&launch.kernel.params) {
+                let (Arg::Value(value) | Arg::Packed(value, _)) = arg;
+                let ty = graph.ty(*value);
+                let dims = memory.extents(*value);
+                let stored = match graph.def_op(*value) {
+                    Some(Op::WeightRef(op)) => Some(weights.get(&op.name).unwrap().bytes.as_slice().to_vec()),
+                    Some(Op::Constant(op)) => Some(op.data.clone()),
+                    _ => graph
+                        .inputs()
+                        .iter()
+                        .find(|port| port.value == *value)
+                        .map(|port| inputs[&port.name].to_bytes()),
+                };
+                assert!(stored.is_none() || param.access == Access::Read, "{value} is written");
+                let size = dims.iter().product::<usize>() * ty.dtype.bits() / 8;
+                let bytes = match (arg, stored) {
+                    (Arg::Packed(_, packing), Some(bytes)) => {
+                        let mut packed = Vec::new();
+                        packing.write(&bytes, &dims, ty.dtype.bits() / 8, &mut packed).unwrap();
+                        packed
+                    }
+                    (_, Some(bytes)) => bytes,
+                    (_, None) => vec![UNWRITTEN; size],
+                };
+                memory.buffers.entry(arg.clone()).or_insert(bytes);
+            }
+        }
+        memory
+    }
+
+    fn extents(&self, value: ValueId) -> Vec<usize> {
+        let dims = self.graph.ty(value).shape.iter();
+        dims.map(|d| usize::try_from(d.eval(self.bindings).unwrap()).unwrap()).collect()
+    }
+
+    /// What a graph output holds.
+    pub(super) fn tensor(&self, value: ValueId) -> Tensor {
+        let bytes = &self.buffers[&Arg::Value(value)];
+        Tensor::from_bytes(self.graph.ty(value).dtype, self.extents(value), bytes).unwrap()
+    }
+
+    pub(super) fn dims(&self, launch: &Lowered) -> Vec<i64> {
+        launch.dims.iter().map(|d| d.eval(self.bindings).unwrap()).collect()
+    }
+
+    pub(super) fn grid(&self, launch: &Lowered) -> i64 {
+        launch.grid.eval(self.bindings).unwrap()
+    }
+
+    /// Runs `kernel`, a form of the launch's kernel, in the interpreter.
+    pub(super) fn interpret(&mut self, launch: &Lowered, kernel: &Kernel) {
+        let (dims, grid) = (self.dims(launch), self.grid(launch));
+        let mut keys: Vec<&Arg> = launch.args.iter().collect();
+        keys.sort();
+        keys.dedup();
+        let place = |arg: &Arg| keys.binary_search(&arg).unwrap();
+        let args: Vec<_> = launch.args.iter().map(|arg| interp::Arg::start(place(arg))).collect();
+        let used = self.buffers.iter_mut().filter(|(arg, _)| keys.binary_search(arg).is_ok());
+        let mut buffers: Vec<&mut [u8]> = used.map(|(_, bytes)| bytes.as_mut_slice()).collect();
+        Interpreter::new(kernel)
+            .and_then(|interpreter| interpreter.run(0..grid, &dims, &args, &mut buffers))
+            .unwrap_or_else(|error| panic!("{error}\n{kernel}"));
+    }
+}

@@ -1,0 +1,13 @@
+//! Every lowering against the reference interpreter: problems per op family, each lowered for several CPU levels and
+//! run as kernel, as legalized kernel and, with LLVM, as machine code.
+
+mod elementwise;
+mod fuzz;
+#[cfg(feature = "llvm")]
+mod machine;
+mod memory;
+mod mixers;
+mod problem;
+mod products;
+mod recurrences;
+mod rows;

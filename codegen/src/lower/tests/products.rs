@@ -1,0 +1,131 @@
+//! Contractions, with and without a weight matrix, and general convolutions.
+
+use super::problem::{Case, Fill, shape};
+use ssmc_ir::DType::{self, BF16, F16, F32, F64, I8, I32};
+use ssmc_ir::ops::{BinaryFn, Contract, Conv, UnaryFn};
+
+/// `x` times a weight, then bias and an activation, the way a linear layer stands in a model.
+fn linear(spec: &str, x: &str, w: &str, (dtype, stored): (DType, DType)) {
+    let mut case = Case::new(format!("{spec} {x} {w} {dtype} {stored}"));
+    let x = case.input(dtype, x, Fill::Noise(1.0));
+    let w = case.weight(stored, w, Fill::Noise(1.0));
+    let w = case.b.cast(w, dtype).unwrap();
+    let product = case.op(Contract::new(spec), &[x, w]);
+    let dims = case.b.shape(product).clone();
+    let outputs = match dims.last().and_then(|d| d.as_const()) {
+        Some(n) => {
+            let bias = case.weight(dtype, &n.to_string(), Fill::Noise(1.0));
+            let bias = case.b.broadcast(bias, &[dims.len() - 1], dims.clone()).unwrap();
+            let sum = case.b.binary(BinaryFn::Add, product, bias).unwrap();
+            let flat: ssmc_ir::Shape = [dims.n_elems()].into_iter().collect();
+            let sum = case.b.reshape(sum, flat).unwrap();
+            [case.b.unary(UnaryFn::Softplus, sum).unwrap()]
+        }
+        None => [case.b.unary(UnaryFn::Silu, product).unwrap()],
+    };
+    case.finish(&outputs).check(&[(1, 0), (1, 1), (2, 7), (3, 9)]);
+}
+
+#[test]
+fn products_with_weights() {
+    for n in [1, 2, 3, 8, 12, 16, 17, 24, 31, 32, 33, 48, 80] {
+        let k = 1 + n * 7 % 19;
+        linear("bld,ed->ble", &format!("b,l,{k}"), &format!("{n},{k}"), (F32, F32));
+    }
+    for (spec, x, w) in [
+        ("bld,de->ble", "b,l,5", "5,40"),
+        ("bl,el->be", "b,6", "40,6"),
+        ("d,ed->e", "6", "33,6"),
+        ("lbd,ed->ebl", "l,b,6", "33,6"),
+        ("lbd,ed->bel", "l,b,6", "7,6"),
+        ("blhp,ehp->ble", "b,l,3,4", "9,3,4"),
+        ("blhp,hep->ble", "b,l,3,4", "3,37,4"),
+        ("blhp,pe->blhe", "b,l,3,4", "4,9"),
+        ("bld,ed->ble", "b,l,0", "9,0"),
+        ("bld,ed->ble", "b,l,3", "0,3"),
+    ] {
+        linear(spec, x, w, (F32, F32));
+    }
+    for types in [(F32, BF16), (F32, F16), (BF16, BF16), (F16, F16), (F64, F64), (F64, F32), (F32, I8)] {
+        linear("bld,ed->ble", "b,l,9", "37,9", types);
+        linear("bld,ed->ble", "b,l,9", "3,9", types);
+    }
+}
+
+/// The weight comes first, and the rows are a slice of something wider.
+#[test]
+fn products_of_views() {
+    let mut case = Case::new("weight first");
+    let wide = case.input(F32, "b,l,20", Fill::Noise(1.0));
+    let x = case.b.slice(wide, 2, 7, 9).unwrap();
+    let x = case.b.transpose(x, &[1, 2, 0]).unwrap();
+    let w = case.weight(BF16, "9,18", Fill::Noise(1.0));
+    let w = case.b.cast(w, F32).unwrap();
+    let y = case.b.contract("de,ldb->ble", &[w, x]).unwrap();
+    let y = case.b.reshape(y, shape("b,l,2,9")).unwrap();
+    case.finish(&[y]).check(&[(1, 1), (3, 13)]);
+}
+
+fn contract(spec: &str, operands: &[&str], dtype: DType) {
+    let mut case = Case::new(format!("{spec} {operands:?} {dtype}"));
+    let scale = if dtype.is_int() { 9.0 } else { 1.0 };
+    let operands: Vec<_> = operands.iter().map(|dims| case.input(dtype, dims, Fill::Noise(scale))).collect();
+    let y = case.op(Contract::new(spec), &operands);
+    let y = case.b.unary(UnaryFn::Abs, y).unwrap();
+    case.finish(&[y]).check(&[(1, 0), (0, 3), (1, 1), (2, 9), (3, 17)]);
+}
+
+#[test]
+fn products_of_activations() {
+    for (spec, operands) in [
+        ("ab,b->a", &["b,l", "l"][..]),
+        ("ab->", &["b,l"]),
+        ("ab->b", &["b,l"]),
+        ("ab->ba", &["b,l"]),
+        ("ab,ab->", &["b,l", "b,l"]),
+        ("a,b->ab", &["b", "l"]),
+        ("ab,b,a->a", &["b,l", "l", "b"]),
+        ("bld,bmd->blm", &["b,l,3", "b,l,3"]),
+        ("blgn,blgen->blge", &["b,l,2,4", "b,l,2,3,4"]),
+        ("blge,blgn,blge->blgen", &["b,l,2,3", "b,l,2,5", "b,l,2,3"]),
+        ("ab,c->a", &["b,l", "5"]),
+        ("ab,bc,cd->ad", &["b,3", "3,l", "l,5"]),
+    ] {
+        for dtype in [F32, F64, BF16, I32, I8] {
+            contract(spec, operands, dtype);
+        }
+    }
+}
+
+/// Extents of x and w, then strides, pads, dilations and groups.
+type ConvCase<'a> = (&'a str, &'a str, &'a [usize], &'a [usize], &'a [usize], usize);
+
+#[test]
+fn convolutions() {
+    let cases: [ConvCase<'_>; 9] = [
+        ("b,4,l", "4,1,3", &[1], &[2, 1], &[1], 4),
+        ("b,4,l", "4,1,4", &[1], &[1, 2], &[1], 4),
+        ("b,3,l", "5,3,3", &[1], &[1, 1], &[1], 1),
+        ("b,4,l", "6,2,3", &[2], &[0, 3], &[2], 2),
+        ("b,1,l", "1,1,1", &[3], &[0, 0], &[1], 1),
+        ("b,2,5,l", "2,2,3,2", &[1, 1], &[1, 1, 1, 0], &[1, 1], 1),
+        ("b,4,6,l", "4,2,3,3", &[2, 2], &[1, 0, 2, 3], &[1, 2], 2),
+        ("b,2,3,4,l", "2,1,2,2,2", &[1, 2, 1], &[0, 1, 1, 1, 0, 1], &[1, 1, 2], 2),
+        ("b,3,4,4", "17,3,4,4", &[4, 4], &[0, 0, 0, 0], &[1, 1], 1),
+    ];
+    for (i, (x, w, strides, pads, dilations, groups)) in cases.into_iter().enumerate() {
+        for dtype in [F32, F64, F16, I32] {
+            let mut case = Case::new(format!("conv {x} {w} {strides:?} {pads:?} {dilations:?} {groups} {dtype}"));
+            let scale = if dtype.is_int() { 9.0 } else { 1.0 };
+            let x = case.input(dtype, x, Fill::Noise(scale));
+            let x = case.b.unary(UnaryFn::Neg, x).unwrap();
+            let out = w.split(',').next().unwrap();
+            let bias = (i % 2 == 0).then(|| case.weight(dtype, out, Fill::Noise(scale)));
+            let w = case.weight(dtype, w, Fill::Noise(scale));
+            let op = Conv { strides: strides.into(), pads: pads.into(), dilations: dilations.into(), groups };
+            let y = case.node(op, &[Some(x), Some(w), bias])[0];
+            let y = case.b.unary(UnaryFn::Abs, y).unwrap();
+            case.finish(&[y]).check(&[(0, 5), (1, 1), (2, 7), (1, 19)]);
+        }
+    }
+}

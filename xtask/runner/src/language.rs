@@ -1,0 +1,118 @@
+//! Language models: greedy continuation and the agreement of `prefill` and `step` with `forward`.
+
+use std::path::Path;
+use std::time::Instant;
+
+use ssmc_npz::Array;
+use ssmc_runtime::{Session, Tensor};
+
+use crate::Error;
+use crate::arrays::write_arrays;
+use crate::job::Rows;
+
+/// The likeliest tokens after each row, recomputing everything for each.
+pub(crate) fn greedy_by_forward(session: &mut Session, prompts: &Rows, tokens: usize) -> Result<Rows, Error> {
+    let mut rows = prompts.clone();
+    for _ in 0..tokens {
+        let logits = session.forward(rows.len(), &rows.concat())?;
+        for (row, next) in rows.iter_mut().zip(likeliest(&logits, prompts.len())?) {
+            row.push(next);
+        }
+    }
+    let prompt_len = prompts[0].len();
+    Ok(rows.into_iter().map(|mut row| row.split_off(prompt_len)).collect())
+}
+
+/// The likeliest tokens after each row, with the state carried from token to token.
+pub(crate) fn greedy_by_step(session: &mut Session, prompts: &Rows, tokens: usize) -> Result<Rows, Error> {
+    let mut state = session.new_state(prompts.len())?;
+    let mut logits = session.prefill(&mut state, &prompts.concat())?;
+    let mut rows = vec![Vec::new(); prompts.len()];
+    for i in 0..tokens {
+        let next = likeliest(&logits, prompts.len())?;
+        for (row, next) in rows.iter_mut().zip(&next) {
+            row.push(*next);
+        }
+        if i + 1 < tokens {
+            logits = session.step(&mut state, &next)?;
+        }
+    }
+    Ok(rows)
+}
+
+/// The index of the greatest logit at the last position of each row; the first one among equals.
+fn likeliest(logits: &Tensor, batch: usize) -> Result<Vec<u32>, Error> {
+    let (values, vocab) = flat(logits)?;
+    let row_len = values.len() / batch;
+    let last = values.chunks_exact(row_len).map(|row| &row[row_len - vocab..]);
+    Ok(last
+        .map(|row| (0..vocab).rev().max_by(|i, k| row[*i].total_cmp(&row[*k])).unwrap_or(0) as u32)
+        .collect())
+}
+
+/// The logits and the size of the vocabulary.
+fn flat(logits: &Tensor) -> Result<(&[f32], usize), Error> {
+    let values = logits
+        .as_slice::<f32>()
+        .ok_or_else(|| Error::Array(format!("logits: expected f32, found {}", logits.dtype())))?;
+    match logits.dims().last() {
+        Some(vocab) if *vocab > 0 => Ok((values, *vocab)),
+        _ => Err(Error::Array("logits: no vocabulary".into())),
+    }
+}
+
+/// Wall time of each part.
+pub(crate) struct Seconds {
+    pub(crate) forward: f64,
+    pub(crate) prefill: f64,
+    pub(crate) steps: f64,
+}
+
+/// Logits at the last `steps + 1` positions, by `forward` and by `prefill` and `step`, each
+/// `[batch, steps + 1, vocab]`, written as `forward` and `step`.
+pub(crate) fn continue_sequence(
+    session: &mut Session,
+    ids: &Rows,
+    steps: usize,
+    output: &Path,
+) -> Result<Seconds, Error> {
+    let (batch, len) = (ids.len(), ids[0].len());
+    if steps >= len {
+        return Err(Error::Usage(format!("continue: expected fewer than {len} steps, found {steps}")));
+    }
+    let start = Instant::now();
+    let whole = session.forward(batch, &ids.concat())?;
+    let forward = start.elapsed().as_secs_f64();
+    let (values, vocab) = flat(&whole)?;
+    let kept = (steps + 1) * vocab;
+    let expected: Vec<f32> =
+        values.chunks_exact(len * vocab).flat_map(|row| &row[row.len() - kept..]).copied().collect();
+
+    let column = |range: std::ops::Range<usize>| -> Vec<u32> {
+        ids.iter().flat_map(|row| &row[range.clone()]).copied().collect()
+    };
+    let mut found = vec![Vec::with_capacity(kept); batch];
+    let mut keep = |logits: &Tensor| -> Result<(), Error> {
+        for (row, logits) in found.iter_mut().zip(flat(logits)?.0.chunks_exact(vocab)) {
+            row.extend_from_slice(logits);
+        }
+        Ok(())
+    };
+    let mut state = session.new_state(batch)?;
+    let start = Instant::now();
+    let logits = session.prefill(&mut state, &column(0..len - steps))?;
+    let prefill = start.elapsed().as_secs_f64();
+    keep(&logits)?;
+    let mut seconds = 0.0;
+    for at in len - steps..len {
+        let start = Instant::now();
+        let logits = session.step(&mut state, &column(at..at + 1))?;
+        seconds += start.elapsed().as_secs_f64();
+        keep(&logits)?;
+    }
+    let shape = [batch, steps + 1, vocab];
+    let arrays =
+        [("forward", Array::f32s(&shape, &expected)), ("step", Array::f32s(&shape, &found.concat()))];
+    write_arrays(output, &arrays)?;
+    Ok(Seconds { forward, prefill, steps: seconds })
+}

@@ -1,0 +1,119 @@
+//! Runs an artefact outside the compiler: this program links the runtime and nothing else of ssmc.
+//!
+//! `ssmc-runner ARTEFACT JOB...` plans one session that fits all jobs and does them in order. Jobs:
+//!
+//! - `launches` prints `launch`, recurrence class, count and whether it is a generic loop, for `forward`.
+//! - `run IN.npz OUT.npz` runs `forward` and prints `ran` and the seconds.
+//! - `greedy N PROMPTS` continues the prompts by the N likeliest tokens, once by `forward` over the growing
+//!   sequence and once by `prefill` and `step`, and prints `greedy forward TOKENS` and `greedy step TOKENS`.
+//!   Prompts and results are written `1 2 3;4 5 6`: rows of one length.
+//! - `continue N IN.npz OUT.npz` runs `forward` over `input_ids`, then `prefill` over all but the last N
+//!   tokens and `step` over those, writes `forward` and `step` logits at the last N + 1 positions, and prints
+//!   `continued` and the seconds of forward, prefill and steps.
+//! - `cost PROGRAM N` prints `cost`, the program, and the arithmetic and memory traffic that its launches state for
+//!   one sequence of N tokens, in operations and bytes.
+//!
+//! Lines are separated by tabs. A fault goes to stderr and ends the program with 1, bad usage with 2.
+
+mod arrays;
+mod cost;
+mod job;
+mod language;
+mod limits;
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use job::Job;
+use ssmc_npz::NpzError;
+use ssmc_runtime::{Artifact, RuntimeError, Session, TensorError};
+
+/// Why a job was not done.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("{0}")]
+    Usage(String),
+    #[error("{path}: {source}")]
+    Npz { path: String, source: NpzError },
+    #[error("{0}")]
+    Array(String),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ssmc-runner: {error}");
+            ExitCode::from(if matches!(error, Error::Usage(_)) { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(args: &[String]) -> Result<(), Error> {
+    let [artifact, jobs @ ..] = args else {
+        return Err(Error::Usage("expected an artefact and jobs".into()));
+    };
+    let jobs = Job::parse(jobs)?;
+    let artifact = Artifact::open(artifact)?;
+    let mut session = Session::new(&artifact, &limits::options(artifact.manifest(), &jobs)?)?;
+    jobs.iter().try_for_each(|job| work(&mut session, job))
+}
+
+fn work(session: &mut Session, job: &Job) -> Result<(), Error> {
+    match job {
+        Job::Launches => {
+            for launch in &session.program("forward")?.launches {
+                println!(
+                    "launch\t{}\t{}\t{}",
+                    launch.recurrence, launch.recurrence_count, launch.generic_loop
+                );
+            }
+        }
+        Job::Run { inputs, output, .. } => {
+            let views = inputs
+                .iter()
+                .map(|(name, array)| Ok((name.as_str(), arrays::view(name, array)?)))
+                .collect::<Result<Vec<_>, Error>>()?;
+            let start = Instant::now();
+            let outputs = session.run("forward", &views)?;
+            println!("ran\t{}", start.elapsed().as_secs_f64());
+            arrays::write(Path::new(output), outputs.iter())?;
+        }
+        Job::Greedy { tokens, prompts } => {
+            for (way, rows) in [
+                ("forward", language::greedy_by_forward(session, prompts, *tokens)?),
+                ("step", language::greedy_by_step(session, prompts, *tokens)?),
+            ] {
+                println!("greedy\t{way}\t{}", print_rows(&rows));
+            }
+        }
+        Job::Cost { program, tokens } => {
+            let cost = cost::of(session, program, *tokens)?;
+            println!("cost\t{program}\t{}\t{}", cost.flops, cost.bytes);
+        }
+        Job::Continue { steps, ids, output } => {
+            let seconds = language::continue_sequence(session, ids, *steps, Path::new(output))?;
+            println!("continued\t{}\t{}\t{}", seconds.forward, seconds.prefill, seconds.steps);
+        }
+    }
+    Ok(())
+}
+
+fn print_rows(rows: &[Vec<u32>]) -> String {
+    let mut text = String::new();
+    for (i, row) in rows.iter().enumerate() {
+        text.push_str(if i == 0 { "" } else { ";" });
+        for (k, token) in row.iter().enumerate() {
+            let space = if k == 0 { "" } else { " " };
+            let _ = write!(text, "{space}{token}");
+        }
+    }
+    text
+}

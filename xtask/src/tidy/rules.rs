@@ -1,0 +1,51 @@
+//! Every rewrite rule has a test that names it and a row in `docs/rules.md`.
+
+use super::repo::{Repo, is_test};
+use regex::Regex;
+
+const FOLDER: &str = "passes/src/rules/";
+const DOCUMENT: &str = "docs/rules.md";
+
+pub(super) fn check(repo: &Repo) -> Vec<String> {
+    let name = Regex::new(r#"(?m)^\s*name: "([a-z0-9-]+)""#).expect("the pattern is valid");
+    let mut names = Vec::new();
+    for (_, text) in repo.rust(&[FOLDER]).filter(|(path, _)| !is_test(path)) {
+        names.extend(name.captures_iter(text).map(|groups| groups[1].to_owned()));
+    }
+    let mut faults = Vec::new();
+    if names.is_empty() {
+        faults.push(format!("{FOLDER}: found no rule"));
+    }
+    let tested = |path: &str| {
+        path.starts_with("tests/filetests/rules/") || (path.starts_with("passes/src/") && is_test(path))
+    };
+    let tests: Vec<&String> =
+        repo.files.iter().filter(|(path, _)| tested(path)).map(|(_, text)| text).collect();
+    let document = repo.files.get(DOCUMENT).map_or("", String::as_str);
+    for name in names {
+        if !tests.iter().any(|text| text.contains(&format!("\"{name}\""))) {
+            faults.push(format!("{name}: no test names it"));
+        }
+        if !document.contains(&format!("`{name}`")) {
+            faults.push(format!("{name}: not in {DOCUMENT} (cargo xtask codegen)"));
+        }
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::repo::files;
+    use super::*;
+
+    #[test]
+    fn rules_without_test_or_document_are_found() {
+        let rule = ("passes/src/rules/gate.rs", "Rule {\n    name: \"silu-product\",\n}");
+        let test = ("passes/src/rules/tests.rs", "(\"silu-product\", |g, fires| {");
+        let document = ("docs/rules.md", "### `silu-product`");
+        assert_eq!(check(&files(&[rule, test, document])), Vec::<String>::new());
+        assert_eq!(check(&files(&[rule, document])), ["silu-product: no test names it"]);
+        assert!(check(&files(&[rule, test]))[0].contains("not in docs/rules.md"));
+        assert_eq!(check(&files(&[])).len(), 1);
+    }
+}

@@ -1,0 +1,48 @@
+//! Unsafe code stands in a few files.
+
+use super::repo::{Repo, code_lines};
+use regex::Regex;
+
+/// Mapping of files, the thread pool, the calls of compiled code, and LLVM's pointer arithmetic; in tests, calls of
+/// compiled code and the counting allocator. A benchmark picks code by processor.
+const ALLOWED: &[&str] = &[
+    "codegen/src/llvm/emit/memory.rs",
+    "codegen/src/llvm/tests/harness.rs",
+    "codegen/src/llvm/tests/image.rs",
+    "frontend/src/onnx/map.rs",
+    "frontend/src/safetensors/map.rs",
+    "runtime/src/code.rs",
+    "runtime/src/memory.rs",
+    "runtime/src/pool.rs",
+    "runtime/src/session/execute.rs",
+    "runtime/tests/session/allocations.rs",
+    "xtask/src/bench/floor.rs",
+];
+
+pub(super) fn check(repo: &Repo) -> Vec<String> {
+    let unsafe_code =
+        Regex::new(r#"\bunsafe\s*(\{|fn\b|impl\b|extern\b|trait\b)"#).expect("the pattern is valid");
+    let mut faults = Vec::new();
+    // This file spells what it looks for.
+    let others = |path: &str| !ALLOWED.contains(&path) && !path.starts_with("xtask/src/tidy/");
+    for (path, text) in repo.rust(&[""]).filter(|(path, _)| others(path)) {
+        for (number, line) in code_lines(text).filter(|(_, line)| unsafe_code.is_match(line)) {
+            faults.push(format!("{path}:{number}: {}", line.trim()));
+        }
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::repo::files;
+    use super::*;
+
+    #[test]
+    fn unsafe_blocks_are_found() {
+        let block = "// unsafe { in a comment }\nlet unsafe_word = 1;\nlet x = unsafe { f() };\n";
+        let faults = check(&files(&[("ir/src/graph.rs", block), ("runtime/src/code.rs", block)]));
+        assert_eq!(faults, ["ir/src/graph.rs:3: let x = unsafe { f() };"]);
+        assert_eq!(check(&files(&[("ir/src/a.rs", "unsafe impl Send for X {}")])).len(), 1);
+    }
+}
