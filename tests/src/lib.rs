@@ -1,1 +1,4 @@
-//! See ARCHITECTURE.md.
+//! Filetests, and kernels against their machine code. See CONTRIBUTING.md for the form of filetests.
+
+pub mod filetest;
+pub mod launch_check;

@@ -67,6 +67,13 @@ impl<'a> Cx<'a> {
         result
     }
 
+    /// Makes vectors no wider than an axis of constant extent needs.
+    pub(crate) fn narrow(&mut self, extent: &Dim) {
+        if let Some(n) = extent.as_const().and_then(|n| u16::try_from(n).ok()) {
+            self.lanes = self.lanes.min(n.next_power_of_two());
+        }
+    }
+
     /// The lane indices that start at `base`, a multiple of the lanes.
     pub(crate) fn lanes_from(&self, base: Reg) -> Idx {
         if self.lanes == 1 { Idx::Uniform(base) } else { Idx::Lanes { base, stride: 1, aligned: true } }
@@ -216,7 +223,11 @@ impl<'a> Cx<'a> {
         let extents = self.extents(b, shape);
         let at = self.index(b).linear(idx, &extents);
         match at {
-            Idx::Uniform(i) => b.store(param, i, x),
+            Idx::Uniform(i) => {
+                // An axis of extent 1 has its element in the first lane.
+                let x = if b.lanes(x) == 1 { x } else { b.extract(x, 0) };
+                b.store(param, i, x);
+            }
             Idx::Lanes { base, stride: 1, .. } => {
                 let x = self.widen(b, x);
                 match self.mask {

@@ -20,6 +20,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Conv) -> Result<Launch, LowerErro
     let out_per_group = l.constant("output channels", &w_shape[0])? / op.groups as i64;
     let in_per_group = taps[0];
     let (b, cx, sink) = l.parts();
+    cx.narrow(last);
     let row = row_index(cx, b, rows);
     let Idx::Uniform(channel) = row[1] else {
         return Err(LowerError::Unsupported { op: "conv", reason: "block indices are scalars".into() });

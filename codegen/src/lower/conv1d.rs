@@ -57,6 +57,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &CausalConv1d) -> Result<Launch, L
     let state_out = l.node.results[1];
     let tiles = Dim::from(channels).ceildiv(&Dim::from(CHANNEL_TILE));
     let (b, cx, sink) = l.parts();
+    cx.narrow(&shape[2]);
     let place = row_index(cx, b, &[shape[0].clone(), tiles.clone()]);
     let (batch, Idx::Uniform(tile)) = (place[0], place[1]) else {
         return Err(LowerError::Unsupported {

@@ -3,7 +3,7 @@
 use super::access::Cx;
 use super::index::Idx;
 use super::{Launch, LowerError, Lowering};
-use crate::kernel::KernelBuilder;
+use crate::kernel::{KernelBuilder, ReduceOp, Reg};
 use ssmc_ir::Dim;
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Result<Launch, LowerError> {
@@ -17,6 +17,7 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Result<Launch, LowerError> {
         sink.put(cx, b, &[], x)?;
         return Ok(Launch { grid: Dim::from(1), flops: Dim::from(1) });
     };
+    cx.narrow(last);
     let row = row_index(cx, b, rows);
     for_lanes(cx, b, last, &mut |cx, b, at| {
         let idx = [row.as_slice(), &[at]].concat();
@@ -76,4 +77,10 @@ pub(super) fn for_lanes<'a>(
         result = cx.masked(Some(mask), |cx| body(cx, b, at));
     });
     result
+}
+
+/// The sum of all lanes.
+pub(super) fn lane_sum(b: &mut KernelBuilder, x: Reg) -> Reg {
+    // A variable of one lane is copied: it may change later.
+    if b.lanes(x) == 1 { b.cast(x, b.ty(x).elem()) } else { b.reduce(ReduceOp::Add, x) }
 }

@@ -118,9 +118,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Contract) -> Result<Launch, Lower
     let panels = Dim::from(n).ceildiv(&Dim::from(PANEL));
     let elem = elem_of(l.graph.ty(l.node.results[0]).dtype)?;
     let (b, cx, sink) = l.parts();
-    if n < PANEL && i64::from(cx.lanes) > n {
-        cx.lanes = (n as u64).next_power_of_two() as u16;
-    }
+    cx.narrow(&Dim::from(n));
     let packing = Packing::Panels { k_axes: p.k_axes.clone(), n_axis: p.n_axis };
     let panel_param = cx.packed_param(b, p.weight, packing)?;
     let place = row_index(cx, b, &[panels.clone(), m_tiles.clone()]);
@@ -185,7 +183,7 @@ fn run<'a>(
         rows.iter().map(|row| cx.index(b).unravel(Idx::Uniform(*row), &m_extents)).collect();
     let vectors = VECTORS.min((PANEL.min(t.n) + lanes - 1) / lanes).max(1);
     // Columns come in whole vectors, and in whole panels if there is more than one.
-    let whole = if t.n > PANEL { PANEL } else { lanes };
+    let whole = if t.n > PANEL { PANEL } else { vectors * lanes };
     for start in (0..PANEL.min(t.n)).step_by((vectors * lanes) as usize) {
         let zero = b.zero(t.acc.x(cx.lanes));
         let acc: Vec<Vec<Reg>> =

@@ -1,10 +1,10 @@
 //! Normalizations: a block per row, two passes.
 
 use super::access::Cx;
-use super::elementwise::{for_lanes, row_index, rows_and_last};
+use super::elementwise::{for_lanes, lane_sum, row_index, rows_and_last};
 use super::index::Idx;
 use super::{Launch, LowerError, Lowering, accumulator, elem_of};
-use crate::kernel::{Elem, KernelBuilder, ReduceOp, Reg};
+use crate::kernel::{Elem, KernelBuilder, Reg};
 use ssmc_ir::ops::{GatedRmsNorm, LayerNorm, RmsNorm};
 use ssmc_ir::{Dim, ValueId};
 
@@ -31,7 +31,7 @@ fn row_sum<'a>(
         b.assign(total, sum);
         Ok(())
     })?;
-    let sum = b.reduce(ReduceOp::Add, total);
+    let sum = lane_sum(b, total);
     Ok(cx.widen(b, sum))
 }
 
@@ -68,6 +68,7 @@ fn rms(
     let elem = elem_of(l.graph.ty(x).dtype)?;
     let acc = accumulator(elem);
     let (b, cx, sink) = l.parts();
+    cx.narrow(last);
     let row = row_index(cx, b, rows);
     let silu_z = |cx: &mut Cx<'_>, b: &mut KernelBuilder, gate: &Gate, idx: &[Idx]| {
         let z = cx.get_wide_as(b, (gate.z, acc), idx)?;
@@ -130,6 +131,7 @@ pub(super) fn layer_norm(l: &mut Lowering<'_>, op: &LayerNorm) -> Result<Launch,
     let elem = elem_of(l.graph.ty(x).dtype)?;
     let acc = accumulator(elem);
     let (b, cx, sink) = l.parts();
+    cx.narrow(last);
     let row = row_index(cx, b, rows);
     let input = |cx: &mut Cx<'_>, b: &mut KernelBuilder, idx: &[Idx]| {
         cx.get_wide_as(b, (x, acc), idx)

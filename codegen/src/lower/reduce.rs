@@ -50,12 +50,11 @@ pub(super) fn contract(l: &mut Lowering<'_>, op: &Contract) -> Result<Launch, Lo
     let (rows, last) = rows_and_last(shape);
     let grid = product(rows);
     let (b, cx, sink) = l.parts();
-    if last.is_none_or(|d| d.is(1)) {
-        cx.lanes = 1;
-    }
-    let row = row_index(cx, b, rows);
     let one = Dim::from(1);
-    for_lanes(cx, b, last.unwrap_or(&one), &mut |cx, b, at| {
+    let last = last.unwrap_or(&one);
+    cx.narrow(last);
+    let row = row_index(cx, b, rows);
+    for_lanes(cx, b, last, &mut |cx, b, at| {
         let full = [row.as_slice(), &[at]].concat();
         let idx = full[..shape.len()].to_vec();
         let acc_elem = accumulator(elem);
@@ -135,12 +134,11 @@ pub(super) fn reduce(l: &mut Lowering<'_>, op: &Reduce) -> Result<Launch, LowerE
     let (rows, last) = rows_and_last(shape);
     let (grid, flops) = (product(rows), product(in_shape));
     let (b, cx, sink) = l.parts();
-    if last.is_none_or(|d| d.is(1)) {
-        cx.lanes = 1;
-    }
-    let row = row_index(cx, b, rows);
     let one = Dim::from(1);
-    for_lanes(cx, b, last.unwrap_or(&one), &mut |cx, b, at| {
+    let last = last.unwrap_or(&one);
+    cx.narrow(last);
+    let row = row_index(cx, b, rows);
+    for_lanes(cx, b, last, &mut |cx, b, at| {
         let full = [row.as_slice(), &[at]].concat();
         let idx = full[..shape.len()].to_vec();
         let acc_elem = combined_in(op.f, elem);

@@ -98,7 +98,7 @@ fn float_rem(b: &mut KernelBuilder, x: Reg, y: Reg) -> Reg {
     let is_small = b.eq(quotient, 0);
     let r = b.select(is_small, x, r);
     let (magnitude, limit) = (b.abs(r), b.abs(y));
-    let too_large = b.ge(magnitude, limit);
+    let too_large = b.gt(magnitude, limit);
     let less = b.sub(r, y);
     let r = b.select(too_large, less, r);
     let (r_below, y_below, nonzero) = (b.lt(r, 0), b.lt(y, 0), b.ne(r, 0));

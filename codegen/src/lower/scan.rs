@@ -35,9 +35,7 @@ fn recur<'a>(l: &mut Lowering<'a>, r: &Recurrence, step: &mut Step<'_, 'a>) -> R
     };
     let rank = shape.len();
     let (b, cx, sink) = l.parts();
-    if last.is(1) {
-        cx.lanes = 1;
-    }
+    cx.narrow(last);
     let grid: Vec<Dim> = std::iter::once(&shape[0]).chain(outer).cloned().collect();
     let place = row_index(cx, b, &grid);
     let len = cx.dim(b, &shape[1]);
@@ -142,9 +140,7 @@ pub(super) fn cumsum(l: &mut Lowering<'_>, op: &CumSum) -> Result<Launch, LowerE
         None => (Vec::new(), one),
     };
     let (b, cx, sink) = l.parts();
-    if last.is(1) {
-        cx.lanes = 1;
-    }
+    cx.narrow(&last);
     let place = row_index(cx, b, &grid);
     let len = cx.dim(b, &len);
     for_lanes(cx, b, &last, &mut |cx, b, at| {

@@ -77,6 +77,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
     let h_last = l.node.results[1];
     let tiles = Dim::from(channels).ceildiv(&Dim::from(CHANNEL_TILE));
     let (b, cx, sink) = l.parts();
+    cx.narrow(&shape[3]);
     let grid = [shape[0].clone(), shape[2].clone(), tiles];
     let place = row_index(cx, b, &grid);
     let (batch, group, Idx::Uniform(tile)) = (place[0], place[1], place[2]) else {

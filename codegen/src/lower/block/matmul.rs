@@ -30,7 +30,7 @@ use crate::lower::index::Idx;
 use crate::lower::sink::Sink;
 use crate::lower::{Launch, LowerError, Lowering, elem_of};
 use ssmc_ir::ops::{Contract, Label, Op};
-use ssmc_ir::{Dim, Graph, Node, ValueId};
+use ssmc_ir::{DType, Def, Dim, Graph, Group, Node, NodeId, ValueId};
 
 /// Rows and columns of the result that a block computes: both variants' buffers and accumulators fit the 48 KiB that a
 /// block gets without opting in.
@@ -50,8 +50,8 @@ impl Schedule {
     ///
     /// # Errors
     /// The node is no product of two float tensors with a sum.
-    pub(super) fn choose(graph: &Graph, node: &Node) -> Result<Schedule, LowerError> {
-        let p = recognize(graph, node)?;
+    pub(super) fn choose(graph: &Graph, group: &Group) -> Result<Schedule, LowerError> {
+        let p = recognize(graph, graph.node(group.root), &|id| group.members.contains(&id))?;
         let elems = [elem_of(graph.ty(p.x.value).dtype)?, elem_of(graph.ty(p.w.value).dtype)?];
         Ok(if elems[0] == elems[1] && elems[0].is_half() { Schedule::Mma } else { Schedule::Fma })
     }
@@ -80,7 +80,20 @@ struct Product {
     output: Vec<Label>,
 }
 
-fn recognize(graph: &Graph, node: &Node) -> Result<Product, LowerError> {
+/// What is staged for an operand: the operand itself, or what the group widens to it, exactly, on every load.
+fn source(graph: &Graph, is_member: &dyn Fn(NodeId) -> bool, value: ValueId) -> ValueId {
+    let Def::Result(id, _) = graph.def(value) else { return value };
+    let node = graph.node(id);
+    let (Op::Cast(op), Some(x)) = (&node.op, node.operands.first().copied().flatten()) else { return value };
+    let widens = op.to == DType::F32 && matches!(graph.ty(x).dtype, DType::F16 | DType::BF16);
+    if widens && is_member(id) { x } else { value }
+}
+
+fn recognize(
+    graph: &Graph,
+    node: &Node,
+    is_member: &dyn Fn(NodeId) -> bool,
+) -> Result<Product, LowerError> {
     let refuse = |reason: &str| LowerError::Unsupported { op: node.op.name(), reason: reason.into() };
     let Op::Contract(Contract { spec }) = &node.op else { return Err(refuse("it is no product")) };
     let ([first, second], [Some(a), Some(b)]) = (spec.inputs.as_slice(), node.operands.as_slice()) else {
@@ -94,7 +107,7 @@ fn recognize(graph: &Graph, node: &Node) -> Result<Product, LowerError> {
     }
     let in_output = |l: &&Label| spec.output.contains(l);
     let factor = |value: ValueId, labels: &[Label], other: &[Label]| Factor {
-        value,
+        value: source(graph, is_member, value),
         labels: labels.to_vec(),
         own: spec.output.iter().copied().filter(|l| labels.contains(l) && !other.contains(l)).collect(),
     };
@@ -141,8 +154,13 @@ struct Block<'p> {
     elem: Elem,
 }
 
-pub(super) fn lower(l: &mut Lowering<'_>, op: &Contract, schedule: Schedule) -> Result<Launch, LowerError> {
-    let p = recognize(l.graph, l.node)?;
+pub(super) fn lower(
+    l: &mut Lowering<'_>,
+    op: &Contract,
+    group: &Group,
+    schedule: Schedule,
+) -> Result<Launch, LowerError> {
+    let p = recognize(l.graph, l.node, &|id| group.members.contains(&id))?;
     let extents = op.extents(&[Some(l.graph.ty(l.operand(0)?)), Some(l.graph.ty(l.operand(1)?))]);
     let Ok(extents) = extents else { return l.unsupported("extents do not fit") };
     let axes = |labels: &[Label]| Axes {

@@ -36,8 +36,8 @@ pub fn lower_block(graph: &Graph, group: &Group, target: &GpuTarget) -> Result<L
             in_block(graph, group, schedule.threads(), |l| selective_scan::lower(l, op, schedule))
         }
         Op::Contract(op) => {
-            let schedule = matmul::Schedule::choose(graph, node)?;
-            in_block(graph, group, schedule.threads(), |l| matmul::lower(l, op, schedule))
+            let schedule = matmul::Schedule::choose(graph, group)?;
+            in_block(graph, group, schedule.threads(), |l| matmul::lower(l, op, group, schedule))
         }
         op => Err(LowerError::Unsupported {
             op: op.name(),

@@ -80,7 +80,8 @@ impl Schedule {
         Ok(Schedule::of(batch.saturating_mul(channels), is_short, n, elem, target))
     }
 
-    fn of(channels: i64, is_short: bool, n: i64, elem: Elem, target: &GpuTarget) -> Schedule {
+    /// The schedule for this many channels of the whole batch with `n` states each, b and c being of type `elem`.
+    pub(super) fn of(channels: i64, is_short: bool, n: i64, elem: Elem, target: &GpuTarget) -> Schedule {
         let is_wide = channels >= CHANNELS_MIN || is_short;
         if !is_wide || n > CHANNEL_STATES_MAX {
             return Schedule::Time { threads: TIME_THREADS, items: TIME_ITEMS };

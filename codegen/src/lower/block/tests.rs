@@ -1,14 +1,17 @@
 //! Thread-block kernels in the kernel interpreter, against the truth of the graph interpreter.
 
-mod faults;
 mod matmul;
 mod problem;
+mod seeded;
 mod selective_scan;
 
 use super::*;
+use crate::kernel::Inst;
+use crate::scan::faults;
 use crate::target::GpuArch;
 use problem::Problem;
 use ssmc_ir::DType;
+use std::cell::RefCell;
 
 /// Error relative to 1 and to the number itself that results of a type may have.
 fn tolerance(dtype: DType) -> f64 {
@@ -21,6 +24,22 @@ fn tolerance(dtype: DType) -> f64 {
 
 fn targets() -> [GpuTarget; 2] {
     GpuArch::ALL.map(GpuTarget::of_arch)
+}
+
+fn shared_bytes(lowered: &Lowered) -> u64 {
+    lowered.kernel.shared.iter().map(|a| u64::from(a.len) * a.elem.size() as u64).sum()
+}
+
+/// Bytes of the asynchronous copies, each size once.
+fn copied_bytes(lowered: &Lowered) -> Vec<usize> {
+    let found = RefCell::new(BTreeSet::new());
+    faults::count(&lowered.kernel, &|inst| {
+        if let Inst::AsyncCopy { src, elems, .. } = inst {
+            found.borrow_mut().insert(lowered.kernel.mem_elem(*src).size() * usize::from(*elems));
+        }
+        false
+    });
+    found.into_inner().into_iter().collect()
 }
 
 #[test]

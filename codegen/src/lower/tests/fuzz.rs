@@ -197,15 +197,18 @@ impl Fuzz {
     }
 }
 
-const GRAPHS: u64 = if cfg!(feature = "llvm") { 40 } else { 150 };
+const GRAPHS: u64 = if cfg!(feature = "llvm") { 40 } else { 300 };
+
+/// `SSMC_FUZZ_SEEDS=100..2000` runs other graphs than the ones that every run checks.
+fn seeds() -> std::ops::Range<u64> {
+    let Ok(text) = std::env::var("SSMC_FUZZ_SEEDS") else { return 0..GRAPHS };
+    let (from, to) = text.split_once("..").unwrap();
+    from.parse().unwrap()..to.parse().unwrap()
+}
 
 #[test]
 fn random_graphs() {
-    let seeds = match std::env::var("SSMC_FUZZ_SEED").ok().and_then(|s| s.parse().ok()) {
-        Some(seed) => seed..seed + 1,
-        None => 0..GRAPHS,
-    };
-    for seed in seeds {
+    for seed in seeds() {
         let mut fuzz = Fuzz::new(seed);
         for _ in 0..14 {
             fuzz.grow();

@@ -4,7 +4,7 @@ use crate::kernel::interp::{Arg as BufferArg, Interpreter as KernelInterpreter};
 use crate::lower::{Arg, LowerError, Lowered};
 use ssmc_ir::ops::Op;
 use ssmc_ir::{
-    Bindings, DType, Data, Dim, Entity, Graph, GraphBuilder, Group, Interpreter, NodeId, Shape, Symbol, Tensor,
+    Bindings, DType, Data, Dim, Graph, GraphBuilder, Group, Interpreter, NodeId, Shape, Symbol, Tensor,
     TensorType, ValueId, Weights,
 };
 use std::collections::BTreeMap;
@@ -66,6 +66,12 @@ impl Problem {
         value
     }
 
+    /// Changes what the elements of an input are.
+    pub(super) fn refill(&mut self, name: &str, f: fn(usize, f64) -> f64) {
+        let input = self.inputs.iter_mut().find(|(n, ..)| n == name);
+        input.unwrap_or_else(|| panic!("there is no input {name}")).2 = f;
+    }
+
     pub(super) fn op(&mut self, op: impl Into<Op>, operands: &[Option<ValueId>]) -> Vec<ValueId> {
         self.builder.node(op, operands, Vec::new()).unwrap()
     }
@@ -100,6 +106,12 @@ impl Problem {
         f: impl FnOnce(&Graph, &Group) -> Result<Lowered, LowerError>,
     ) -> Result<Lowered, LowerError> {
         f(self.builder.graph(), &self.group())
+    }
+
+    /// Which parameter is bound to an input.
+    pub(super) fn arg(&self, lowered: &Lowered, name: &str) -> usize {
+        let value = self.builder.graph().input(name).unwrap();
+        lowered.args.iter().position(|a| *a == Arg::Value(value)).unwrap()
     }
 
     fn eval(&self, dim: &Dim) -> i64 {

@@ -1,7 +1,7 @@
 use super::super::selective_scan::{self as lowering, Schedule};
 use super::*;
-use crate::kernel::{Elem, Inst, Mem};
-use ssmc_ir::ops::{NodeRef, SelectiveScan};
+use crate::kernel::Elem;
+use ssmc_ir::ops::SelectiveScan;
 
 /// One mixer: extents, element type and which of `d z bias softplus limits h0 seq reverse slice` it has.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +49,7 @@ impl Case {
                 let both = p.input("both", self.dtype, &["batch", "len", g, &(2 * self.n).to_string()]);
                 let builder = p.builder();
                 let part = |builder: &mut ssmc_ir::GraphBuilder, start: i64| {
-                    builder.slice(both, 3, start.into(), self.n.into(), 1).unwrap()
+                    builder.slice(both, 3, start, self.n).unwrap()
                 };
                 (part(builder, 0), part(builder, self.n))
             }
@@ -191,20 +191,19 @@ fn shared_memory_fits_what_a_block_gets() {
     }
 }
 
-/// Whether b and c are copied asynchronously, and how many bytes at a time.
 #[test]
-fn rows_that_allow_it_are_copied_in_words() {
-    let bytes = |case: Case| {
-        let p = case.problem();
-        let lowered = case.lower(&p, CHANNELS);
-        let mut found = None;
-        crate::scan::faults::count(&lowered.kernel, &|inst| {
-            matches!(inst, Inst::AsyncCopy { .. }) && {
-                true
-            }
-        });
-        let _ = &mut found;
-        found.unwrap_or(0)
-    };
-    let _ = bytes;
+fn rows_are_copied_in_the_widest_words_they_allow() {
+    for (n, dtype, has, expected) in [
+        (16, DType::F32, "", vec![16]),
+        (2, DType::F32, "", vec![8]),
+        (3, DType::F32, "", vec![4]),
+        (8, DType::BF16, "", vec![16]),
+        (2, DType::F16, "", vec![4]),
+        (3, DType::BF16, "", vec![]),
+        (16, DType::F32, "slice", vec![]),
+    ] {
+        let case = Case { n, dtype, has, ..CASE };
+        let found = copied_bytes(&case.lower(&case.problem(), CHANNELS));
+        assert_eq!(found, expected, "{case:?}");
+    }
 }

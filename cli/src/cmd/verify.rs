@@ -1,0 +1,371 @@
+//! `ssmc verify`
+
+mod layers;
+
+use super::language;
+use crate::compare::{Difference, Tolerance, compare};
+use crate::failure::{Failure, Outcome};
+use crate::model;
+use crate::options::{CompileArgs, SessionArgs};
+use crate::output::{Progress, print, print_json, table};
+use crate::tensors::{self, Tensors};
+use serde_json::{Value, json};
+use ssmc::{Compiled, CompiledProgram, Rng};
+use ssmc_artifact::Program;
+use ssmc_ir::{Bindings, Interpreter, Symbol, Tensor};
+use ssmc_runtime::{Artifact, Session, State, Tensor as Buffer};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// An ONNX file or a model folder
+    model: PathBuf,
+    /// Compare with recorded tensors instead of the interpreter: a .npz file with inputs and outputs of `forward`, or
+    /// a folder with inputs_0.npz, outputs_0.npz, inputs_1.npz ...
+    #[arg(long, value_name = "PATH")]
+    reference: Option<PathBuf>,
+    /// Compare every kernel's outputs too, and name the first node that differs
+    #[arg(long)]
+    per_layer: bool,
+    /// Allowed error, relative to the largest magnitude of each reference tensor
+    #[arg(long, default_value_t = 1e-4)]
+    rtol: f64,
+    /// Allowed absolute error on top
+    #[arg(long, default_value_t = 0.0)]
+    atol: f64,
+    /// Length of the random sequence for the comparison with the interpreter
+    #[arg(long, default_value_t = 8)]
+    len: usize,
+    /// Seed of the random inputs
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    session: SessionArgs,
+    #[command(flatten)]
+    compile: CompileArgs,
+}
+
+/// The comparison of one output.
+struct Compared {
+    case: String,
+    program: String,
+    output: String,
+    /// `None` if the shapes differ.
+    difference: Option<Difference>,
+}
+
+impl Compared {
+    fn passed(&self) -> bool {
+        self.difference.as_ref().is_some_and(Difference::passed)
+    }
+}
+
+/// What is compared, and how.
+struct Verifier<'a> {
+    args: &'a Args,
+    compiled: &'a Compiled,
+    artifact: &'a Artifact,
+    tolerance: Tolerance,
+    compared: Vec<Compared>,
+    layers: Vec<layers::Layer>,
+}
+
+/// One call: inputs without states, and the states before it.
+struct Call<'a> {
+    case: String,
+    program: &'a str,
+    inputs: Tensors,
+    states: Tensors,
+}
+
+pub(crate) fn run(args: &Args, json: bool) -> Outcome {
+    if args.len < 2 {
+        return Err(Failure::usage("--len must be at least 2"));
+    }
+    let model = model::import(&args.model)?;
+    let progress = Progress::new();
+    progress.say("compiling");
+    let compiled = ssmc::Compiler::new(args.compile.options()?)
+        .compile(&model)
+        .map_err(|error| Failure::from(error).in_file(&args.model))?;
+    let (artifact, _dir) = model::temporary(&compiled, &model, &args.model)?;
+    let tolerance = Tolerance { rtol: args.rtol, atol: args.atol };
+    let mut verifier = Verifier {
+        args,
+        compiled: &compiled,
+        artifact: &artifact,
+        tolerance,
+        compared: Vec::new(),
+        layers: Vec::new(),
+    };
+    progress.say("comparing");
+    match &args.reference {
+        Some(path) => verifier.with_reference(path)?,
+        None => verifier.with_interpreter()?,
+    }
+    drop(progress);
+    verifier.finish(json)
+}
+
+impl Verifier<'_> {
+    fn program(&self, name: &str) -> Outcome<&CompiledProgram> {
+        let found = self.compiled.programs.iter().find(|p| p.name == name);
+        found.ok_or_else(|| Failure::usage(format!("the model has no program {name}")))
+    }
+
+    fn entry(&self, name: &str) -> Outcome<&Program> {
+        let found = self.artifact.manifest().programs.iter().find(|p| p.name == name);
+        found.ok_or_else(|| Failure::usage(format!("the model has no program {name}")))
+    }
+
+    /// Every program against the interpreter, on random inputs; `step` continues `prefill`.
+    fn with_interpreter(&mut self) -> Outcome {
+        let names: Vec<&'static str> = self.compiled.programs.iter().map(|p| p.name).collect();
+        let stateful = language::require_language_model(self.artifact.manifest()).is_ok();
+        let mut session: Option<(Session, State)> = None;
+        let mut states = Tensors::new();
+        for name in names {
+            let entry = self.entry(name)?;
+            let manifest = self.artifact.manifest();
+            let mut rng = Rng::new(self.args.seed);
+            let inputs = tensors::random(manifest, entry, 1, self.args.len, &mut rng)?;
+            let mut call = Call { case: "random".to_owned(), program: name, inputs, states: Tensors::new() };
+            if !entry.stateful {
+                self.stateless(&call, None)?;
+                continue;
+            }
+            if !stateful {
+                return Err(Failure::input(format!("program {name} has state, but is no prefill or step")));
+            }
+            if session.is_none() {
+                states = self.zero_states(name)?;
+                let session_new = self.session(&call)?;
+                let state = session_new.new_state(1)?;
+                session = Some((session_new, state));
+            }
+            call.states = states;
+            let outputs = self.truth(&call)?;
+            let program = self.program(name)?;
+            let names = program.states.clone();
+            if let Some((session, state)) = &mut session {
+                let before = state.clone();
+                let found = run_stateful(session, state, &call)?;
+                self.compare(&call, &outputs, &found);
+                let saved = saved_states(state)?;
+                self.compare(&call, &keep(&outputs, &names), &saved);
+                self.layers(&call, session, Some(before))?;
+            }
+            states = keep(&outputs, &names);
+        }
+        Ok(())
+    }
+
+    /// `forward` against recorded tensors.
+    fn with_reference(&mut self, path: &Path) -> Outcome {
+        for (case, inputs, outputs) in cases(path)? {
+            let entry = self.entry("forward")?;
+            let is_input = |name: &str| entry.inputs.iter().any(|info| info.name == name);
+            let is_output = |name: &str| entry.outputs.iter().any(|info| info.name == name);
+            let given: Tensors = inputs.iter().filter(|(n, _)| is_input(n)).map(pair).collect();
+            let expected: Tensors = outputs.iter().filter(|(n, _)| is_output(n)).map(pair).collect();
+            if expected.is_empty() {
+                let known: Vec<&str> = entry.outputs.iter().map(|info| info.name.as_str()).collect();
+                let message = format!("case {case}: no output is recorded, expected one of {}", known.join(", "));
+                return Err(Failure::input(message).in_file(path));
+            }
+            let inputs = tensors::for_program(entry, &given).map_err(|f| f.in_file(path))?;
+            let call = Call { case, program: "forward", inputs, states: Tensors::new() };
+            self.stateless(&call, Some(expected))?;
+        }
+        Ok(())
+    }
+
+    fn stateless(&mut self, call: &Call<'_>, expected: Option<Tensors>) -> Outcome {
+        let expected = match expected {
+            Some(expected) => expected,
+            None => self.truth(call)?,
+        };
+        let mut session = self.session(call)?;
+        let found = run_stateless(&mut session, call)?;
+        self.compare(call, &expected, &found);
+        self.layers(call, &mut session, None)
+    }
+
+    /// A session that is large enough for the call.
+    fn session(&self, call: &Call<'_>) -> Outcome<Session> {
+        let mut options = self.args.session.options(1, 1);
+        tensors::fit(&mut options, self.artifact.manifest(), self.entry(call.program)?, &call.inputs);
+        Ok(Session::new(self.artifact, &options)?)
+    }
+
+    /// What the interpreter computes from the imported graph.
+    fn truth(&self, call: &Call<'_>) -> Outcome<Tensors> {
+        let program = self.program(call.program)?;
+        let mut inputs = call.inputs.clone();
+        inputs.extend(call.states.iter().map(pair));
+        Ok(Interpreter::new(&program.imported, &program.weights).run(&inputs).map_err(ssmc::Error::from)?)
+    }
+
+    fn zero_states(&self, name: &str) -> Outcome<Tensors> {
+        let program = self.program(name)?;
+        let graph = &program.imported;
+        let one: Bindings = [(Symbol::new("batch"), 1)].into();
+        let mut states = Tensors::new();
+        for state in &program.states {
+            let Some(value) = graph.input(state) else { continue };
+            let ty = graph.ty(value);
+            let fault = |error: &dyn std::fmt::Display| Failure::input(format!("state {state}: {error}"));
+            let mut shape = Vec::new();
+            for dim in ty.shape.iter() {
+                let extent = dim.eval(&one).map_err(|error| fault(&error))?;
+                shape.push(usize::try_from(extent).unwrap_or(0));
+            }
+            states.insert(state.clone(), Tensor::zeros(ty.dtype, shape).map_err(|error| fault(&error))?);
+        }
+        Ok(states)
+    }
+
+    fn compare(&mut self, call: &Call<'_>, expected: &Tensors, found: &Tensors) {
+        for (name, found) in found {
+            let Some(expected) = expected.get(name) else { continue };
+            let same_shape = expected.shape() == found.shape();
+            let difference = same_shape.then(|| compare(&expected.to_f64(), &found.to_f64(), self.tolerance));
+            self.compared.push(Compared {
+                case: call.case.clone(),
+                program: call.program.to_owned(),
+                output: name.clone(),
+                difference: difference.flatten(),
+            });
+        }
+    }
+
+    /// Compares the kernels of a call, if that is asked for or the call has failed.
+    fn layers(&mut self, call: &Call<'_>, session: &mut Session, state: Option<State>) -> Outcome {
+        let failed = self
+            .compared
+            .iter()
+            .any(|c| c.program == call.program && c.case == call.case && !c.passed());
+        if !(failed || self.args.per_layer) {
+            return Ok(());
+        }
+        let program = self.program(call.program)?;
+        let found = layers::compare_layers(program, call, session, state, self.tolerance)?;
+        self.layers.extend(found);
+        Ok(())
+    }
+
+    fn finish(&self, json: bool) -> Outcome {
+        let n_failed = self.compared.iter().filter(|c| !c.passed()).count();
+        let first = self.layers.iter().find(|l| !l.difference.passed());
+        if json {
+            let outputs: Vec<Value> = self.compared.iter().map(compared_json).collect();
+            let layers: Vec<Value> = self.layers.iter().map(layers::Layer::to_json).collect();
+            print_json(
+                "verify",
+                json!({
+                    "passed": n_failed == 0, "outputs": outputs, "layers": layers,
+                    "first_difference": first.map(layers::Layer::to_json),
+                }),
+            )?;
+        } else {
+            let mut text = table(&self.compared.iter().map(row).collect::<Vec<_>>());
+            if self.args.per_layer {
+                text.push_str("kernels\n");
+                text.push_str(&table(&self.layers.iter().map(layers::Layer::row).collect::<Vec<_>>()));
+            }
+            print(&text)?;
+        }
+        if n_failed == 0 {
+            return Ok(());
+        }
+        let place = match first {
+            Some(layer) => format!("; the first kernel that differs: {}", layer.describe()),
+            None => "; every kernel agrees with the rewritten graph, so rewriting changed the meaning".to_owned(),
+        };
+        Err(Failure::check(format!("{n_failed} of {} outputs differ{place}", self.compared.len())))
+    }
+}
+
+fn pair((name, tensor): (&String, &Tensor)) -> (String, Tensor) {
+    (name.clone(), tensor.clone())
+}
+
+fn keep(tensors: &Tensors, names: &[String]) -> Tensors {
+    tensors.iter().filter(|(name, _)| names.contains(name)).map(pair).collect()
+}
+
+fn buffers(inputs: &Tensors) -> Outcome<Vec<(&str, Buffer)>> {
+    inputs.iter().map(|(name, tensor)| Ok((name.as_str(), tensors::to_buffer(tensor)?))).collect()
+}
+
+fn run_stateless(session: &mut Session, call: &Call<'_>) -> Outcome<Tensors> {
+    let buffers = buffers(&call.inputs)?;
+    let views: Vec<_> = buffers.iter().map(|(name, buffer)| (*name, buffer.view())).collect();
+    let outputs = session.run(call.program, &views)?;
+    outputs.iter().map(|(name, buffer)| Ok((name.to_owned(), tensors::from_buffer(buffer)?))).collect()
+}
+
+fn run_stateful(session: &mut Session, state: &mut State, call: &Call<'_>) -> Outcome<Tensors> {
+    let buffers = buffers(&call.inputs)?;
+    let views: Vec<_> = buffers.iter().map(|(name, buffer)| (*name, buffer.view())).collect();
+    let outputs = session.run_stateful(call.program, state, 1, &views)?;
+    outputs.iter().map(|(name, buffer)| Ok((name.to_owned(), tensors::from_buffer(buffer)?))).collect()
+}
+
+fn saved_states(state: &State) -> Outcome<Tensors> {
+    let tensors = state.tensors();
+    tensors
+        .map(|(name, view)| {
+            let dtype = tensors::graph_dtype(view.dtype())?;
+            let tensor = Tensor::from_bytes(dtype, view.dims(), view.bytes())
+                .map_err(|error| Failure::input(error.to_string()))?;
+            Ok((name.to_owned(), tensor))
+        })
+        .collect()
+}
+
+/// Name, inputs and outputs of every recorded case.
+fn cases(path: &Path) -> Outcome<Vec<(String, Tensors, Tensors)>> {
+    if !path.is_dir() {
+        let all = tensors::read(path)?;
+        let name = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+        return Ok(vec![(name, all.clone(), all)]);
+    }
+    let mut found = Vec::new();
+    for i in 0.. {
+        let file = |what: &str| path.join(format!("{what}_{i}.npz"));
+        if !fs::exists(file("inputs")).map_err(|error| Failure::file(path, error))? {
+            break;
+        }
+        found.push((i.to_string(), tensors::read(&file("inputs"))?, tensors::read(&file("outputs"))?));
+    }
+    if found.is_empty() {
+        return Err(Failure::input(format!("{}: expected inputs_0.npz and outputs_0.npz", path.display())));
+    }
+    Ok(found)
+}
+
+fn row(c: &Compared) -> Vec<String> {
+    let mut row = vec![
+        if c.passed() { "ok" } else { "FAILED" }.to_owned(),
+        c.case.clone(),
+        c.program.clone(),
+        c.output.clone(),
+    ];
+    match &c.difference {
+        None => row.push("the shapes differ".to_owned()),
+        Some(d) => {
+            row.push(format!("error {:.2e} of {:.2e}", d.error, d.peak));
+            row.push(format!("{:.3} of the tolerance", d.ratio));
+        }
+    }
+    row
+}
+
+fn compared_json(c: &Compared) -> Value {
+    json!({
+        "case": c.case, "program": c.program, "output": c.output, "passed": c.passed(),
+        "difference": c.difference.as_ref().map(Difference::to_json),
+    })
+}

@@ -1,0 +1,199 @@
+//! The verbs on a real language model, end to end.
+#![cfg(feature = "llvm")]
+
+mod common;
+
+use common::{expect, json, tiny_lm};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use tempfile::TempDir;
+
+const PROMPT: &str = "To create a new table,";
+
+/// The first greedy tokens that `reference_greedy.npz` records for the prompt.
+fn reference_tokens() -> Vec<i64> {
+    let arrays = ssmc_npz::read(&tiny_lm().join("reference_greedy.npz")).unwrap();
+    arrays["tokens"].to_f64().iter().map(|x| *x as i64).collect()
+}
+
+struct Compiled {
+    dir: TempDir,
+    artifact: String,
+}
+
+impl Compiled {
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).to_str().unwrap().to_owned()
+    }
+}
+
+/// The artefact for this machine, compiled once for all tests.
+fn compiled() -> &'static Compiled {
+    static COMPILED: OnceLock<Compiled> = OnceLock::new();
+    COMPILED.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let artifact = dir.path().join("tiny-lm.ssmc").to_str().unwrap().to_owned();
+        let model = tiny_lm();
+        let model = model.to_str().unwrap();
+        let args = ["compile", model, "-o", &artifact, "--target-cpu", "native"];
+        let summary = json("ssmc.compile.v1", &args);
+        assert_eq!(summary["name"], "tiny-lm");
+        Compiled { dir, artifact }
+    })
+}
+
+#[test]
+fn an_artefact_says_what_it_is() {
+    let c = compiled();
+    let found = json("ssmc.inspect.v1", &["inspect", &c.artifact]);
+    assert_eq!(found["properties"]["family"], "mamba");
+    assert_eq!(found["properties"]["eos_token_ids"], "0");
+    assert_eq!(found["properties"]["n_parameters"], "4990976");
+    assert_eq!(found["model_hash"].as_str().unwrap().len(), 64);
+    let program = |name: &str| {
+        found["programs"].as_array().unwrap().iter().find(|p| p["name"] == name).unwrap().clone()
+    };
+    assert_eq!(program("forward")["recurrences"]["s6"], 9);
+    assert_eq!(program("step")["recurrences"]["step_s6"], 9);
+    assert_eq!(program("prefill")["generic_loops"], 0);
+    assert_eq!(found["states"].as_array().unwrap().len(), 18);
+    assert_eq!(found["states"][1]["bytes_per_sequence"], 512 * 16 * 4);
+    expect(0, &["check", &c.artifact]);
+}
+
+#[test]
+fn golden_vectors_hold() {
+    let c = compiled();
+    let found = json("ssmc.selftest.v1", &["selftest", &c.artifact]);
+    let programs: Vec<_> = found["outputs"].as_array().unwrap().iter().map(|o| o["program"].clone()).collect();
+    assert_eq!(programs, ["forward", "prefill", "step"]);
+}
+
+#[test]
+fn corrupt_artefacts_are_refused() {
+    let c = compiled();
+    let bytes = fs::read(&c.artifact).unwrap();
+    let (cut, flipped) = (c.path("cut.ssmc"), c.path("flipped.ssmc"));
+    fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
+    expect(6, &["check", &cut]);
+    let mut other = bytes;
+    // The last byte that is not padding belongs to a checked section.
+    let last = other.iter().rposition(|byte| *byte != 0).unwrap();
+    other[last] ^= 1;
+    fs::write(&flipped, &other).unwrap();
+    expect(6, &["check", &flipped]);
+}
+
+#[test]
+fn greedy_tokens_are_those_of_the_reference() {
+    let c = compiled();
+    let tokenizer = tiny_lm().join("tokenizer.json");
+    let tokenizer = tokenizer.to_str().unwrap();
+    let args =
+        ["generate", &c.artifact, "--tokenizer", tokenizer, "--bos", "0", "--prompt", PROMPT, "--max-tokens", "8"];
+    let found = json("ssmc.generate.v1", &args);
+    let tokens: Vec<i64> = found["tokens"].as_array().unwrap().iter().map(|t| t.as_i64().unwrap()).collect();
+    assert_eq!(tokens, reference_tokens()[..8]);
+    let (text, stderr) = expect(0, &args);
+    assert_eq!(text.trim_end_matches('\n'), found["text"].as_str().unwrap().trim_end_matches('\n'));
+    assert!(stderr.contains("tokens/s"), "{stderr}");
+    let sampled = |seed: &str| {
+        let more = ["--temperature", "0.8", "--top-k", "40", "--top-p", "0.95", "--seed", seed];
+        json("ssmc.generate.v1", &[args.as_slice(), &more].concat())["tokens"].clone()
+    };
+    assert_eq!(sampled("1"), sampled("1"));
+    assert_ne!(sampled("1"), sampled("2"));
+}
+
+#[test]
+fn generation_refuses_what_it_cannot_start_from() {
+    let c = compiled();
+    expect(2, &["generate", &c.artifact, "--prompt", PROMPT]);
+    expect(2, &["generate", &c.artifact]);
+    let (_, stderr) = expect(6, &["generate", &c.artifact, "--prompt-ids", "1,99999"]);
+    assert!(stderr.contains("99999") && stderr.contains("4095"), "{stderr}");
+    expect(6, &["generate", &c.artifact, "--prompt", "x", "--tokenizer", &c.artifact]);
+}
+
+#[test]
+fn programs_run_on_npz_files() {
+    let c = compiled();
+    let reference = ssmc_npz::read(&tiny_lm().join("reference_logits.npz")).unwrap();
+    let (inputs, outputs) = (c.path("inputs.npz"), c.path("outputs.npz"));
+    ssmc_npz::write(inputs.as_ref(), [("input_ids", &reference["input_ids"])]).unwrap();
+    expect(0, &["run", &c.artifact, "--inputs", &inputs, "--outputs", &outputs]);
+    let found = ssmc_npz::read(outputs.as_ref()).unwrap()["logits"].clone();
+    let expected = &reference["logits"];
+    assert_eq!(found.shape, expected.shape);
+    let peak = expected.to_f64().iter().fold(0f64, |m, x| m.max(x.abs()));
+    let worst = found.to_f64().iter().zip(expected.to_f64()).fold(0f64, |m, (x, y)| m.max((x - y).abs()));
+    assert!(worst <= 1e-4 * peak, "{worst} of {peak}");
+    expect(2, &["run", &c.artifact, "--inputs", &inputs, "--outputs", &outputs, "--program", "none"]);
+    let wrong = c.path("wrong.npz");
+    ssmc_npz::write(wrong.as_ref(), [("ids", &reference["input_ids"])]).unwrap();
+    let (_, stderr) = expect(6, &["run", &c.artifact, "--inputs", &wrong, "--outputs", &outputs]);
+    assert!(stderr.contains("input_ids"), "{stderr}");
+}
+
+#[test]
+fn a_saved_state_continues() {
+    let c = compiled();
+    let (first, both, second) = (c.path("first.state"), c.path("both.state"), c.path("second.state"));
+    expect(0, &["state", "save", &c.artifact, "--prompt-ids", "0,5,7", "-o", &first]);
+    expect(0, &["state", "save", &c.artifact, "--prompt-ids", "9", "--from", &first, "-o", &second]);
+    expect(0, &["state", "save", &c.artifact, "--prompt-ids", "0,5,7,9", "-o", &both]);
+    let found = json("ssmc.state.v1", &["state", "inspect", &second]);
+    assert_eq!((&found["position"], &found["batch"]), (&4.into(), &1.into()));
+    let whole = json("ssmc.state.v1", &["state", "inspect", &both]);
+    assert_eq!(found["model_hash"], whole["model_hash"]);
+    assert_eq!(found["states"].as_array().unwrap().len(), 18);
+}
+
+#[test]
+fn compiled_code_agrees_with_interpreter_and_reference() {
+    let model = tiny_lm();
+    let model = model.to_str().unwrap();
+    let native = ["--target-cpu", "native"];
+    let args = ["verify", model, "--len", "4", "--per-layer"];
+    let found = json("ssmc.verify.v1", &[args.as_slice(), &native].concat());
+    let programs: Vec<&str> =
+        found["outputs"].as_array().unwrap().iter().map(|o| o["program"].as_str().unwrap()).collect();
+    for program in ["forward", "prefill", "step"] {
+        assert!(programs.contains(&program), "{programs:?}");
+    }
+    assert!(found["layers"].as_array().unwrap().len() > 50);
+    let reference = tiny_lm().join("reference_logits.npz");
+    let args = ["verify", model, "--reference", reference.to_str().unwrap()];
+    expect(0, &[args.as_slice(), &native].concat());
+    // No f32 result is exact: the check must be able to fail.
+    let (_, stderr) = expect(1, &[args.as_slice(), &native, &["--rtol", "0"]].concat());
+    assert!(stderr.contains("launch"), "{stderr}");
+}
+
+#[test]
+fn snapshots_tell_of_changes() {
+    let model = tiny_lm();
+    let model = model.to_str().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().to_str().unwrap();
+    let args = |mode: &'static str| ["snapshot", model, "--dir", folder, mode, "--target-cpu", "x86-64-v3"];
+    expect(0, &args("--write"));
+    expect(0, &args("--check"));
+    let file: PathBuf = dir.path().join("step.rewritten.ssm");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replacen("ssm.", "xxx.", 1)).unwrap();
+    let (diff, stderr) = expect(1, &args("--check"));
+    assert!(diff.contains("step.rewritten.ssm") && diff.contains("-") && diff.contains("xxx."), "{diff}");
+    assert!(stderr.contains("1 files differ"), "{stderr}");
+}
+
+#[test]
+fn explanations_name_the_rules() {
+    let model = tiny_lm();
+    let found = json("ssmc.explain.v1", &["explain", model.to_str().unwrap(), "--check"]);
+    let explanations = found["explanations"].as_array().unwrap();
+    assert!(explanations.iter().any(|e| e["fused"].as_array().unwrap().contains(&"ssm.selective_scan".into())));
+    assert!(explanations.iter().all(|e| e["replay"]["passed"] == true));
+    assert_eq!(found["scans"].as_array().unwrap().len(), 9);
+}

@@ -1,0 +1,173 @@
+use super::*;
+use ssmc_ir::ops::{Binary, BinaryFn, Contract, Unary, UnaryFn};
+
+/// A product, its operands' extents as text, and what surrounds it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Case {
+    pub(super) spec: &'static str,
+    pub(super) x: &'static [&'static str],
+    pub(super) w: &'static [&'static str],
+    pub(super) dtypes: (DType, DType),
+    /// Value of the extent `rows`.
+    pub(super) rows: i64,
+    /// Whether x is computed by the group from two tensors.
+    pub(super) prologue: bool,
+    /// Whether a residual is added and an activation follows.
+    pub(super) epilogue: bool,
+}
+
+/// A product with a weight matrix as checkpoints store it.
+pub(super) const CASE: Case = Case {
+    spec: "mk,nk->mn",
+    x: &["rows", "33"],
+    w: &["7", "33"],
+    dtypes: (DType::F32, DType::F32),
+    rows: 5,
+    prologue: false,
+    epilogue: false,
+};
+
+const BF16: (DType, DType) = (DType::BF16, DType::BF16);
+const F16: (DType, DType) = (DType::F16, DType::F16);
+
+impl Case {
+    pub(super) fn problem(&self) -> Problem {
+        let mut p = Problem::new();
+        p.bind("rows", self.rows);
+        let mut x = p.input("x", self.dtypes.0, self.x);
+        if self.prologue {
+            let factor = p.input("factor", self.dtypes.0, self.x);
+            x = p.op(Binary { f: BinaryFn::Mul }, &[Some(x), Some(factor)])[0];
+        }
+        let w = p.input("w", self.dtypes.1, self.w);
+        // The residual is declared before the root, so that only ops follow it.
+        let mut probe = ssmc_ir::GraphBuilder::extend(p.builder().graph().clone());
+        let mut operands = [x, w];
+        if self.dtypes.0 != self.dtypes.1 {
+            // A weight of another type is cast where it is read.
+            operands[1] = p.builder().cast(w, self.dtypes.0).unwrap();
+            probe = ssmc_ir::GraphBuilder::extend(p.builder().graph().clone());
+        }
+        let ty = {
+            let y = probe.contract(self.spec, &operands).unwrap();
+            probe.ty(y).clone()
+        };
+        let extents: Vec<String> = ty.shape.iter().map(|d| d.to_string()).collect();
+        let extents: Vec<&str> = extents.iter().map(String::as_str).collect();
+        let residual = self.epilogue.then(|| p.input("residual", ty.dtype, &extents));
+        let mut y = p.op(Contract::new(self.spec), &operands.map(Some))[0];
+        if let Some(residual) = residual {
+            y = p.op(Binary { f: BinaryFn::Add }, &[Some(y), Some(residual)])[0];
+            y = p.op(Unary { f: UnaryFn::Silu }, &[Some(y)])[0];
+            p.epilogue(2);
+        }
+        p.output(y);
+        p
+    }
+
+    pub(super) fn lower(&self, p: &Problem) -> Lowered {
+        let target = GpuTarget::of_arch(GpuArch::Sm80);
+        p.lower(|graph, group| lower_block(graph, group, &target)).unwrap()
+    }
+
+    fn check(&self) {
+        let p = self.problem();
+        let lowered = self.lower(&p);
+        assert!(shared_bytes(&lowered) <= 48 << 10);
+        p.check(&lowered, tolerance(self.dtypes.0)).unwrap_or_else(|e| panic!("{self:?}: {e}"));
+    }
+}
+
+#[test]
+fn rows_columns_and_depths_of_any_number() {
+    for dtypes in [CASE.dtypes, BF16, F16] {
+        for rows in [0, 1, 7, 63, 64, 65, 131] {
+            Case { dtypes, rows, ..CASE }.check();
+        }
+        for (x, w) in [
+            (&["rows", "1"], &["1", "1"]),
+            (&["rows", "31"], &["63", "31"]),
+            (&["rows", "32"], &["64", "32"]),
+            (&["rows", "33"], &["65", "33"]),
+            (&["rows", "67"], &["129", "67"]),
+            (&["rows", "15"], &["5", "15"]),
+            (&["rows", "17"], &["5", "17"]),
+            (&["rows", "0"], &["5", "0"]),
+        ] {
+            Case { dtypes, x, w, ..CASE }.check();
+        }
+    }
+}
+
+#[test]
+fn depth_may_be_a_symbol() {
+    for dtypes in [CASE.dtypes, BF16] {
+        for rows in [0, 1, 33, 67] {
+            let case = Case { spec: "mk,nk->mn", x: &["3", "rows"], w: &["7", "rows"], rows, dtypes, ..CASE };
+            case.check();
+        }
+    }
+}
+
+#[test]
+fn layouts_of_the_operands() {
+    for dtypes in [CASE.dtypes, BF16] {
+        for (spec, x, w) in [
+            ("mk,kn->mn", &["rows", "33"][..], &["33", "7"][..]),
+            ("km,kn->mn", &["33", "rows"], &["33", "7"]),
+            ("nk,mk->mn", &["7", "33"], &["rows", "33"]),
+            ("bld,ed->ble", &["2", "rows", "33"], &["7", "33"]),
+            ("ed,bld->ble", &["7", "33"], &["2", "rows", "33"]),
+            ("blhp,ehp->ble", &["2", "rows", "3", "8"], &["7", "3", "8"]),
+            ("blhp,eph->ble", &["2", "rows", "3", "8"], &["7", "8", "3"]),
+            ("blhk,bmhk->bhlm", &["2", "rows", "3", "8"], &["2", "7", "3", "8"]),
+            ("k,nk->n", &["33"], &["7", "33"]),
+            ("mk,k->m", &["rows", "33"], &["33"]),
+            ("k,k->", &["33"], &["33"]),
+        ] {
+            Case { spec, x, w, dtypes, ..CASE }.check();
+        }
+    }
+}
+
+#[test]
+fn prologue_and_epilogue() {
+    for dtypes in [CASE.dtypes, BF16, (DType::F32, DType::BF16)] {
+        Case { dtypes, prologue: true, ..CASE }.check();
+        Case { dtypes, epilogue: true, rows: 65, ..CASE }.check();
+        Case { dtypes, prologue: true, epilogue: true, ..CASE }.check();
+    }
+}
+
+#[test]
+fn rows_are_copied_in_the_widest_words_they_allow() {
+    let bytes = |x, w, spec, dtypes, prologue| {
+        let case = Case { x, w, spec, dtypes, prologue, ..CASE };
+        copied_bytes(&case.lower(&case.problem()))
+    };
+    let nk = "mk,nk->mn";
+    assert_eq!(bytes(&["rows", "64"], &["7", "64"], nk, CASE.dtypes, false), [16]);
+    assert_eq!(bytes(&["rows", "33"], &["7", "33"], nk, CASE.dtypes, false), [4]);
+    assert_eq!(bytes(&["rows", "64"], &["64", "7"], "mk,kn->mn", CASE.dtypes, false), [4, 16]);
+    assert_eq!(bytes(&["rows", "64"], &["7", "64"], nk, BF16, false), [16]);
+    assert_eq!(bytes(&["rows", "33"], &["7", "33"], nk, BF16, false), Vec::<usize>::new());
+    assert_eq!(bytes(&["rows", "64"], &["7", "64"], nk, BF16, true), [16]);
+}
+
+#[test]
+fn half_products_use_matrix_tiles() {
+    for (dtypes, expected) in [(CASE.dtypes, false), (BF16, true), (F16, true)] {
+        let case = Case { dtypes, ..CASE };
+        let lowered = case.lower(&case.problem());
+        assert_eq!(faults::count(&lowered.kernel, &|i| matches!(i, Inst::Mma { .. })) > 0, expected);
+    }
+}
+
+#[test]
+fn sums_over_one_operand_are_reported() {
+    let case = Case { spec: "mj,nk->mn", ..CASE };
+    let p = case.problem();
+    let target = GpuTarget::of_arch(GpuArch::Sm90a);
+    let error = p.lower(|graph, group| lower_block(graph, group, &target)).unwrap_err();
+    assert!(matches!(error, LowerError::Unsupported { op: "contract", .. }), "{error}");
+}
