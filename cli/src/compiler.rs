@@ -39,7 +39,9 @@ pub struct CompiledProgram {
     pub raised: Graph,
     pub rewritten: Graph,
     pub plan: Plan,
-    /// The model's weights and what was folded.
+    /// The weights of the stage `imported`.
+    pub imported_weights: Weights,
+    /// The weights of the later stages: what passes folded is among them, what no graph uses any more is not.
     pub weights: Weights,
     /// What the passes say about single places.
     pub remarks: Vec<Remark>,
@@ -128,7 +130,8 @@ impl Compiler {
         let mut show = |stage, model: &Model| {
             observe(Reached::Graph { program: name, stage, graph: &model.graph, weights: &model.weights });
         };
-        let passes = Manager::new().stop_after(last).on_stage(&mut show).run(&mut staged, &[CANONICAL, RAISED])?;
+        let passes =
+            Manager::new().stop_after(last).on_stage(&mut show).run(&mut staged, &[CANONICAL, RAISED])?;
         if last < Stage::Rewritten {
             return Ok(None);
         }
@@ -152,6 +155,7 @@ impl Compiler {
             raised,
             rewritten: rewritten.graph,
             plan,
+            imported_weights: model.weights.clone(),
             weights,
             remarks: passes.remarks,
             report: rewritten.report,

@@ -46,7 +46,12 @@ pub fn report(compiled: &Compiled) -> Vec<ReportEntry> {
     let mut entries = Vec::new();
     for program in &compiled.programs {
         let mut push = |kind: ReportKind, subject: String, reason: String| {
-            entries.push(ReportEntry { kind: kind.into(), program: program.name.to_owned(), subject, reason });
+            entries.push(ReportEntry {
+                kind: kind.into(),
+                program: program.name.to_owned(),
+                subject,
+                reason,
+            });
         };
         for remark in &program.remarks {
             let reason = match &remark.kind {

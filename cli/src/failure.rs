@@ -1,9 +1,11 @@
 //! Errors as exit codes and messages.
 
+use serde_json::{Value, json};
 use ssmc::Error;
 use ssmc_codegen::assemble::AssembleError;
 use ssmc_codegen::lower::LowerError;
 use ssmc_frontend::ImportError;
+use ssmc_ir::Diagnostic;
 use ssmc_passes::partition::PartitionError;
 use ssmc_runtime::RuntimeError;
 use std::fmt;
@@ -37,6 +39,17 @@ impl Kind {
             Kind::Input => 6,
         }
     }
+
+    fn label(self) -> &'static str {
+        match self {
+            Kind::Check => "check failed",
+            Kind::Usage => "usage error",
+            Kind::Unsupported => "unsupported",
+            Kind::Limit => "limit reached",
+            Kind::Internal => "internal error",
+            Kind::Input => "invalid input",
+        }
+    }
 }
 
 /// Why a command ends with another code than 0.
@@ -44,13 +57,15 @@ impl Kind {
 pub(crate) struct Failure {
     pub(crate) kind: Kind,
     pub(crate) message: String,
+    /// What is wrong with a model's files, one by one; the message lists them too.
+    pub(crate) faults: Vec<Diagnostic>,
 }
 
 pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 
 impl Failure {
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), faults: Vec::new() }
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
@@ -82,15 +97,18 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let label = match self.kind {
-            Kind::Check => "check failed",
-            Kind::Usage => "usage error",
-            Kind::Unsupported => "unsupported",
-            Kind::Limit => "limit reached",
-            Kind::Internal => "internal error",
-            Kind::Input => "invalid input",
-        };
-        write!(f, "{label}: {}", self.message)
+        write!(f, "{}: {}", self.kind.label(), self.message)
+    }
+}
+
+impl Failure {
+    /// The fields of the schema `ssmc.error.v1`.
+    pub(crate) fn to_json(&self) -> Value {
+        let fault = |f: &Diagnostic| json!({"code": f.code, "place": f.place, "message": f.message});
+        json!({
+            "exit_code": self.kind.code(), "kind": self.kind.label(), "message": self.message,
+            "faults": self.faults.iter().map(fault).collect::<Vec<_>>(),
+        })
     }
 }
 
@@ -110,7 +128,11 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::new(kind(&error), chain(&error))
+        let mut failure = Self::new(kind(&error), chain(&error));
+        if let Error::Import(error) = &error {
+            failure.faults = error.faults().to_vec();
+        }
+        failure
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) fn golden(compiled: &Compiled) -> Result<Option<Golden>, Error> {
         return Ok(None);
     }
     let inputs = inputs(compiled, forward, &sizes)?;
-    let outputs = Interpreter::new(&forward.imported, &forward.weights).run(&inputs)?;
+    let outputs = Interpreter::new(&forward.imported, &forward.imported_weights).run(&inputs)?;
     let mut calls = vec![call(forward.name, &inputs, &outputs)];
     let program = |name: &str| compiled.programs.iter().any(|p| p.name == name);
     if program("prefill")
@@ -48,7 +48,8 @@ pub(crate) fn golden(compiled: &Compiled) -> Result<Option<Golden>, Error> {
         };
         calls.extend([of_call("prefill", 0..n - 1), of_call("step", n - 1..n)]);
     }
-    let peak = outputs.values().flat_map(Tensor::to_f64).filter(|x| x.is_finite()).fold(0f64, |m, x| m.max(x.abs()));
+    let peak =
+        outputs.values().flat_map(Tensor::to_f64).filter(|x| x.is_finite()).fold(0f64, |m, x| m.max(x.abs()));
     let tolerance = tolerance(&forward.imported);
     let atol = if peak > 0.0 { tolerance * peak } else { tolerance };
     let case = GoldenCase { name: format!("random-{len}"), calls, rtol: tolerance, atol };
@@ -114,12 +115,9 @@ fn inputs(
         let info = infos.into_iter().flatten().find(|info| info.name == port.name);
         // An index may count from the end, but a token id does not.
         let bounds = info.and_then(|i| Some((i.min_value?.max(0), i.max_value?))).unwrap_or((0, 1));
-        let tensor = random_tensor(ty.dtype, &shape, bounds, &mut rng)
-            .map_err(|_| InterpError::InputShape {
-                name: port.name.clone(),
-                expected: ty.shape.to_string(),
-                found: shape,
-            })?;
+        let tensor = random_tensor(ty.dtype, &shape, bounds, &mut rng).map_err(|_| {
+            InterpError::InputShape { name: port.name.clone(), expected: ty.shape.to_string(), found: shape }
+        })?;
         all.insert(port.name.clone(), tensor);
     }
     Ok(all)

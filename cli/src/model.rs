@@ -72,7 +72,8 @@ pub(crate) fn open(path: &Path, options: &CompileArgs) -> Outcome<Opened> {
 pub(crate) fn temporary(compiled: &Compiled, model: &Model, path: &Path) -> Outcome<(Artifact, TempDir)> {
     let dir = tempfile::tempdir().map_err(|error| Failure::file(&std::env::temp_dir(), error))?;
     let file = dir.path().join("model.ssmc");
-    compiled.write(&file, ssmc::WriteOptions { golden: false, ..ssmc::WriteOptions::of(model, name(path)) })?;
+    compiled
+        .write(&file, ssmc::WriteOptions { golden: false, ..ssmc::WriteOptions::of(model, name(path)) })?;
     Ok((Artifact::open(&file)?, dir))
 }
 

@@ -25,7 +25,8 @@ pub(crate) struct CompileArgs {
 
 impl CompileArgs {
     pub(crate) fn options(&self) -> Outcome<CompileOptions> {
-        let mut rewrite = RewriteOptions { disabled_rules: self.disable_rules.clone(), ..RewriteOptions::default() };
+        let mut rewrite =
+            RewriteOptions { disabled_rules: self.disable_rules.clone(), ..RewriteOptions::default() };
         match self.opt_level {
             0 => rewrite.disabled_rules.push(Regex::new("").expect("the empty pattern is valid")),
             1 => rewrite.iteration_limit = 8,
@@ -48,7 +49,9 @@ impl CompileArgs {
         for name in &self.target_cpu {
             let target: Target = name.parse().map_err(|error| Failure::usage(format!("{error}")))?;
             let Target::Cpu(cpu) = target else {
-                return Err(Failure::usage(format!("--target-cpu {name}: expected a CPU level, found a GPU")));
+                return Err(Failure::usage(format!(
+                    "--target-cpu {name}: expected a CPU level, found a GPU"
+                )));
             };
             levels.push(cpu.level);
         }

@@ -156,7 +156,9 @@ pub(crate) fn fit(options: &mut SessionOptions, manifest: &Manifest, program: &P
     for info in &program.inputs {
         let Some(tensor) = inputs.get(&info.name) else { continue };
         for (dim, &extent) in info.shape.iter().zip(tensor.shape()) {
-            let Some(symbol) = dim.as_symbol().and_then(|index| manifest.symbols.get(index)) else { continue };
+            let Some(symbol) = dim.as_symbol().and_then(|index| manifest.symbols.get(index)) else {
+                continue;
+            };
             match symbol.role() {
                 SymbolRole::Batch => options.max_batch = options.max_batch.max(extent),
                 SymbolRole::SeqLen => options.max_len = options.max_len.max(extent),

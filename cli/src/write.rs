@@ -45,7 +45,8 @@ impl Compiled {
         let mut report = facts::report(self);
         let golden = if options.golden { golden(self)? } else { None };
         if golden.is_none() {
-            let reason = if options.golden { "the reference interpreter would take too long" } else { "left out" };
+            let reason =
+                if options.golden { "the reference interpreter would take too long" } else { "left out" };
             report.push(ReportEntry {
                 kind: ReportKind::Note.into(),
                 program: String::new(),

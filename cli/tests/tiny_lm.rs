@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{expect, json, tiny_lm};
+use common::{expect, json, text, tiny_lm};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -13,7 +13,7 @@ const PROMPT: &str = "To create a new table,";
 
 /// The first greedy tokens that `reference_greedy.npz` records for the prompt.
 fn reference_tokens() -> Vec<i64> {
-    let arrays = ssmc_npz::read(&tiny_lm().join("reference_greedy.npz")).unwrap();
+    let arrays = ssmc_npz::read(&tiny_lm().join("reference_greedy.npz")).expect("the reference is there");
     arrays["tokens"].to_f64().iter().map(|x| *x as i64).collect()
 }
 
@@ -24,7 +24,7 @@ struct Compiled {
 
 impl Compiled {
     fn path(&self, name: &str) -> String {
-        self.dir.path().join(name).to_str().unwrap().to_owned()
+        text(&self.dir.path().join(name))
     }
 }
 
@@ -32,11 +32,9 @@ impl Compiled {
 fn compiled() -> &'static Compiled {
     static COMPILED: OnceLock<Compiled> = OnceLock::new();
     COMPILED.get_or_init(|| {
-        let dir = tempfile::tempdir().unwrap();
-        let artifact = dir.path().join("tiny-lm.ssmc").to_str().unwrap().to_owned();
-        let model = tiny_lm();
-        let model = model.to_str().unwrap();
-        let args = ["compile", model, "-o", &artifact, "--target-cpu", "native"];
+        let dir = tempfile::tempdir().expect("there is room for a folder");
+        let artifact = text(&dir.path().join("tiny-lm.ssmc"));
+        let args = ["compile", &text(&tiny_lm()), "-o", &artifact, "--target-cpu", "native"];
         let summary = json("ssmc.compile.v1", &args);
         assert_eq!(summary["name"], "tiny-lm");
         Compiled { dir, artifact }
@@ -55,7 +53,9 @@ fn an_artefact_says_what_it_is() {
         found["programs"].as_array().unwrap().iter().find(|p| p["name"] == name).unwrap().clone()
     };
     assert_eq!(program("forward")["recurrences"]["s6"], 9);
-    assert_eq!(program("step")["recurrences"]["step_s6"], 9);
+    let steps = program("step")["recurrences"].as_object().unwrap().clone();
+    assert!(steps.keys().all(|class| class.starts_with("step_")), "{steps:?}");
+    assert_eq!(steps.values().filter_map(|n| n.as_u64()).sum::<u64>(), 9);
     assert_eq!(program("prefill")["generic_loops"], 0);
     assert_eq!(found["states"].as_array().unwrap().len(), 18);
     assert_eq!(found["states"][1]["bytes_per_sequence"], 512 * 16 * 4);
@@ -66,8 +66,41 @@ fn an_artefact_says_what_it_is() {
 fn golden_vectors_hold() {
     let c = compiled();
     let found = json("ssmc.selftest.v1", &["selftest", &c.artifact]);
-    let programs: Vec<_> = found["outputs"].as_array().unwrap().iter().map(|o| o["program"].clone()).collect();
+    let programs: Vec<_> =
+        found["outputs"].as_array().unwrap().iter().map(|o| o["program"].clone()).collect();
     assert_eq!(programs, ["forward", "prefill", "step"]);
+}
+
+#[test]
+fn stages_and_code_are_written_on_request() {
+    let c = compiled();
+    let (model, artifact, dump) = (tiny_lm(), c.path("emit/lm.ssmc"), c.path("dump"));
+    let model = model.to_str().unwrap();
+    expect(0, &["compile", model, "--stop-after", "raised", "--dump-stages", &dump]);
+    let dumped = |name: &str| c.dir.path().join("dump").join(name).exists();
+    assert!(dumped("forward.imported.ssm") && dumped("step.raised.ssm") && !dumped("step.rewritten.ssm"));
+    fs::create_dir(c.path("emit")).unwrap();
+    // Without rewriting nothing is fused, and the numbers are the same.
+    let args = ["compile", model, "-o", &artifact, "-O0", "--emit", "ir,llvm-ir,asm,obj"];
+    expect(0, &[args.as_slice(), &["--target-cpu", "x86-64-v3"]].concat());
+    for name in ["lm.forward.ssm", "lm.x86-64-v3.ll", "lm.x86-64-v3.s", "lm.x86-64-v3.o"] {
+        assert!(fs::metadata(c.dir.path().join("emit").join(name)).unwrap().len() > 1000, "{name}");
+    }
+    let ir = fs::read_to_string(c.path("emit/lm.forward.ssm")).unwrap();
+    assert!(ir.contains("ssm.scan") && !ir.contains("ssm.selective_scan"));
+    expect(0, &["selftest", &artifact]);
+}
+
+#[test]
+fn an_artefact_without_golden_vectors_cannot_test_itself() {
+    let c = compiled();
+    let artifact = c.path("plain.ssmc");
+    let model = tiny_lm();
+    let args =
+        ["compile", model.to_str().unwrap(), "-o", &artifact, "--no-golden", "--target-cpu", "x86-64-v3"];
+    expect(0, &args);
+    let (_, stderr) = expect(1, &["selftest", &artifact]);
+    assert!(stderr.contains("golden"), "{stderr}");
 }
 
 #[test]
@@ -90,13 +123,23 @@ fn greedy_tokens_are_those_of_the_reference() {
     let c = compiled();
     let tokenizer = tiny_lm().join("tokenizer.json");
     let tokenizer = tokenizer.to_str().unwrap();
-    let args =
-        ["generate", &c.artifact, "--tokenizer", tokenizer, "--bos", "0", "--prompt", PROMPT, "--max-tokens", "8"];
+    let args = [
+        "generate",
+        &c.artifact,
+        "--tokenizer",
+        tokenizer,
+        "--bos",
+        "0",
+        "--prompt",
+        PROMPT,
+        "--max-tokens",
+        "8",
+    ];
     let found = json("ssmc.generate.v1", &args);
     let tokens: Vec<i64> = found["tokens"].as_array().unwrap().iter().map(|t| t.as_i64().unwrap()).collect();
     assert_eq!(tokens, reference_tokens()[..8]);
-    let (text, stderr) = expect(0, &args);
-    assert_eq!(text.trim_end_matches('\n'), found["text"].as_str().unwrap().trim_end_matches('\n'));
+    let (shown, stderr) = expect(0, &args);
+    assert_eq!(shown.trim_end_matches('\n'), found["text"].as_str().unwrap().trim_end_matches('\n'));
     assert!(stderr.contains("tokens/s"), "{stderr}");
     let sampled = |seed: &str| {
         let more = ["--temperature", "0.8", "--top-k", "40", "--top-p", "0.95", "--seed", seed];
@@ -181,8 +224,8 @@ fn snapshots_tell_of_changes() {
     expect(0, &args("--write"));
     expect(0, &args("--check"));
     let file: PathBuf = dir.path().join("step.rewritten.ssm");
-    let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, text.replacen("ssm.", "xxx.", 1)).unwrap();
+    let stage = fs::read_to_string(&file).unwrap();
+    fs::write(&file, stage.replacen("ssm.", "xxx.", 1)).unwrap();
     let (diff, stderr) = expect(1, &args("--check"));
     assert!(diff.contains("step.rewritten.ssm") && diff.contains("-") && diff.contains("xxx."), "{diff}");
     assert!(stderr.contains("1 files differ"), "{stderr}");
@@ -193,7 +236,9 @@ fn explanations_name_the_rules() {
     let model = tiny_lm();
     let found = json("ssmc.explain.v1", &["explain", model.to_str().unwrap(), "--check"]);
     let explanations = found["explanations"].as_array().unwrap();
-    assert!(explanations.iter().any(|e| e["fused"].as_array().unwrap().contains(&"ssm.selective_scan".into())));
+    assert!(
+        explanations.iter().any(|e| e["fused"].as_array().unwrap().contains(&"ssm.selective_scan".into()))
+    );
     assert!(explanations.iter().all(|e| e["replay"]["passed"] == true));
     assert_eq!(found["scans"].as_array().unwrap().len(), 9);
 }

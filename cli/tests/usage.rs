@@ -52,7 +52,7 @@ fn faulty_files_exit_with_6() {
 
 /// A field of a protobuf message that holds bytes.
 fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
-    [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap()], bytes].concat()
+    [&[number << 3 | 2, u8::try_from(bytes.len()).expect("the messages are short")], bytes].concat()
 }
 
 /// An ONNX model of one node `y = op(x)`.
@@ -74,6 +74,10 @@ fn unsupported_models_exit_with_3_and_name_the_node() {
     fs::write(path, onnx("NoSuchOp")).unwrap();
     let (_, stderr) = expect(3, &["check", path]);
     assert!(stderr.contains("odd_one") && stderr.contains("NoSuchOp"), "{stderr}");
+    let (stdout, _) = expect(3, &["--json", "check", path]);
+    let error: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((&error["schema"], &error["exit_code"]), (&"ssmc.error.v1".into(), &3.into()));
+    assert_eq!(error["faults"][0]["code"], "ssmc::import::unsupported_op");
 }
 
 #[test]

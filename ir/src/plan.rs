@@ -43,7 +43,8 @@ pub struct Plan {
     pub graph: Graph,
     /// In order of execution.
     pub groups: Vec<Group>,
-    /// Every value that is read from or written to memory.
+    /// Every value that is read from or written to memory. An output that only reshapes a stored value lies at the same
+    /// place as that value and has no group.
     pub places: BTreeMap<ValueId, Place>,
     /// Size of every arena slot in bytes; values with disjoint lifetimes share a slot.
     pub slots: Vec<Dim>,

@@ -35,8 +35,9 @@ pub fn partition(graph: &Graph) -> Result<Plan, PartitionError> {
         }
     }
     let p = Partition::new(&graph);
-    let groups = p.groups();
-    let (places, slots) = places(&graph, &groups);
+    let aliases = p.aliases();
+    let groups = p.groups(&aliases);
+    let (places, slots) = places(&graph, &groups, &aliases);
     Ok(Plan { groups, places, slots, graph })
 }
 
@@ -114,14 +115,23 @@ impl<'a> Partition<'a> {
                 if !self.is_used(value) {
                     continue;
                 }
-                if !node.op.is_elementwise()
-                    || self.outputs.contains(&value)
-                    || self.needs_memory(node, value)
-                {
+                if !node.op.is_elementwise() || self.outputs.contains(&value) {
                     self.stored.insert(value);
+                } else if self.needs_memory(node, value) {
+                    self.stored.insert(self.moved(value));
                 }
             }
         }
+    }
+
+    /// The value whose elements a chain of views only moves or repeats: with it in memory the chain costs nothing.
+    fn moved(&self, mut value: ValueId) -> ValueId {
+        while let Some(node) = self.graph.def_node(value)
+            && let Op::Reshape(_) | Op::Transpose(_) | Op::Reverse(_) | Op::Broadcast(_) = &node.op
+        {
+            value = node.operands[0].expect("the operand is required");
+        }
+        value
     }
 
     /// Whether consumers would compute an elementwise value more than once per element.
@@ -185,6 +195,24 @@ impl<'a> Partition<'a> {
         }
     }
 
+    /// Whether a kernel with this root stores more than the end of its epilogue.
+    fn has_more(&self, root: &Node) -> bool {
+        root.results.iter().skip(1).any(|v| self.stored.contains(v))
+    }
+
+    /// Whether everything in memory that a value is computed from is there before `root` in graph order. A kernel that
+    /// stores further results runs at the place of its root: what comes between it and the end of its epilogue may
+    /// read these.
+    fn is_early(&self, value: ValueId, root: NodeId) -> bool {
+        let Def::Result(by, _) = self.graph.def(value) else { return true };
+        let node = self.graph.node(by);
+        by < root
+            || is_literal(&node.op)
+            || (!self.stored.contains(&value)
+                && !is_root(&node.op)
+                && node.operands.iter().flatten().all(|v| self.is_early(*v, root)))
+    }
+
     /// Later roots claim first, so that what they share with earlier ones comes from memory.
     fn choose_epilogues(&mut self) {
         let mut claimed: BTreeSet<NodeId> = BTreeSet::new();
@@ -192,12 +220,15 @@ impl<'a> Partition<'a> {
             self.graph.nodes().filter(|(_, n)| is_root(&n.op)).map(|(id, _)| id).collect();
         for root in roots.into_iter().rev() {
             let first = self.graph.node(root).results[0];
+            let has_more = self.has_more(self.graph.node(root));
             let mut chain: Vec<NodeId> = Vec::new();
             let mut value = first;
             while !self.outputs.contains(&value) {
                 let [(user, i)] = self.users[value][..] else { break };
                 let node = self.graph.node(user);
-                if claimed.contains(&user) || !self.continues(node, i, value) {
+                let others = node.operands.iter().flatten().filter(|v| **v != value);
+                let is_late = has_more && others.copied().any(|v| !self.is_early(v, root));
+                if claimed.contains(&user) || is_late || !self.continues(node, i, value) {
                     break;
                 }
                 chain.push(user);
@@ -238,12 +269,42 @@ impl<'a> Partition<'a> {
             }
     }
 
+    /// The outputs that only reshape a value which a kernel stores: reshape node -> value. The kernel writes the output
+    /// itself, since a reshape moves nothing. Outputs and values are one to one.
+    fn aliases(&self) -> BTreeMap<NodeId, ValueId> {
+        let in_epilogue: BTreeSet<NodeId> = self.epilogues.values().flatten().copied().collect();
+        let mut aliases = BTreeMap::new();
+        let mut taken = self.outputs.clone();
+        for (id, node) in self.graph.nodes() {
+            let (Op::Reshape(_), Some(mut value)) = (&node.op, node.operands.first().copied().flatten()) else {
+                continue;
+            };
+            if !self.outputs.contains(&node.results[0]) || in_epilogue.contains(&id) {
+                continue;
+            }
+            while let Some(Op::Reshape(_)) = self.graph.def_op(value)
+                && !self.stored.contains(&value)
+            {
+                let inner = self.graph.def_node(value).expect("it has an op");
+                value = inner.operands[0].expect("the operand is required");
+            }
+            let is_computed = match self.graph.def(value) {
+                Def::Input(_) => false,
+                Def::Result(by, _) => !is_literal(&self.graph.node(by).op),
+            };
+            if is_computed && self.stored.contains(&value) && taken.insert(value) {
+                aliases.insert(id, value);
+            }
+        }
+        aliases
+    }
+
     /// Groups in order of execution.
-    fn groups(&self) -> Vec<Group> {
+    fn groups(&self, aliases: &BTreeMap<NodeId, ValueId>) -> Vec<Group> {
         let in_epilogue: BTreeSet<NodeId> = self.epilogues.values().flatten().copied().collect();
         let mut groups: Vec<(NodeId, Group)> = Vec::new();
         for (id, node) in self.graph.nodes() {
-            if is_literal(&node.op) || in_epilogue.contains(&id) {
+            if is_literal(&node.op) || in_epilogue.contains(&id) || aliases.contains_key(&id) {
                 continue;
             }
             let epilogue = self.epilogues.get(&id).cloned().unwrap_or_default();
@@ -259,10 +320,10 @@ impl<'a> Partition<'a> {
                 members.insert(*member);
                 self.collect_inside(*member, &epilogue, &mut members);
             }
-            groups
-                .push((last, Group { root: id, members: members.into_iter().collect(), epilogue, outputs }));
+            let at = if self.has_more(node) { id } else { last };
+            groups.push((at, Group { root: id, members: members.into_iter().collect(), epilogue, outputs }));
         }
-        groups.sort_by_key(|(last, _)| *last);
+        groups.sort_by_key(|(at, _)| *at);
         groups.into_iter().map(|(_, group)| group).collect()
     }
 
@@ -287,7 +348,11 @@ fn is_root(op: &Op) -> bool {
 }
 
 /// A place for every value in memory, and the sizes of the arena's slots.
-fn places(graph: &Graph, groups: &[Group]) -> (BTreeMap<ValueId, Place>, Vec<Dim>) {
+fn places(
+    graph: &Graph,
+    groups: &[Group],
+    aliases: &BTreeMap<NodeId, ValueId>,
+) -> (BTreeMap<ValueId, Place>, Vec<Dim>) {
     let mut places = BTreeMap::new();
     for (i, port) in graph.inputs().iter().enumerate() {
         places.insert(port.value, Place::Input(i));
@@ -297,6 +362,11 @@ fn places(graph: &Graph, groups: &[Group]) -> (BTreeMap<ValueId, Place>, Vec<Dim
     }
     for (i, port) in graph.outputs().iter().enumerate() {
         places.insert(port.value, Place::Output(i));
+        if let Def::Result(by, _) = graph.def(port.value)
+            && let Some(alias) = aliases.get(&by)
+        {
+            places.insert(*alias, Place::Output(i));
+        }
     }
     // The last group that reads each value.
     let mut last_read: BTreeMap<ValueId, usize> = BTreeMap::new();

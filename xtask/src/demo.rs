@@ -94,7 +94,13 @@ fn run(ssmc: &Path, artefact: &Path, folder: &Path, text: &str) -> Result<Vec<f6
     let ids: Vec<i64> = text.bytes().map(token).collect();
     ssmc_npz::write(&inputs, [("ids", &Array::i64s(&[ids.len()], &ids))])?;
     process::check(
-        Command::new(ssmc).arg("run").arg(artefact).arg("--inputs").arg(&inputs).arg("--outputs").arg(&outputs),
+        Command::new(ssmc)
+            .arg("run")
+            .arg(artefact)
+            .arg("--inputs")
+            .arg(&inputs)
+            .arg("--outputs")
+            .arg(&outputs),
     )?;
     let logits = ssmc_npz::read(&outputs)?.remove("logits").ok_or("typeseg: no output logits")?;
     Ok(logits.to_f64())

@@ -21,16 +21,19 @@ tasks:
   corpus DIR [options]      compile and run every case of a corpus folder
     --kind onnx|checkpoint    cases of one kind
     --filter RE               cases whose name matches
-    --target TRIPLE           compile target; cpu (the default) is this machine's
+    --target LEVEL            code level to compile for; cpu (the default) takes all
     --stage kernel            also compare every kernel in the interpreter with the machine code
     --json FILE               write the results, - for stdout
     --bin FILE                ssmc to use instead of building one
     --profile NAME            cargo profile of what is built (dev)
-  bench spine [options]     compile and run a model of mamba-130m shape
-    --bin FILE --dir DIR --storage f32|f16|bf16
+  bench spine [options]     compile and run a large model with random weights
+    --shape NAME              mamba-130m (the default) or mamba2-130m
+    --storage NAME            element type of the weights: f32 (the default), f16 or bf16
+    --dir DIR                 where the model goes and stays
+    --bin FILE --profile NAME as above (release)
   bless [FILTER]            rewrite the expected results of tests
   codegen                   rewrite generated documents
-  demo-typeseg FILE         segment a text with the model of the PyPI package typeseg";
+  demo-typeseg FILE         split a text with the model of the PyPI package typeseg";
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);

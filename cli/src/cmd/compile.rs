@@ -102,7 +102,7 @@ fn stages_of(args: &Args, model: &Model, progress: &Progress) -> Outcome<Option<
             dumped = dump(args, &stages::texts(reached));
         }
     });
-    let compiled = compiled.map_err(|error| Failure::from(ssmc::Error::from(error)).in_file(&args.model))?;
+    let compiled = compiled.map_err(|error| Failure::from(error).in_file(&args.model))?;
     dumped?;
     Ok(compiled)
 }

@@ -65,7 +65,9 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     let faults: Vec<&String> = replayed.iter().filter_map(|r| r.as_ref().err()).collect();
     match faults.first() {
         None => Ok(()),
-        Some(first) => Err(Failure::check(format!("{} explanations do not hold, the first: {first}", faults.len()))),
+        Some(first) => {
+            Err(Failure::check(format!("{} explanations do not hold, the first: {first}", faults.len())))
+        }
     }
 }
 

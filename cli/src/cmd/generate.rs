@@ -60,7 +60,8 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     let tokenizer = args.prompt.load(&opened)?;
     let prompt = args.prompt.ids(tokenizer.as_ref())?;
     language::check_ids(manifest, &prompt)?;
-    let mut session = Session::new(&opened.artifact, &args.session.options(1, language::block_len(prompt.len())))?;
+    let mut session =
+        Session::new(&opened.artifact, &args.session.options(1, language::block_len(prompt.len())))?;
     let mut state = session.new_state(1)?;
     let stop = if args.ignore_eos { Vec::new() } else { language::eos_ids(manifest) };
     let mut sampler = Sampler {
@@ -109,7 +110,11 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
             }),
         );
     }
-    let decode = if n_steps > 0 { format!(", decode {n_steps} tokens, {decode_rate:.1} tokens/s") } else { String::new() };
+    let decode = if n_steps > 0 {
+        format!(", decode {n_steps} tokens, {decode_rate:.1} tokens/s")
+    } else {
+        String::new()
+    };
     eprintln!("prefill {} tokens, {prefill_rate:.1} tokens/s{decode}", prompt.len());
     Ok(())
 }

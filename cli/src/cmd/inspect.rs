@@ -20,7 +20,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     if model::is_artifact(&args.model) {
-        let artifact = Artifact::open(&args.model).map_err(|error| Failure::from(error).in_file(&args.model))?;
+        let artifact =
+            Artifact::open(&args.model).map_err(|error| Failure::from(error).in_file(&args.model))?;
         return show(&[], &artifact, json);
     }
     let imported = model::import(&args.model)?;
@@ -165,7 +166,8 @@ fn hex(bytes: &[u8]) -> String {
 
 fn text(graph: &[(String, Value)], artifact: &Artifact) -> String {
     let m = artifact.manifest();
-    let mut rows = vec![vec!["model".to_owned(), m.model_name.clone()], vec!["sha256".to_owned(), hex(&m.model_hash)]];
+    let mut rows =
+        vec![vec!["model".to_owned(), m.model_name.clone()], vec!["sha256".to_owned(), hex(&m.model_hash)]];
     rows.push(vec!["compiled by".to_owned(), m.producer.clone()]);
     rows.extend(m.properties.iter().map(|p| vec![p.key.clone(), p.value.clone()]));
     rows.extend(graph.iter().map(|(key, value)| vec![key.clone(), value.to_string()]));
@@ -188,7 +190,11 @@ fn text(graph: &[(String, Value)], artifact: &Artifact) -> String {
         text.push_str(&format!("\nprogram {}: {} launches\n", p.name, p.launches.len()));
         let ports = |what: &str, infos: &[TensorInfo]| -> Vec<Vec<String>> {
             let line = |i: &TensorInfo| {
-                vec![format!("  {what}"), i.name.clone(), format!("{}{}", i.dtype(), shape(&i.shape, &m.symbols))]
+                vec![
+                    format!("  {what}"),
+                    i.name.clone(),
+                    format!("{}{}", i.dtype(), shape(&i.shape, &m.symbols)),
+                ]
             };
             infos.iter().map(line).collect()
         };
@@ -215,7 +221,13 @@ fn text(graph: &[(String, Value)], artifact: &Artifact) -> String {
         text.push_str("\nreport\n");
         for r in &m.report {
             let program = if r.program.is_empty() { "" } else { " in " };
-            text.push_str(&format!("  {}{program}{}: {}: {}\n", kind(r.kind()), r.program, r.subject, r.reason));
+            text.push_str(&format!(
+                "  {}{program}{}: {}: {}\n",
+                kind(r.kind()),
+                r.program,
+                r.subject,
+                r.reason
+            ));
         }
     }
     text

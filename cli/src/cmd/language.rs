@@ -45,7 +45,9 @@ impl PromptArgs {
                 ids.extend(encoding.get_ids());
             }
             (Some(_), None) => {
-                return Err(Failure::usage("--prompt needs --tokenizer, or a model folder with tokenizer.json"));
+                return Err(Failure::usage(
+                    "--prompt needs --tokenizer, or a model folder with tokenizer.json",
+                ));
             }
             (None, _) => ids.extend(&self.prompt_ids),
         }
@@ -83,7 +85,9 @@ pub(crate) fn check_ids(manifest: &Manifest, ids: &[u32]) -> Outcome {
     let Some(most) = info.and_then(|info| info.max_value) else { return Ok(()) };
     match ids.iter().position(|id| i64::from(*id) > most) {
         None => Ok(()),
-        Some(at) => Err(Failure::input(format!("token {at}: expected an id up to {most}, found {}", ids[at]))),
+        Some(at) => {
+            Err(Failure::input(format!("token {at}: expected an id up to {most}, found {}", ids[at])))
+        }
     }
 }
 

@@ -25,12 +25,13 @@ use clap::{Parser, Subcommand};
 pub(crate) struct Cli {
     /// Print one JSON object with a versioned schema instead of text
     #[arg(long, global = true)]
-    json: bool,
+    pub(crate) json: bool,
     #[command(subcommand)]
     verb: Verb,
 }
 
-const EXIT_CODES: &str = "MODEL is an ONNX file, a folder with config.json and safetensors files, or an artefact.
+const EXIT_CODES: &str =
+    "MODEL is an ONNX file, a folder with config.json and safetensors files, or an artefact.
 A verb that runs a model compiles it to a temporary artefact first if it is none.
 
 Exit codes: 0 ok, 1 check failed, 2 usage, 3 unsupported, 4 limit reached, 5 internal error, 6 invalid input";

@@ -21,11 +21,12 @@ pub(crate) fn texts(reached: Reached<'_>) -> Files {
         }
         Reached::Kernels(kernels) => {
             let level = |i: usize| kernels.targets[i].level.name();
-            let forms = kernels.kernels.iter().flat_map(|kernel| {
-                kernel.per_level.iter().enumerate().map(move |(i, form)| {
-                    (format!("{}/{}.kernel", level(i), kernel.name), form.to_string())
-                })
-            });
+            let forms =
+                kernels.kernels.iter().flat_map(|kernel| {
+                    kernel.per_level.iter().enumerate().map(move |(i, form)| {
+                        (format!("{}/{}.kernel", level(i), kernel.name), form.to_string())
+                    })
+                });
             forms.collect()
         }
     }

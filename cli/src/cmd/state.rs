@@ -60,7 +60,8 @@ fn save(args: &SaveArgs, json: bool) -> Outcome {
     let tokenizer = args.prompt.load(&opened)?;
     let ids = args.prompt.ids(tokenizer.as_ref())?;
     language::check_ids(manifest, &ids)?;
-    let mut session = Session::new(&opened.artifact, &args.session.options(1, language::block_len(ids.len())))?;
+    let mut session =
+        Session::new(&opened.artifact, &args.session.options(1, language::block_len(ids.len())))?;
     let mut state = match &args.from {
         None => session.new_state(1)?,
         Some(path) => {
@@ -81,8 +82,7 @@ fn save(args: &SaveArgs, json: bool) -> Outcome {
 
 fn inspect(path: &PathBuf, json: bool) -> Outcome {
     let file = fs::read(path).map_err(|error| Failure::file(path, error))?;
-    let blob = decode_state(&file)
-        .map_err(|error| Failure::from(RuntimeError::from(error)).in_file(path))?;
+    let blob = decode_state(&file).map_err(|error| Failure::from(RuntimeError::from(error)).in_file(path))?;
     let hash: String = blob.model_hash.iter().map(|byte| format!("{byte:02x}")).collect();
     if json {
         let states: Vec<_> = blob

@@ -171,7 +171,8 @@ impl Verifier<'_> {
             let expected: Tensors = outputs.iter().filter(|(n, _)| is_output(n)).map(pair).collect();
             if expected.is_empty() {
                 let known: Vec<&str> = entry.outputs.iter().map(|info| info.name.as_str()).collect();
-                let message = format!("case {case}: no output is recorded, expected one of {}", known.join(", "));
+                let message =
+                    format!("case {case}: no output is recorded, expected one of {}", known.join(", "));
                 return Err(Failure::input(message).in_file(path));
             }
             let inputs = tensors::for_program(entry, &given).map_err(|f| f.in_file(path))?;
@@ -204,7 +205,9 @@ impl Verifier<'_> {
         let program = self.program(call.program)?;
         let mut inputs = call.inputs.clone();
         inputs.extend(call.states.iter().map(pair));
-        Ok(Interpreter::new(&program.imported, &program.weights).run(&inputs).map_err(ssmc::Error::from)?)
+        Ok(Interpreter::new(&program.imported, &program.imported_weights)
+            .run(&inputs)
+            .map_err(ssmc::Error::from)?)
     }
 
     fn zero_states(&self, name: &str) -> Outcome<Tensors> {
@@ -242,10 +245,8 @@ impl Verifier<'_> {
 
     /// Compares the kernels of a call, if that is asked for or the call has failed.
     fn layers(&mut self, call: &Call<'_>, session: &mut Session, state: Option<State>) -> Outcome {
-        let failed = self
-            .compared
-            .iter()
-            .any(|c| c.program == call.program && c.case == call.case && !c.passed());
+        let failed =
+            self.compared.iter().any(|c| c.program == call.program && c.case == call.case && !c.passed());
         if !(failed || self.args.per_layer) {
             return Ok(());
         }
@@ -281,7 +282,9 @@ impl Verifier<'_> {
         }
         let place = match first {
             Some(layer) => format!("; the first kernel that differs: {}", layer.describe()),
-            None => "; every kernel agrees with the rewritten graph, so rewriting changed the meaning".to_owned(),
+            None => {
+                "; every kernel agrees with the rewritten graph, so rewriting changed the meaning".to_owned()
+            }
         };
         Err(Failure::check(format!("{n_failed} of {} outputs differ{place}", self.compared.len())))
     }

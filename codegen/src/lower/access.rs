@@ -3,7 +3,7 @@
 //! A lowering writes the loops of its root op. Whatever it reads it asks for by index; layout ops turn into index
 //! arithmetic and elementwise ops into instructions, down to loads of the tensors that lie in memory.
 
-use super::index::{Idx, IndexBuilder, reshape_groups};
+use super::index::{Idx, IndexBuilder, Splits, reshape_groups};
 use super::{Arg, LowerError, elem_of};
 use crate::assemble::Packing;
 use crate::kernel::{Access, Elem, KernelBuilder, ParamId, Reg, RegTy};
@@ -23,6 +23,7 @@ pub(crate) struct Cx<'a> {
     dims: Vec<Dim>,
     /// Lanes that exist; `None` if all do.
     pub(crate) mask: Option<Reg>,
+    splits: Splits,
     /// Elements known already, by value and index, innermost scope last.
     known: Vec<BTreeMap<(ValueId, Vec<Idx>), Reg>>,
 }
@@ -37,6 +38,7 @@ impl<'a> Cx<'a> {
             args: Vec::new(),
             dims: Vec::new(),
             mask: None,
+            splits: Splits::new(),
             known: vec![BTreeMap::new()],
         }
     }
@@ -79,8 +81,8 @@ impl<'a> Cx<'a> {
         if self.lanes == 1 { Idx::Uniform(base) } else { Idx::Lanes { base, stride: 1, aligned: true } }
     }
 
-    pub(crate) fn index<'b>(&self, b: &'b mut KernelBuilder) -> IndexBuilder<'b> {
-        IndexBuilder { b, lanes: self.lanes }
+    pub(crate) fn index<'b>(&'b mut self, b: &'b mut KernelBuilder) -> IndexBuilder<'b> {
+        IndexBuilder { b, lanes: self.lanes, splits: &mut self.splits }
     }
 
     /// An extent as an `i64` scalar: a constant or an argument of the kernel.

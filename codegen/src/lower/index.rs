@@ -2,6 +2,7 @@
 
 use crate::kernel::{Elem, KernelBuilder, Reg};
 use ssmc_ir::Dim;
+use std::collections::BTreeMap;
 
 /// The index along one axis, for all lanes of a vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,10 +15,14 @@ pub(crate) enum Idx {
     Vector(Reg),
 }
 
+/// Quotients and remainders with the index and the divisor that they came from: `q*n + m` is the index again.
+pub(crate) type Splits = BTreeMap<(Idx, Idx, Reg), Idx>;
+
 /// Arithmetic on indices; `lanes` is the width of vectors.
 pub(crate) struct IndexBuilder<'b> {
     pub(crate) b: &'b mut KernelBuilder,
     pub(crate) lanes: u16,
+    pub(crate) splits: &'b mut Splits,
 }
 
 impl IndexBuilder<'_> {
@@ -104,8 +109,9 @@ impl IndexBuilder<'_> {
         if self.b.known_i64(n) == Some(1) {
             return (i, zero);
         }
+        let extent = n;
         let n = if self.b.known_i64(n).is_some_and(|n| n > 0) { n } else { self.b.max(n, 1) };
-        match i {
+        let (q, m) = match i {
             Idx::Uniform(r) => {
                 let (q, m) = (self.b.div(r, n), self.b.rem(r, n));
                 (Idx::Uniform(q), Idx::Uniform(m))
@@ -118,7 +124,9 @@ impl IndexBuilder<'_> {
                 let (v, n) = (self.vector(i), self.b.splat(n, self.lanes));
                 (Idx::Vector(self.b.div(v, n)), Idx::Vector(self.b.rem(v, n)))
             }
-        }
+        };
+        self.splits.insert((q, m, extent), i);
+        (q, m)
     }
 
     /// Row-major position of `idx` in a tensor with these extents.
@@ -127,11 +135,21 @@ impl IndexBuilder<'_> {
         for (i, n) in idx.iter().zip(extents) {
             // The extent 1 keeps a lane index from being scaled by a symbol for nothing.
             if self.b.known_i64(*n) != Some(1) {
-                sum = self.mul(sum, *n);
-                sum = self.add_aligned(sum, *i, *n);
+                sum = match self.splits.get(&(sum, *i, *n)) {
+                    Some(whole) => *whole,
+                    None if self.is_zero(sum) => *i,
+                    None => {
+                        let scaled = self.mul(sum, *n);
+                        self.add_aligned(scaled, *i, *n)
+                    }
+                };
             }
         }
         sum
+    }
+
+    fn is_zero(&self, i: Idx) -> bool {
+        matches!(i, Idx::Uniform(r) if self.b.known_i64(r) == Some(0))
     }
 
     /// `outer * n` + inner, aligned if the inner index is and whole vectors fit `n`.
@@ -139,7 +157,7 @@ impl IndexBuilder<'_> {
         let whole = self.multiple_of_lanes(n);
         match (outer, inner) {
             (Idx::Uniform(a), Idx::Lanes { base, stride, aligned }) => {
-                let aligned = aligned && (whole || self.b.known_i64(a) == Some(0));
+                let aligned = aligned && whole;
                 Idx::Lanes { base: self.b.add(a, base), stride, aligned }
             }
             _ => self.add(outer, inner),

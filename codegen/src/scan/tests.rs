@@ -53,15 +53,18 @@ fn scan_kernel<M: Action>(m: &M, segmented: bool) -> Kernel {
     std::mem::replace(b, KernelBuilder::cpu("done")).finish()
 }
 
-fn run(kernel: &Kernel, steps: &[(f32, f32, i32)]) -> Vec<f32> {
+/// Factor, input, and whether a segment begins.
+type Step = (f32, f32, i32);
+
+fn run(kernel: &Kernel, steps: &[Step]) -> Vec<f32> {
     try_run(kernel, steps).unwrap()
 }
 
-fn try_run(kernel: &Kernel, steps: &[(f32, f32, i32)]) -> Result<Vec<f32>, InterpError> {
-    let bytes = |f: &dyn Fn(&(f32, f32, i32)) -> [u8; 4]| steps.iter().flat_map(f).collect::<Vec<u8>>();
-    let mut a = bytes(&|s| s.0.to_le_bytes());
-    let mut u = bytes(&|s| s.1.to_le_bytes());
-    let mut new = bytes(&|s| s.2.to_le_bytes());
+fn try_run(kernel: &Kernel, steps: &[Step]) -> Result<Vec<f32>, InterpError> {
+    let bytes = |f: fn(&Step) -> [u8; 4]| steps.iter().flat_map(f).collect::<Vec<u8>>();
+    let mut a = bytes(|s| s.0.to_le_bytes());
+    let mut u = bytes(|s| s.1.to_le_bytes());
+    let mut new = bytes(|s| s.2.to_le_bytes());
     let mut h = vec![0; 4 * steps.len()];
     let args: Vec<Arg> = (0..4).map(Arg::start).collect();
     let mut buffers: [&mut [u8]; 4] = [&mut a, &mut u, &mut new, &mut h];
@@ -69,8 +72,8 @@ fn try_run(kernel: &Kernel, steps: &[(f32, f32, i32)]) -> Result<Vec<f32>, Inter
     Ok(h.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
 }
 
-fn expected(steps: &[(f32, f32, i32)]) -> Vec<f32> {
-    let next = |h: &mut f32, (a, u, new): &(f32, f32, i32)| {
+fn expected(steps: &[Step]) -> Vec<f32> {
+    let next = |h: &mut f32, (a, u, new): &Step| {
         *h = if *new == 1 { *u } else { a * *h + u };
         Some(*h)
     };
@@ -78,7 +81,7 @@ fn expected(steps: &[(f32, f32, i32)]) -> Vec<f32> {
 }
 
 /// Small integers: every order of composition is exact.
-fn steps(n: usize, segments: bool) -> Vec<(f32, f32, i32)> {
+fn steps(n: usize, segments: bool) -> Vec<Step> {
     let step = |i: usize| {
         let mixed = i * 37 + i / 5;
         ((mixed % 3) as f32 - 1.0, (mixed % 7) as f32 - 3.0, i32::from(segments && i % 50 == 49))

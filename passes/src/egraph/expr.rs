@@ -107,6 +107,33 @@ impl Expr {
         self.transpose(&perm)?.reshape(&dims)
     }
 
+    /// The same view of the same term as at most one transpose and one reshape: transposes and reshapes of unit axes
+    /// compose.
+    pub(crate) fn normalized(self) -> Option<Self> {
+        let dense = |shape: &[Dim]| shape.iter().filter(|d| !d.is(1)).cloned().collect::<Vec<_>>();
+        let target: Labels =
+            self.shape().iter().enumerate().map(|(i, d)| (!d.is(1)).then_some(i as Label)).collect();
+        let (mut term, mut labels) = (self, target.clone());
+        loop {
+            let Node::Apply(Head::Op(op), operands) = &term.node else { break };
+            let [inner] = &operands[..] else { break };
+            labels = match op {
+                Op::Transpose(t) => {
+                    let mut moved = vec![None; t.perm.len()];
+                    t.perm.iter().zip(&labels).for_each(|(from, label)| moved[*from] = *label);
+                    moved
+                }
+                Op::Reshape(_) if dense(inner.shape()) == dense(term.shape()) => {
+                    let mut dense = labels.iter().flatten();
+                    inner.shape().iter().map(|d| if d.is(1) { None } else { dense.next().copied() }).collect()
+                }
+                _ => break,
+            };
+            term = inner.clone();
+        }
+        term.place(&labels, &target)
+    }
+
     /// Like [`Expr::place`], but repeats along labels of the target that the term lacks.
     fn spread(self, labels: &[Option<Label>], target: &[Option<Label>], shape: &[Dim]) -> Option<Self> {
         let has = |l: &Option<Label>| l.is_some() && labels.contains(l);

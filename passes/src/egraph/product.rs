@@ -91,9 +91,17 @@ impl Factor {
         Some(Factor { id, labels })
     }
 
-    /// A form that is the same for all views of one tensor that bear the same labels.
+    /// A form that is the same for most views of one tensor that bear the same labels: the oldest base.
     pub(crate) fn canonical(&self, egraph: &Graph) -> Factor {
         self.bases(egraph).into_iter().min().expect("the factor is among its bases")
+    }
+
+    /// Whether both are views of one tensor and bear the same labels.
+    pub(crate) fn is_same_view(&self, other: &Factor, egraph: &Graph) -> bool {
+        self == other || {
+            let bases = self.bases(egraph);
+            other.bases(egraph).iter().any(|base| bases.contains(base))
+        }
     }
 }
 

@@ -5,7 +5,8 @@
 use super::{Direction, Equation, Exactness, Rule};
 use crate::egraph::{Expr, Factor, Graph, Term};
 use egg::Id;
-use ssmc_ir::ops::{Binary, BinaryFn, Op, Unary, UnaryFn};
+use ssmc_ir::{DType, Dim};
+use ssmc_ir::ops::{Binary, BinaryFn, Cmp, Contract, Op, Reshape, Spec, Unary, UnaryFn};
 
 pub(super) static RULES: &[Rule] = &[
     Rule {
@@ -19,6 +20,16 @@ pub(super) static RULES: &[Rule] = &[
         find: reshape_reshape,
     },
     Rule {
+        name: "reshape-units",
+        family: "algebra",
+        equation: "reshape[s](x) = reshape[s](reshape[s without unit axes](x)) where s divides or joins axes of x",
+        reason: "unit axes do not change the order of elements; all views that divide x alike share the inner reshape",
+        source: "definition",
+        exactness: Exactness::Bitwise,
+        direction: Direction::Expand,
+        find: reshape_units,
+    },
+    Rule {
         name: "transpose-transpose",
         family: "algebra",
         equation: "transpose[p](transpose[q](x)) = transpose[q after p](x), and x if that is the identity",
@@ -27,6 +38,16 @@ pub(super) static RULES: &[Rule] = &[
         exactness: Exactness::Bitwise,
         direction: Direction::Forward,
         find: transpose_transpose,
+    },
+    Rule {
+        name: "transpose-contract",
+        family: "algebra",
+        equation: "transpose[p](contract[.. -> o](x..)) = contract[.. -> p(o)](x..)",
+        reason: "the order of the labels of a result is free",
+        source: "definition of contract",
+        exactness: Exactness::Bitwise,
+        direction: Direction::Forward,
+        find: transpose_contract,
     },
     Rule {
         name: "reciprocal-sqrt",
@@ -67,6 +88,16 @@ pub(super) static RULES: &[Rule] = &[
         exactness: Exactness::Reassociates,
         direction: Direction::Forward,
         find: softplus_from_exp,
+    },
+    Rule {
+        name: "softplus-threshold",
+        family: "algebra",
+        equation: "select(x > t, x, softplus(x)) = softplus(x) for t >= 16, where softplus(x) = x but for rounding in f32",
+        reason: "0 < softplus(x) - x = log1p(exp(-x)) < exp(-16) for x > 16, less than half a unit in the last place of x",
+        source: "torch.nn.functional.softplus, threshold = 20",
+        exactness: Exactness::Approximates,
+        direction: Direction::Forward,
+        find: softplus_threshold,
     },
 ];
 
@@ -135,6 +166,22 @@ fn reshape_reshape(egraph: &Graph, id: Id) -> Vec<Equation> {
     found
 }
 
+fn reshape_units(egraph: &Graph, id: Id) -> Vec<Equation> {
+    let shape = &egraph[id].data.types[0].shape;
+    let dense = |shape: &[Dim]| shape.iter().filter(|d| !d.is(1)).cloned().collect::<Vec<_>>();
+    let inner = dense(shape);
+    let mut found = Vec::new();
+    for term in egraph[id].nodes.iter().filter(|t| matches!(t.op(), Some(Op::Reshape(_)))) {
+        let x = Expr::class(egraph, term.children[0]);
+        if inner.len() == shape.rank() || inner == dense(x.shape()) {
+            continue;
+        }
+        let outer = || Expr::op(Reshape { shape: shape.clone() }, vec![x.reshape(&inner)?]);
+        found.extend(outer().map(|right| Equation::between(Expr::term(egraph, term), right)));
+    }
+    found
+}
+
 fn transpose_transpose(egraph: &Graph, id: Id) -> Vec<Equation> {
     let mut found = Vec::new();
     for outer in &egraph[id].nodes {
@@ -151,6 +198,23 @@ fn transpose_transpose(egraph: &Graph, id: Id) -> Vec<Equation> {
                 Some(Equation::between(left, Expr::class(egraph, inner.children[0]).transpose(&perm)?))
             };
             found.extend(equation());
+        }
+    }
+    found
+}
+
+fn transpose_contract(egraph: &Graph, id: Id) -> Vec<Equation> {
+    let mut found = Vec::new();
+    for outer in &egraph[id].nodes {
+        let Some(Op::Transpose(t)) = outer.op() else { continue };
+        for inner in nested(egraph, outer) {
+            let Some(Op::Contract(c)) = inner.op() else { continue };
+            let output = t.perm.iter().map(|i| c.spec.output[*i]).collect();
+            let spec = Spec { inputs: c.spec.inputs.clone(), output };
+            let operands = || inner.children.iter().map(|c| Expr::class(egraph, *c)).collect();
+            let left = Expr::op(t.clone(), vec![Expr::term(egraph, inner)]);
+            let right = Expr::op(Contract { spec }, operands());
+            found.extend(left.zip(right).map(|(left, right)| Equation::between(left, right)));
         }
     }
     found
@@ -228,6 +292,38 @@ fn softplus_from_exp(egraph: &Graph, id: Id) -> Vec<Equation> {
         let left = apply1(egraph, UnaryFn::Log1p, y);
         let xs = unary(egraph, y, UnaryFn::Exp);
         found.extend(xs.filter_map(|x| function(egraph, left.clone(), UnaryFn::Softplus, x)));
+    }
+    found
+}
+
+/// The least threshold above which x and softplus(x) round to the same f32: half a unit in the last place of 16 is
+/// 9.5e-7, and exp(-16) is 1.1e-7.
+const SOFTPLUS_THRESHOLD: f64 = 16.0;
+
+fn softplus_threshold(egraph: &Graph, id: Id) -> Vec<Equation> {
+    let mut found = Vec::new();
+    if egraph[id].data.types[0].dtype == DType::F64 {
+        return found;
+    }
+    for term in &egraph[id].nodes {
+        let (Some(Op::Select(_)), [cond, then, otherwise]) = (term.op(), &term.children[..]) else { continue };
+        let x = egraph.find(*then);
+        let is_above = |t: &Term| match t.op() {
+            Some(Op::Compare(c)) => {
+                let (x_at, bound_at) = match c.cmp {
+                    Cmp::Gt | Cmp::Ge => (0, 1),
+                    Cmp::Lt | Cmp::Le => (1, 0),
+                    Cmp::Eq | Cmp::Ne => return false,
+                };
+                let bound = splat(egraph, t.children[bound_at]);
+                egraph.find(t.children[x_at]) == x && bound.is_some_and(|t| t >= SOFTPLUS_THRESHOLD)
+            }
+            _ => false,
+        };
+        let of_x = unary(egraph, *otherwise, UnaryFn::Softplus).any(|y| y == x);
+        if of_x && egraph[*cond].nodes.iter().any(is_above) {
+            found.extend(function(egraph, Some(Expr::term(egraph, term)), UnaryFn::Softplus, x));
+        }
     }
     found
 }

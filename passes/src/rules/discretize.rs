@@ -5,7 +5,7 @@
 use super::algebra::{apply1, apply2, binary, both_orders, splat, unary};
 use super::fused::{self, DT, DT_BIAS, Dt, Fused};
 use super::{Direction, Equation, Exactness, Rule};
-use crate::egraph::{Chain, Expr, Factor, Graph, Label, Labels, Product, Term, readings, readings_of, views};
+use crate::egraph::{Chain, Expr, Factor, Graph, Label, Labels, Product, Term, readings_of, views};
 use egg::Id;
 use ssmc_ir::Dim;
 use ssmc_ir::ops::{BinaryFn, Discretization, DiscretizedScan, Op, UnaryFn};
@@ -95,7 +95,7 @@ fn discretize(egraph: &Graph, id: Id, scalar_decay: bool) -> Vec<Equation> {
     let mut found = Vec::new();
     for term in &egraph[id].nodes {
         let Some(Op::Scan(scan)) = term.op() else { continue };
-        let inputs = readings(egraph, term.children[1]);
+        let inputs = readings_of(egraph, &Factor::numbered(egraph, term.children[1]));
         for exponent in exponents(egraph, term.children[0]) {
             for (i, dt) in exponent.factors.iter().enumerate() {
                 let a = exponent.rest(&[i]);
@@ -103,7 +103,8 @@ fn discretize(egraph: &Graph, id: Id, scalar_decay: bool) -> Vec<Equation> {
                     continue;
                 }
                 for input in &inputs {
-                    let Some(j) = input.factors.iter().position(|f| f == dt) else { continue };
+                    let same = |f: &Factor| f.is_same_view(dt, egraph);
+                    let Some(j) = input.factors.iter().position(same) else { continue };
                     let frame =
                         Frame { egraph, scan: term, term: &term.children, dt, a: &a, output: &input.output };
                     for split in frame.splits(&input.rest(&[j]), scalar_decay) {

@@ -23,8 +23,9 @@ fn silu_product(egraph: &Graph, id: Id) -> Vec<Equation> {
         for (i, factor) in product.factors.iter().enumerate() {
             for base in factor.bases(egraph) {
                 for x in unary(egraph, base.id, UnaryFn::Sigmoid) {
-                    let inner = Factor { id: x, labels: base.labels.clone() }.canonical(egraph);
-                    let Some(j) = product.factors.iter().position(|f| *f == inner) else { continue };
+                    let inner = Factor { id: x, labels: base.labels.clone() };
+                    let same = |f: &Factor| f.is_same_view(&inner, egraph);
+                    let Some(j) = product.factors.iter().position(same) else { continue };
                     let right = || {
                         let silu = Expr::op(Unary { f: UnaryFn::Silu }, vec![Expr::class(egraph, x)])?;
                         replaced(egraph, vec![(silu, base.labels.clone())], &product, &[i, j], id)

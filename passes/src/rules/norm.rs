@@ -163,7 +163,7 @@ fn rms_norm(egraph: &Graph, id: Id) -> Vec<Equation> {
                     let extra: Vec<Label> =
                         other.label_set().difference(&factor.label_set()).copied().collect();
                     let [last] = extra[..] else { continue };
-                    if i == j || with_label(&x, REMOVED, last).canonical(egraph) != *other {
+                    if i == j || !with_label(&x, REMOVED, last).is_same_view(other, egraph) {
                         continue;
                     }
                     let right = || {
@@ -252,7 +252,7 @@ fn layer_norm(egraph: &Graph, id: Id) -> Vec<Equation> {
             let Some(Some(last)) = whole.labels.last().copied() else { continue };
             let is_mean = means(egraph, &Factor { id: mean, labels: whole.labels.clone() })
                 .iter()
-                .any(|m| with_label(m, REMOVED, last).canonical(egraph) == whole.canonical(egraph));
+                .any(|m| with_label(m, REMOVED, last).is_same_view(&whole, egraph));
             if is_mean {
                 let equation = || {
                     let weight = Expr::class(egraph, weight);

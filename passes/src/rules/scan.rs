@@ -74,9 +74,9 @@ pub(super) fn read_out(egraph: &Graph, id: Id, scalar_decay: bool) -> Vec<Equati
                     if (operands[2].shape().len() == 2) != scalar_decay {
                         continue;
                     }
-                    for j in read_maps(&product, i, &base.labels) {
+                    for read_map in read_maps(&product, i, &base.labels) {
                         let equations = || {
-                            let c = c_operand(egraph, &product.factors[j], &base.labels, &operands[3])?;
+                            let c = c_operand(egraph, &product, &read_map, &base.labels, &operands[3])?;
                             let from = Expr::op(op.clone(), operands.clone())?;
                             let to = read_scan(&op, operands.clone(), c, scalar_decay)?;
                             let h = vec![(from.clone().proj(0)?, base.labels.clone())];
@@ -85,7 +85,8 @@ pub(super) fn read_out(egraph: &Graph, id: Id, scalar_decay: bool) -> Vec<Equati
                             let seen = vec![(Expr::class(egraph, base.id), base.labels.clone())];
                             let seen = replaced(egraph, seen, &product, &[i], id)?;
                             let left = replaced(egraph, h, &product, &[i], id)?;
-                            let right = replaced(egraph, y, &product, &[i, j], id)?;
+                            let positions = [&[i], &read_map[..]].concat();
+                            let right = replaced(egraph, y, &product, &positions, id)?;
                             Some([
                                 Equation::reading(Expr::term(egraph, &product.top), seen, left, right),
                                 same_state(&from, &to)?,
@@ -100,30 +101,39 @@ pub(super) fn read_out(egraph: &Graph, id: Id, scalar_decay: bool) -> Vec<Equati
     found
 }
 
-/// The factors that can be c for the states h at `i`: they bear batch, step and group, and alone share n with h.
-fn read_maps(product: &Product, i: usize, h: &Labels) -> Vec<usize> {
+/// The sets of factors that can make c for the states h at `i`: those that share n with h, which is summed over, alone
+/// or with all that depend on batch and step only; together they bear batch, step, group and n.
+fn read_maps(product: &Product, i: usize, h: &Labels) -> Vec<Vec<usize>> {
     let n = *h.last().expect("states have axes");
-    if n.is_some_and(|n| !product.is_summed(n)) {
+    let is_inner = |l: Label| product.is_summed(l) && Some(l) != n;
+    let is_kept = n.is_some_and(|n| !product.is_summed(n));
+    if is_kept || product.factors.iter().flat_map(Factor::label_set).any(is_inner) {
         return Vec::new();
     }
     let expected: BTreeSet<Label> = h[..3].iter().copied().chain([n]).flatten().collect();
-    let others = (0..product.factors.len()).filter(|j| *j != i);
-    let candidates: Vec<usize> =
-        others.clone().filter(|j| product.factors[*j].label_set() == expected).collect();
-    let is_inner = |l: Label| product.is_summed(l) && Some(l) != n;
-    if product.factors.iter().flat_map(Factor::label_set).any(is_inner) {
-        return Vec::new();
-    }
-    let sharing = n.map_or(1, |n| others.filter(|j| product.factors[*j].has(n)).count());
-    if sharing == 1 { candidates } else { Vec::new() }
+    let outer: BTreeSet<Label> = h[..2].iter().copied().flatten().collect();
+    let bears_all = |set: &Vec<usize>| {
+        let labels: BTreeSet<Label> = set.iter().flat_map(|j| product.factors[*j].label_set()).collect();
+        labels == expected
+    };
+    let others: Vec<usize> = (0..product.factors.len()).filter(|j| *j != i).collect();
+    let Some(n) = n else {
+        return others.into_iter().map(|j| vec![j]).filter(bears_all).collect();
+    };
+    let along: Vec<usize> = others.iter().copied().filter(|j| product.factors[*j].has(n)).collect();
+    let is_outer = |j: &usize| product.factors[*j].label_set().is_subset(&outer);
+    let scaled: Vec<usize> = along.iter().copied().chain(others.into_iter().filter(is_outer)).collect();
+    let mut found = vec![along, scaled];
+    found.dedup();
+    found.retain(bears_all);
+    found
 }
 
-/// The factor in the layout of the operand c, which is that of b.
-fn c_operand(egraph: &Graph, c: &Factor, h: &Labels, b: &Expr) -> Option<Expr> {
+/// The product of the factors at `positions` in the layout of the operand c, which is that of b.
+fn c_operand(egraph: &Graph, product: &Product, positions: &[usize], h: &Labels, b: &Expr) -> Option<Expr> {
     let target: Labels = h[..3].iter().copied().chain([*h.last()?]).collect();
-    let (c, labels) = c.expr(egraph);
-    let c = c.place(&labels, &target)?;
-    (c.shape() == b.shape()).then_some(c)
+    let factors = positions.iter().map(|j| product.factors[*j].expr(egraph)).collect();
+    Expr::product(factors, &target, b.shape())
 }
 
 fn read_scan(op: &DiscretizedScan, operands: Vec<Expr>, c: Expr, scalar_decay: bool) -> Option<Expr> {
@@ -153,7 +163,7 @@ fn skip(egraph: &Graph, id: Id) -> Vec<Equation> {
                 for i in 0..product.factors.len() {
                     let equations = || {
                         let (x, labels) = product.factors[i].expr(egraph);
-                        let x = chain.inverse().apply(x.place(&labels, &whole.labels)?)?;
+                        let x = chain.inverse().apply(x.place(&labels, &whole.labels)?)?.normalized()?;
                         if x.lookup(egraph)? != egraph.find(scan.class(X)) {
                             return None;
                         }
@@ -165,7 +175,7 @@ fn skip(egraph: &Graph, id: Id) -> Vec<Equation> {
                             operands.reverse();
                         }
                         let left = Expr::op(Binary { f: BinaryFn::Add }, operands)?;
-                        let right = chain.apply(to.clone().proj(0)?)?;
+                        let right = chain.apply(to.clone().proj(0)?)?.normalized()?;
                         Some([Equation::between(left, right), same_state(&from, &to)?])
                     };
                     found.extend(equations().into_iter().flatten());
@@ -237,7 +247,7 @@ fn gate(egraph: &Graph, id: Id) -> Vec<Equation> {
                         let silu = Expr::op(Unary { f: UnaryFn::Silu }, vec![Expr::class(egraph, z.id)])?;
                         let gate = (silu, z.labels.clone());
                         let z = Expr::class(egraph, z.id).place(&z.labels, &factor.labels)?;
-                        let z = chain.inverse().apply(z)?;
+                        let z = chain.inverse().apply(z)?.normalized()?;
                         let (from, to) = (scan.clone().tuple()?, scan.clone().with(Z, z).tuple()?);
                         let y = |tuple: &Expr| {
                             Some((chain.apply(tuple.clone().proj(0)?)?, factor.labels.clone()))
@@ -245,7 +255,7 @@ fn gate(egraph: &Graph, id: Id) -> Vec<Equation> {
                         let seen = vec![factor.expr(egraph), gate.clone()];
                         let seen = replaced(egraph, seen, &product, &[i, *j], id)?;
                         let left = replaced(egraph, vec![y(&from)?, gate], &product, &[i, *j], id)?;
-                        let right = replaced(egraph, vec![y(&to)?], &product, &[i, *j], id)?;
+                        let right = replaced(egraph, vec![y(&to)?], &product, &[i, *j], id)?.normalized()?;
                         Some([
                             Equation::reading(Expr::term(egraph, &product.top), seen, left, right),
                             same_state(&from, &to)?,

@@ -4,8 +4,8 @@ use super::*;
 use crate::egraph::tests::{assert_equal, count};
 use crate::egraph::{RewriteOptions, rewrite};
 use ssmc_ir::ops::{
-    Activation, Binary, BinaryFn, CausalConv1d, Conv, Discretization, DiscretizedScan, LayerNorm, Op, Pad,
-    Reduce, ReduceFn, RmsNorm, Scan, SelectiveScan, Slice, Ssd, UnaryFn,
+    Activation, Binary, BinaryFn, CausalConv1d, Cmp, Compare, Conv, Discretization, DiscretizedScan, LayerNorm, Op, Pad,
+    Reduce, ReduceFn, RmsNorm, Scan, Select, SelectiveScan, Slice, Ssd, UnaryFn,
 };
 use ssmc_ir::{BuildError, DType, Dim, GraphBuilder, TensorType, ValueId};
 
@@ -21,11 +21,22 @@ const CASES: &[(&str, Build)] = &[
         let y = if fires { y } else { g.unary(UnaryFn::Neg, y)? };
         g.op(ssmc_ir::ops::Reshape { shape: [3, 8].into() }, &[y])
     }),
+    ("reshape-units", |g, fires| {
+        let x = input(g, "x", &[4, 6]);
+        let shape = if fires { [2, 1, 12] } else { [1, 4, 6] };
+        g.op(ssmc_ir::ops::Reshape { shape: shape.into() }, &[x])
+    }),
     ("transpose-transpose", |g, fires| {
         let x = input(g, "x", &[2, 3, 4]);
         let y = g.transpose(x, &[1, 2, 0])?;
         let y = if fires { y } else { g.unary(UnaryFn::Neg, y)? };
         g.transpose(y, &[1, 0, 2])
+    }),
+    ("transpose-contract", |g, fires| {
+        let (x, y) = (input(g, "x", &[2, 3, 4]), input(g, "y", &[5, 4]));
+        let z = g.contract("abc,dc->abd", &[x, y])?;
+        let z = if fires { z } else { g.unary(UnaryFn::Neg, z)? };
+        g.transpose(z, &[2, 0, 1])
     }),
     ("reciprocal-sqrt", |g, fires| {
         let x = positive(g)?;
@@ -51,6 +62,15 @@ const CASES: &[(&str, Build)] = &[
         let one = g.splat(if fires { 1.0 } else { 2.0 }, e)?;
         let sum = g.binary(BinaryFn::Add, one, e)?;
         g.unary(UnaryFn::Log, sum)
+    }),
+    ("softplus-threshold", |g, fires| {
+        let x = input(g, "x", &[4, 6]);
+        let scale = g.splat(60.0, x)?;
+        let x = g.binary(BinaryFn::Mul, scale, x)?;
+        let y = g.unary(UnaryFn::Softplus, x)?;
+        let threshold = g.splat(if fires { 20.0 } else { 2.0 }, x)?;
+        let is_large = g.op(Compare { cmp: Cmp::Gt }, &[x, threshold])?;
+        g.op(Select, &[is_large, x, y])
     }),
     ("silu-product", |g, fires| {
         let (x, y) = (input(g, "x", &[4, 6]), input(g, "y", &[4, 6]));

@@ -25,20 +25,21 @@ const COMPILE_MEMORY: f64 = 3.0;
 
 /// `bench spine`; whether it keeps its limits.
 pub(crate) fn main(args: &[String]) -> Result<bool> {
-    let args = Args::parse(args, &["bin", "dir", "storage", "shape"])?;
+    let args = Args::parse(args, &["bin", "dir", "storage", "shape", "profile"])?;
     if args.words != ["spine"] {
         return Err("expected spine".into());
     }
     let temporary = tempfile::tempdir()?;
     let folder = args.get("dir").map_or(temporary.path().to_owned(), PathBuf::from);
     fs::create_dir_all(&folder)?;
+    let profile = args.get("profile").unwrap_or("release");
     let tools = Tools {
         ssmc: match args.get("bin") {
             Some(path) => PathBuf::from(path),
-            None => process::build("ssmc", "ssmc", "release", &[])?,
+            None => process::build("ssmc", "ssmc", profile, &[])?,
         },
-        runner: process::build("ssmc-runner", "ssmc-runner", "release", &[])?,
-        synthetic: process::build("ssmc-tests", "ssmc-synthetic", "release", &["--no-default-features"])?,
+        runner: process::build("ssmc-runner", "ssmc-runner", profile, &[])?,
+        synthetic: process::build("ssmc-tests", "ssmc-synthetic", profile, &["--no-default-features"])?,
     };
     let shape = args.get("shape").unwrap_or("mamba-130m");
     spine(&tools, &folder, shape, args.get("storage").unwrap_or("f32"))

@@ -72,7 +72,10 @@ fn compile_and_run(case: &Case, tools: &Tools, row: &mut Row) -> Result<()> {
     let mut command = Command::new(&tools.ssmc);
     command.arg("compile").arg(case.model()).arg("-o").arg(&artefact);
     if let Some(target) = &tools.target {
-        command.args(["--target", target]);
+        command.args(["--target-cpu", target]);
+    }
+    if tools.kernel_check.is_some() {
+        command.arg("--dump-stages").arg(stages(folder.path()));
     }
     let start = Instant::now();
     let output = process::run(&mut command)?;
@@ -126,20 +129,19 @@ fn run_artefact(case: &Case, tools: &Tools, artefact: &Path, folder: &Path, row:
     }
     row.structure = Some(structure);
     if let Some(checker) = &tools.kernel_check {
-        check_kernels(case, checker, artefact, row)?;
+        let mut command = Command::new(checker);
+        command.arg(artefact).arg(stages(folder)).arg(case.inputs(0));
+        let output = process::run(&mut command)?;
+        if !output.status.success() {
+            row.reasons.push(format!("kernels: {}", head(&String::from_utf8_lossy(&output.stderr))));
+        }
     }
     Ok(())
 }
 
-/// Every kernel in the interpreter against the machine code, on the first input set.
-fn check_kernels(case: &Case, checker: &Path, artefact: &Path, row: &mut Row) -> Result<()> {
-    let mut command = Command::new(checker);
-    command.arg(artefact).arg(case.inputs(0));
-    let output = process::run(&mut command)?;
-    if !output.status.success() {
-        row.reasons.push(format!("kernels: {}", head(&String::from_utf8_lossy(&output.stderr))));
-    }
-    Ok(())
+/// Where the texts of the kernels are.
+fn stages(folder: &Path) -> PathBuf {
+    folder.join("stages")
 }
 
 /// What is wrong with the `greedy` lines of the runner.

@@ -5,6 +5,8 @@ use regex::Regex;
 
 const FOLDER: &str = "passes/src/rules/";
 const DOCUMENT: &str = "docs/rules.md";
+/// How the searcher reads products: no rule of its own, part of every test of one.
+const READING: &str = "rearrange-product";
 
 pub(super) fn check(repo: &Repo) -> Vec<String> {
     let name = Regex::new(r#"(?m)^\s*name: "([a-z0-9-]+)""#).expect("the pattern is valid");
@@ -23,7 +25,7 @@ pub(super) fn check(repo: &Repo) -> Vec<String> {
         repo.files.iter().filter(|(path, _)| tested(path)).map(|(_, text)| text).collect();
     let document = repo.files.get(DOCUMENT).map_or("", String::as_str);
     for name in names {
-        if !tests.iter().any(|text| text.contains(&format!("\"{name}\""))) {
+        if name != READING && !tests.iter().any(|text| text.contains(&format!("\"{name}\""))) {
             faults.push(format!("{name}: no test names it"));
         }
         if !document.contains(&format!("`{name}`")) {

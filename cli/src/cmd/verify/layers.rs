@@ -24,7 +24,9 @@ impl Layer {
     pub(super) fn describe(&self) -> String {
         let place = self.locations.join(", ");
         let d = &self.difference;
-        let at = d.worst.map(|(i, expected, found)| format!(" at element {i}: expected {expected}, found {found}"));
+        let at = d
+            .worst
+            .map(|(i, expected, found)| format!(" at element {i}: expected {expected}, found {found}"));
         let at = at.unwrap_or_default();
         format!("{} launch {} ({}, {}) from {place}{at}", self.program, self.launch, self.op, self.value)
     }

@@ -92,12 +92,52 @@ impl<'ctx> Emitter<'ctx, '_> {
                 let address =
                     element_address(&self.builder, access.memory, access.base, index, Bounds::Unknown)?;
                 let mask = self.as_vector(self.read(mask)?)?;
-                let types = [access.memory_vector().into(), address.get_type().into()];
-                let args = [self.as_vector(value)?.into(), address.into(), mask.into()];
-                let call = self.call("llvm.masked.store", &types, &args)?;
-                call.set_alignment_attribute(AttributeLoc::Param(1), access.align);
+                self.store_masked(&access, address, self.as_vector(value)?, mask)?;
             }
         }
+        Ok(())
+    }
+
+    /// Stores the lanes of `value` that `mask` has to consecutive elements.
+    ///
+    /// LLVM 22 turns a masked store of truncated integers with one lane in a constant mask into a store of the wide
+    /// integer, over the elements beside it. As floats of their width integers are not truncated; bytes, which have
+    /// none, are scattered.
+    fn store_masked(
+        &self,
+        access: &Access<'ctx>,
+        address: PointerValue<'ctx>,
+        value: VectorValue<'ctx>,
+        mask: VectorValue<'ctx>,
+    ) -> Result<(), EmitError> {
+        let float = match access.elem.size() {
+            1 => return self.scatter_bytes(access, address, value, mask),
+            2 => self.context.f16_type(),
+            4 => self.context.f32_type(),
+            _ => self.context.f64_type(),
+        };
+        let ty = vector_of(float.into(), access.lanes);
+        let value = self.builder.build_bit_cast(value, ty, "")?;
+        let types = [ty.into(), address.get_type().into()];
+        let call = self.call("llvm.masked.store", &types, &[value.into(), address.into(), mask.into()])?;
+        call.set_alignment_attribute(AttributeLoc::Param(1), access.align);
+        Ok(())
+    }
+
+    fn scatter_bytes(
+        &self,
+        access: &Access<'ctx>,
+        address: PointerValue<'ctx>,
+        value: VectorValue<'ctx>,
+        mask: VectorValue<'ctx>,
+    ) -> Result<(), EmitError> {
+        let lanes: Vec<_> =
+            (0..access.lanes).map(|lane| self.context.i64_type().const_int(lane.into(), false)).collect();
+        let addresses = self.addresses(access, address, VectorType::const_vector(&lanes))?;
+        let types = [access.memory_vector().into(), addresses.get_type().into()];
+        let call =
+            self.call("llvm.masked.scatter", &types, &[value.into(), addresses.into(), mask.into()])?;
+        call.set_alignment_attribute(AttributeLoc::Param(1), access.align);
         Ok(())
     }
 
@@ -133,13 +173,21 @@ impl<'ctx> Emitter<'ctx, '_> {
 
     /// The addresses of the elements whose indices are the lanes of `index`.
     fn element_addresses(&self, access: &Access<'ctx>, index: Reg) -> Result<VectorValue<'ctx>, EmitError> {
-        let index = self.as_vector(self.read(index)?)?;
+        self.addresses(access, access.base, self.as_vector(self.read(index)?)?)
+    }
+
+    /// The addresses of the elements `index` of the array at `base`.
+    fn addresses(
+        &self,
+        access: &Access<'ctx>,
+        base: PointerValue<'ctx>,
+        index: VectorValue<'ctx>,
+    ) -> Result<VectorValue<'ctx>, EmitError> {
         // SAFETY: LLVM's address instruction takes a vector of indices where it takes an index and then
         // gives a vector of addresses; inkwell's types know the scalar form only.
         unsafe {
             let index = IntValue::new(index.as_value_ref());
-            let addresses =
-                element_address(&self.builder, access.memory, access.base, index, Bounds::Unknown)?;
+            let addresses = element_address(&self.builder, access.memory, base, index, Bounds::Unknown)?;
             Ok(VectorValue::new(addresses.as_value_ref()))
         }
     }

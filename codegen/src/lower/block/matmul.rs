@@ -21,16 +21,19 @@
 
 mod fma;
 mod mma;
+mod product;
 
+use super::scalar;
 use super::staging::{self, Fetched, Stage, buffers};
-use crate::kernel::{Axis, Elem, KernelBuilder, Reg};
+use crate::kernel::{Axis, Elem, KernelBuilder, Reg, Value};
 use crate::lower::access::Cx;
 use crate::lower::elementwise::row_index;
 use crate::lower::index::Idx;
 use crate::lower::sink::Sink;
 use crate::lower::{Launch, LowerError, Lowering, elem_of};
-use ssmc_ir::ops::{Contract, Label, Op};
-use ssmc_ir::{DType, Def, Dim, Graph, Group, Node, NodeId, ValueId};
+use product::{Factor, Product, recognize};
+use ssmc_ir::ops::{Contract, Label};
+use ssmc_ir::{Dim, Graph, Group};
 
 /// Rows and columns of the result that a block computes: both variants' buffers and accumulators fit the 48 KiB that a
 /// block gets without opting in.
@@ -64,67 +67,6 @@ impl Schedule {
     }
 }
 
-/// One operand: its axes, and the labels of the axis that the other operand lacks.
-struct Factor {
-    value: ValueId,
-    labels: Vec<Label>,
-    own: Vec<Label>,
-}
-
-/// A contraction as a product of matrices.
-struct Product {
-    x: Factor,
-    w: Factor,
-    batch: Vec<Label>,
-    k: Vec<Label>,
-    output: Vec<Label>,
-}
-
-/// What is staged for an operand: the operand itself, or what the group widens to it, exactly, on every load.
-fn source(graph: &Graph, is_member: &dyn Fn(NodeId) -> bool, value: ValueId) -> ValueId {
-    let Def::Result(id, _) = graph.def(value) else { return value };
-    let node = graph.node(id);
-    let (Op::Cast(op), Some(x)) = (&node.op, node.operands.first().copied().flatten()) else { return value };
-    let widens = op.to == DType::F32 && matches!(graph.ty(x).dtype, DType::F16 | DType::BF16);
-    if widens && is_member(id) { x } else { value }
-}
-
-fn recognize(
-    graph: &Graph,
-    node: &Node,
-    is_member: &dyn Fn(NodeId) -> bool,
-) -> Result<Product, LowerError> {
-    let refuse = |reason: &str| LowerError::Unsupported { op: node.op.name(), reason: reason.into() };
-    let Op::Contract(Contract { spec }) = &node.op else { return Err(refuse("it is no product")) };
-    let ([first, second], [Some(a), Some(b)]) = (spec.inputs.as_slice(), node.operands.as_slice()) else {
-        return Err(refuse("only products of two tensors have a thread-block schedule"));
-    };
-    for value in [a, b] {
-        let dtype = graph.ty(*value).dtype;
-        if !matches!(elem_of(dtype)?, Elem::F32 | Elem::F16 | Elem::Bf16) {
-            return Err(LowerError::ElementType { op: node.op.name(), found: dtype.name() });
-        }
-    }
-    let in_output = |l: &&Label| spec.output.contains(l);
-    let factor = |value: ValueId, labels: &[Label], other: &[Label]| Factor {
-        value: source(graph, is_member, value),
-        labels: labels.to_vec(),
-        own: spec.output.iter().copied().filter(|l| labels.contains(l) && !other.contains(l)).collect(),
-    };
-    let (mut x, mut w) = (factor(*a, first, second), factor(*b, second, first));
-    // Neighboring threads store neighboring columns, so the last axis of the result is one of columns.
-    if spec.output.last().is_some_and(|l| x.own.contains(l)) {
-        std::mem::swap(&mut x, &mut w);
-    }
-    let batch = spec.output.iter().copied().filter(|l| first.contains(l) && second.contains(l)).collect();
-    let k: Vec<Label> =
-        w.labels.iter().copied().filter(|l| !in_output(&l) && x.labels.contains(l)).collect();
-    if k.is_empty() || k.len() != spec.summed().len() {
-        return Err(refuse("only sums over axes of both operands have a thread-block schedule"));
-    }
-    Ok(Product { x, w, batch, k, output: spec.output.clone() })
-}
-
 /// Some axes of the product as one axis.
 struct Axes {
     labels: Vec<Label>,
@@ -134,6 +76,12 @@ struct Axes {
 impl Axes {
     fn n(&self) -> Dim {
         self.extents.iter().fold(Dim::from(1), |n, d| n * d)
+    }
+
+    /// The index along each axis of a position along all.
+    fn unravel(&self, cx: &mut Cx<'_>, b: &mut KernelBuilder, position: Reg) -> Vec<Idx> {
+        let extents = cx.extents(b, &self.extents);
+        cx.index(b).unravel(Idx::Uniform(position), &extents)
     }
 }
 
@@ -177,11 +125,10 @@ pub(super) fn lower(
     let place = row_index(cx, b, &grid);
     let first = |b: &mut KernelBuilder, tile: Idx| Ok::<_, LowerError>(b.mul(scalar(tile)?, TILE));
     let (first_col, first_row) = (first(b, place[1])?, first(b, place[2])?);
-    let batch_extents = cx.extents(b, &batch.extents);
-    let batch_at = cx.index(b).unravel(place[0], &batch_extents);
+    let batch_at = scalar(place[0])?;
+    let batch_at = batch.unravel(cx, b, batch_at);
     let [rows, cols, depth] = [&m, &n, &k].map(|axes| cx.dim(b, &axes.n()));
-    let block =
-        Block { p: &p, batch, m, n, k, batch_at, first_row, first_col, rows, cols, depth, elem };
+    let block = Block { p: &p, batch, m, n, k, batch_at, first_row, first_col, rows, cols, depth, elem };
     match schedule {
         Schedule::Fma => fma::lower(cx, b, sink, &block)?,
         Schedule::Mma => mma::lower(cx, b, sink, &block)?,
@@ -189,48 +136,64 @@ pub(super) fn lower(
     Ok(Launch { grid: grid.iter().fold(Dim::from(1), |n, d| n * d), flops })
 }
 
-/// How deep a tile of k is, and the padding of its rows.
-struct Depth {
-    k: i64,
+/// How tiles are laid out in shared memory.
+struct Layout {
+    /// Steps of k in a tile.
+    depth: i64,
+    /// Padding of rows.
     pad: i64,
+    /// Whether a tile may have a row per step of k, as its operand has in memory.
+    may_be_deep: bool,
+}
+
+/// The tile of one operand.
+struct Tile {
+    stage: Stage,
+    /// Rows are steps of k, columns those of the operand; otherwise the other way around.
+    is_deep: bool,
+}
+
+impl Tile {
+    /// Where the element of row or column `own` at step `k` is.
+    fn at(&self, b: &mut KernelBuilder, buffer: Reg, own: Reg, k: impl Into<Value>) -> Reg {
+        let k = b.index(k);
+        let (row, col) = if self.is_deep { (k, own) } else { (own, k) };
+        let row = b.mul(row, self.stage.pitch());
+        let at = b.add(row, col);
+        b.add(at, buffer)
+    }
 }
 
 /// The tiles of both operands.
-struct Stages {
-    x: Stage,
-    w: Stage,
+struct Tiles {
+    x: Tile,
+    w: Tile,
     depth: i64,
 }
 
 impl<'p> Block<'p> {
-    fn stages(
+    fn tiles(
         &self,
         cx: &mut Cx<'_>,
         b: &mut KernelBuilder,
-        depth: Depth,
+        layout: Layout,
         threads: u32,
-    ) -> Result<Stages, LowerError> {
-        let mut stage = |name: &str, factor: &Factor| {
+    ) -> Result<Tiles, LowerError> {
+        let mut tile = |name: &str, factor: &Factor, own: &Axes| {
+            let is_k_last = factor.labels.last().is_some_and(|l| self.p.k.contains(l));
+            let is_deep = layout.may_be_deep && !is_k_last;
             let shape = staging::Shape {
                 value: factor.value,
-                rows: TILE,
-                cols: depth.k,
-                pad: depth.pad,
-                run: self.run(factor),
-                is_column_major: !factor.labels.last().is_some_and(|l| self.p.k.contains(l)),
+                rows: if is_deep { layout.depth } else { TILE },
+                cols: if is_deep { TILE } else { layout.depth },
+                pad: layout.pad,
+                run: if is_deep { run(factor, own) } else { run(factor, &self.k) },
+                is_column_major: !is_deep && !is_k_last,
             };
-            Stage::declare(cx, b, name, shape, threads)
+            Ok::<_, LowerError>(Tile { stage: Stage::declare(cx, b, name, shape, threads)?, is_deep })
         };
-        let (x, w) = (stage("x_tile", &self.p.x)?, stage("w_tile", &self.p.w)?);
-        Ok(Stages { x, w, depth: depth.k })
-    }
-
-    /// Elements along k that lie together in memory, from multiples of their number.
-    fn run(&self, factor: &Factor) -> i64 {
-        match self.k.n().as_const() {
-            Some(k) if factor.labels.ends_with(&self.k.labels) => k.max(1),
-            _ => 1,
-        }
+        let (x, w) = (tile("x_tile", &self.p.x, &self.m)?, tile("w_tile", &self.p.w, &self.n)?);
+        Ok(Tiles { x, w, depth: layout.depth })
     }
 
     /// Begins to fill the buffers of both operands with tile `j` of k.
@@ -238,31 +201,25 @@ impl<'p> Block<'p> {
         &self,
         cx: &mut Cx<'a>,
         b: &mut KernelBuilder,
-        stages: &Stages,
+        tiles: &Tiles,
         thread: Reg,
         (j, x_buffer, w_buffer): (Reg, Reg, Reg),
     ) -> Result<[Fetched; 2], LowerError> {
-        let base = b.mul(j, stages.depth);
-        let of = |factor: &Factor, own: &Axes, first: Reg, n: Reg| {
-            let (labels, own_labels) = (factor.labels.clone(), own.labels.clone());
-            let own_extents = own.extents.clone();
-            move |cx: &mut Cx<'a>, b: &mut KernelBuilder, (row, col): (Reg, Reg)| {
-                let (at, k) = (b.add(first, row), b.add(base, col));
-                let own_extents = cx.extents(b, &own_extents);
-                let own_at = cx.index(b).unravel(Idx::Uniform(at), &own_extents);
-                let k_extents = cx.extents(b, &self.k.extents);
-                let k_at = cx.index(b).unravel(Idx::Uniform(k), &k_extents);
+        let base = b.mul(j, tiles.depth);
+        let mut of = |tile: &Tile, buffer, factor: &Factor, own: &Axes, (first, n): (Reg, Reg)| {
+            let place = &mut |cx: &mut Cx<'a>, b: &mut KernelBuilder, (row, col): (Reg, Reg)| {
+                let (at, k) = if tile.is_deep { (col, row) } else { (row, col) };
+                let (at, k) = (b.add(first, at), b.add(base, k));
+                let (own_at, k_at) = (own.unravel(cx, b, at), self.k.unravel(cx, b, k));
                 let parts =
-                    [(&own_labels, &own_at), (&self.k.labels, &k_at), (&self.batch.labels, &self.batch_at)];
-                let idx = pick(&labels, &parts);
-                let (in_rows, in_depth) = (b.lt(at, n), b.lt(k, self.depth));
-                (idx, b.and(in_rows, in_depth))
-            }
+                    [(&own.labels, &own_at), (&self.k.labels, &k_at), (&self.batch.labels, &self.batch_at)];
+                let (in_own, in_depth) = (b.lt(at, n), b.lt(k, self.depth));
+                (pick(&factor.labels, &parts), b.and(in_own, in_depth))
+            };
+            tile.stage.fetch(cx, b, (thread, buffer), place)
         };
-        let mut place = of(&self.p.x, &self.m, self.first_row, self.rows);
-        let x = stages.x.fetch(cx, b, (thread, x_buffer), &mut place)?;
-        let mut place = of(&self.p.w, &self.n, self.first_col, self.cols);
-        let w = stages.w.fetch(cx, b, (thread, w_buffer), &mut place)?;
+        let x = of(&tiles.x, x_buffer, &self.p.x, &self.m, (self.first_row, self.rows))?;
+        let w = of(&tiles.w, w_buffer, &self.p.w, &self.n, (self.first_col, self.cols))?;
         Ok([x, w])
     }
 
@@ -271,26 +228,26 @@ impl<'p> Block<'p> {
         &self,
         cx: &mut Cx<'_>,
         b: &mut KernelBuilder,
-        stages: &Stages,
+        tiles: &Tiles,
         compute: &mut dyn FnMut(&mut KernelBuilder, Reg, Reg),
     ) -> Result<(), LowerError> {
         let thread = b.thread_idx(Axis::X);
         let arrive = |b: &mut KernelBuilder, [x, w]: &[Fetched; 2]| {
-            stages.x.arrive(b, x);
-            stages.w.arrive(b, w);
+            tiles.x.stage.arrive(b, x);
+            tiles.w.stage.arrive(b, w);
         };
         let zero = b.const_i64(0);
-        let fetched = self.fetch(cx, b, stages, thread, (zero, zero, zero))?;
+        let fetched = self.fetch(cx, b, tiles, thread, (zero, zero, zero))?;
         arrive(b, &fetched);
-        let n_tiles = b.ceil_div(self.depth, stages.depth);
+        let n_tiles = b.ceil_div(self.depth, tiles.depth);
         let mut result = Ok(());
         b.for_("tile", 0, n_tiles, 1, |b, j| {
             result = cx.scope(|cx| {
                 b.barrier();
-                let (x_this, x_next) = buffers(b, j, stages.x.size());
-                let (w_this, w_next) = buffers(b, j, stages.w.size());
+                let (x_this, x_next) = buffers(b, j, tiles.x.stage.size());
+                let (w_this, w_next) = buffers(b, j, tiles.w.stage.size());
                 let after = b.add(j, 1);
-                let fetched = self.fetch(cx, b, stages, thread, (after, x_next, w_next))?;
+                let fetched = self.fetch(cx, b, tiles, thread, (after, x_next, w_next))?;
                 compute(b, x_this, w_this);
                 arrive(b, &fetched);
                 Ok(())
@@ -314,15 +271,9 @@ impl<'p> Block<'p> {
         let mut result = Ok(());
         b.if_(exists, |b| {
             result = cx.scope(|cx| {
-                let (m_extents, n_extents) =
-                    (cx.extents(b, &self.m.extents), cx.extents(b, &self.n.extents));
-                let m_at = cx.index(b).unravel(Idx::Uniform(m), &m_extents);
-                let n_at = cx.index(b).unravel(Idx::Uniform(n), &n_extents);
-                let parts = [
-                    (&self.m.labels, &m_at),
-                    (&self.n.labels, &n_at),
-                    (&self.batch.labels, &self.batch_at),
-                ];
+                let (m_at, n_at) = (self.m.unravel(cx, b, m), self.n.unravel(cx, b, n));
+                let parts =
+                    [(&self.m.labels, &m_at), (&self.n.labels, &n_at), (&self.batch.labels, &self.batch_at)];
                 let idx = pick(&self.p.output, &parts);
                 let value = value(b);
                 let value = b.cast(value, self.elem);
@@ -330,6 +281,14 @@ impl<'p> Block<'p> {
             });
         });
         result
+    }
+}
+
+/// Elements along some axes that lie together in an operand, from multiples of their number.
+fn run(factor: &Factor, axes: &Axes) -> i64 {
+    match axes.n().as_const() {
+        Some(n) if factor.labels.ends_with(&axes.labels) => n.max(1),
+        _ => 1,
     }
 }
 
@@ -342,13 +301,4 @@ fn pick(labels: &[Label], parts: &[(&Vec<Label>, &Vec<Idx>)]) -> Vec<Idx> {
         parts.iter().find_map(in_part).expect("a label is of the batch, of k or of one operand")
     };
     labels.iter().map(find).collect()
-}
-
-fn scalar(i: Idx) -> Result<Reg, LowerError> {
-    match i {
-        Idx::Uniform(r) => Ok(r),
-        Idx::Lanes { .. } | Idx::Vector(_) => {
-            Err(LowerError::Unsupported { op: "contract", reason: "block indices are scalars".into() })
-        }
-    }
 }

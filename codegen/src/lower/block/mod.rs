@@ -13,9 +13,10 @@ mod staging;
 mod tests;
 
 use super::access::Cx;
+use super::index::Idx;
 use super::sink::Sink;
 use super::{Launch, LowerError, Lowered, Lowering, elem_of, kernel_name};
-use crate::kernel::KernelBuilder;
+use crate::kernel::{KernelBuilder, Reg};
 use crate::target::GpuTarget;
 use ssmc_ir::ops::Op;
 use ssmc_ir::{Graph, Group, ValueId};
@@ -74,4 +75,14 @@ fn in_block<'a>(
     let launch = body(&mut lowering)?;
     let (args, dims) = lowering.cx.into_args();
     Ok(Lowered { kernel: lowering.b.finish(), args, dims, grid: launch.grid, flops: launch.flops })
+}
+
+/// An index of one thread: threads have one lane.
+fn scalar(i: Idx) -> Result<Reg, LowerError> {
+    match i {
+        Idx::Uniform(r) => Ok(r),
+        Idx::Lanes { .. } | Idx::Vector(_) => {
+            Err(LowerError::Unsupported { op: "index", reason: "a thread has one lane".into() })
+        }
+    }
 }

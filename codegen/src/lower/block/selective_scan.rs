@@ -73,6 +73,12 @@ impl Schedule {
             let reason = format!("states must be a constant, found {}", b.shape[3]);
             return Err(LowerError::Unsupported { op: node.op.name(), reason });
         };
+        // The block scan keeps two carries per state beside the totals of its warps.
+        let most = target.static_shared_bytes as i64 / 16;
+        if !(1..=most).contains(&n) {
+            let reason = format!("{n} states, expected 1 to {most}");
+            return Err(LowerError::Unsupported { op: node.op.name(), reason });
+        }
         let batch = x.shape[0].as_const().unwrap_or(1);
         let channels = (x.shape[2].clone() * &x.shape[3]).as_const().unwrap_or(CHANNELS_MIN);
         let is_short = x.shape[1].as_const().is_some_and(|len| len <= SHORT_LEN);
@@ -86,7 +92,7 @@ impl Schedule {
         if !is_wide || n > CHANNEL_STATES_MAX {
             return Schedule::Time { threads: TIME_THREADS, items: TIME_ITEMS };
         }
-        // Two buffers of b and two of c share what a block gets with two blocks on a multiprocessor's default share.
+        // Two buffers of b and two of c in half of what a block gets without opting in.
         let row = 4 * n.max(1) * elem.size() as i64;
         let fitting = (target.static_shared_bytes as i64 / 2 / row).max(1);
         Schedule::Channels { threads: CHANNEL_THREADS, steps: CHANNEL_STEPS_MAX.min(fitting) }
@@ -201,30 +207,5 @@ impl<'a> Mixer<'a> {
         }
         let y = b.cast(y, self.elem);
         sink.put(cx, b, at, y)
-    }
-}
-
-/// `value` where `cond` holds, computed only there, else 0.
-fn only_if<'a>(
-    cx: &mut Cx<'a>,
-    b: &mut KernelBuilder,
-    cond: Reg,
-    value: impl FnOnce(&mut Cx<'a>, &mut KernelBuilder) -> Result<Reg, LowerError>,
-) -> Result<Reg, LowerError> {
-    let zero = b.const_f32(0.0);
-    let x = b.var_init(zero);
-    let mut result = Ok(());
-    b.if_(cond, |b| result = cx.scope(|cx| value(cx, b)).map(|v| b.assign(x, v)));
-    result.map(|()| x)
-}
-
-/// The scalars that a grid index or an element index consists of.
-fn scalar(i: Idx) -> Result<Reg, LowerError> {
-    match i {
-        Idx::Uniform(r) => Ok(r),
-        Idx::Lanes { .. } | Idx::Vector(_) => Err(LowerError::Unsupported {
-            op: "ssm.selective_scan",
-            reason: "block indices are scalars".into(),
-        }),
     }
 }

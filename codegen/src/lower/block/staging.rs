@@ -16,6 +16,7 @@
 //! stored after the computation; (2) operands in memory are copied asynchronously, 16 bytes at a time if rows allow it,
 //! without passing through registers.
 
+use super::scalar;
 use crate::kernel::{Elem, KernelBuilder, ParamId, Reg, RegTy, SharedId};
 use crate::lower::access::Cx;
 use crate::lower::index::Idx;
@@ -46,7 +47,8 @@ pub(super) struct Stage {
 }
 
 /// Which element is at a place of the tile: its index and whether it exists.
-pub(super) type Place<'f, 'a> = dyn FnMut(&mut Cx<'a>, &mut KernelBuilder, (Reg, Reg)) -> (Vec<Idx>, Reg) + 'f;
+pub(super) type Place<'f, 'a> =
+    dyn FnMut(&mut Cx<'a>, &mut KernelBuilder, (Reg, Reg)) -> (Vec<Idx>, Reg) + 'f;
 
 /// Elements under way in registers: where each goes, and whether this thread has one (always if `None`).
 pub(super) struct Fetched(Vec<(Reg, Reg, Option<Reg>)>);
@@ -122,9 +124,7 @@ impl Stage {
             match self.copy {
                 Some((param, width)) => {
                     let extents = cx.extents(b, &cx.graph.ty(self.shape.value).shape);
-                    let Idx::Uniform(from) = cx.index(b).linear(&idx, &extents) else {
-                        return Err(vector_index());
-                    };
+                    let from = scalar(cx.index(b).linear(&idx, &extents))?;
                     let copy = |b: &mut KernelBuilder| {
                         b.async_copy((self.shared, at), (param, from), width as u16, Some(exists));
                     };
@@ -172,8 +172,4 @@ pub(super) fn buffers(b: &mut KernelBuilder, i: Reg, size: i64) -> (Reg, Reg) {
     let this = b.mul(parity, size);
     let next = b.sub(size, this);
     (this, next)
-}
-
-fn vector_index() -> LowerError {
-    LowerError::Unsupported { op: "tile", reason: "a thread has one element at a time".into() }
 }

@@ -1,6 +1,7 @@
 //! Thread-block kernels in the kernel interpreter, against the truth of the graph interpreter.
 
 mod matmul;
+mod partitioned;
 mod problem;
 mod seeded;
 mod selective_scan;

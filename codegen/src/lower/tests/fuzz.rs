@@ -1,12 +1,13 @@
 //! Random graphs: prologues and epilogues in combinations that nobody thought of.
 
-use super::problem::{Case, Fill, Noise};
+use super::problem::{Case, Fill, Noise, Problem};
 use ssmc_ir::DType::{BF16, Bool, F32, I64};
 use ssmc_ir::ops::{
-    Activation, BinaryFn, CausalConv1d, Cmp, Compare, Concat, Contract, CumSum, Gather, LayerNorm, Pad, Reduce,
+    Activation, BinaryFn, CausalConv1d, Cmp, Compare, Concat, Contract, CumSum, Gather, LayerNorm, Op, Pad, Reduce,
     ReduceFn, Reverse, RmsNorm, Scan, Select, Slice, Spec, UnaryFn,
 };
 use ssmc_ir::{Dim, Shape, ValueId};
+use std::collections::BTreeSet;
 
 /// Functions that keep numbers small and are continuous, so that roundings stay small.
 const UNARY: [UnaryFn; 7] = [
@@ -206,14 +207,34 @@ fn seeds() -> std::ops::Range<u64> {
     from.parse().unwrap()..to.parse().unwrap()
 }
 
+fn random_graph(seed: u64) -> Problem {
+    let mut fuzz = Fuzz::new(seed);
+    for _ in 0..[6, 14, 30][seed as usize % 3] {
+        fuzz.grow();
+    }
+    let outputs: Vec<ValueId> = fuzz.pool[fuzz.n_inputs..].iter().rev().take(3).copied().collect();
+    fuzz.case.finish(&outputs)
+}
+
 #[test]
 fn random_graphs() {
     for seed in seeds() {
-        let mut fuzz = Fuzz::new(seed);
-        for _ in 0..14 {
-            fuzz.grow();
-        }
-        let outputs: Vec<ValueId> = fuzz.pool[fuzz.n_inputs..].iter().rev().take(3).copied().collect();
-        fuzz.case.finish(&outputs).check(&[(1, 0), (2, 1), (1, 9), (3, 5)]);
+        random_graph(seed).check(&[(1, 0), (2, 1), (1, 9), (3, 5), (1, 19)]);
     }
+}
+
+/// The others jump, need operands of particular ranges or are the mixers: they have tests of their own.
+#[test]
+fn random_graphs_hold_every_other_op() {
+    let mut found = BTreeSet::new();
+    for seed in 0..150 {
+        found.extend(random_graph(seed).graph.nodes().map(|(_, node)| node.op.name()));
+    }
+    let ops = Op::templates();
+    let missing: Vec<_> =
+        ops.iter().map(Op::name).filter(|name| !found.contains(name)).collect::<BTreeSet<_>>().into_iter().collect();
+    let expected = "and argmax ceil conv cos dim div erf exp expm1 floor gated_rms_norm if iota is_nan log log1p loop \
+                    not or pow reciprocal relu rem round rsqrt sign sqrt ssm.discretized_scan ssm.selective_scan \
+                    ssm.ssd xor";
+    assert_eq!(missing.join(" "), expected);
 }

@@ -6,7 +6,7 @@ use super::memory::Memory;
 use super::problem::Launch;
 use crate::kernel::{Access, Kernel};
 use crate::llvm::compile;
-use crate::target::CpuTarget;
+use crate::target::{CpuLevel, CpuTarget};
 use memmap2::{Mmap, MmapMut};
 use std::collections::BTreeMap;
 
@@ -17,12 +17,13 @@ pub(super) struct Code {
 
 type Entry = extern "C" fn(*const *mut u8, *const i64, i64, i64);
 
-/// Elements before the start of a buffer, so that code that assumes more than element alignment faults.
-const OFFSET: usize = 1;
-
 impl Code {
     /// The code for this level, or `None`, said on stdout, if this machine does not run it.
     pub(super) fn compile(launches: &[Launch], target: &CpuTarget) -> Option<Code> {
+        if target.level < CpuLevel::X86_64V3 {
+            // Kernels use fused multiply-adds, which lower levels lack.
+            return None;
+        }
         if !target.level.runs_on_host() {
             println!("skipped: this machine does not run {}", target.level.name());
             return None;
@@ -34,8 +35,9 @@ impl Code {
         Some(Code { map: map.make_exec().unwrap(), entries: image.entries.clone() })
     }
 
-    /// Runs all blocks of a launch, the first third apart from the rest.
-    pub(super) fn run(&self, launch: &Launch, memory: &mut Memory<'_>) {
+    /// Runs all blocks of a launch, the first third apart from the rest. Buffers start one element after an aligned
+    /// address, so that code that assumes more than the element's alignment faults.
+    pub(super) fn run(&self, launch: &Launch, memory: &mut Memory<'_>) -> f64 {
         let (dims, grid) = (memory.dims(&launch.lowered), memory.grid(&launch.lowered));
         let offset = usize::try_from(self.entries[&launch.legal.name]).unwrap();
         // SAFETY: entries of an image have this signature, and the image stays mapped during the call.
@@ -46,9 +48,8 @@ impl Code {
             .iter()
             .map(|(arg, size)| {
                 let bytes = &memory.buffers[*arg];
-                let start = size * OFFSET;
-                let mut words = vec![0u64; (start + bytes.len()).div_ceil(8)];
-                as_bytes(&mut words)[start..start + bytes.len()].copy_from_slice(bytes);
+                let mut words = vec![0u64; (size + bytes.len()).div_ceil(8)];
+                as_bytes(&mut words)[*size..size + bytes.len()].copy_from_slice(bytes);
                 (*arg, words)
             })
             .collect();
@@ -56,19 +57,21 @@ impl Code {
             .lowered
             .args
             .iter()
-            .map(|arg| as_bytes(storage.get_mut(arg).unwrap())[sizes[arg] * OFFSET..].as_mut_ptr())
+            .map(|arg| as_bytes(storage.get_mut(arg).unwrap())[sizes[arg]..].as_mut_ptr())
             .collect();
+        let start = std::time::Instant::now();
         for (begin, end) in [(0, grid / 3), (grid / 3, grid)] {
             entry(bases.as_ptr(), dims.as_ptr(), begin, end);
         }
+        let elapsed = start.elapsed().as_secs_f64();
         for (arg, param) in launch.lowered.args.iter().zip(&launch.legal.params) {
-            let start = sizes[arg] * OFFSET;
-            let found = &as_bytes(storage.get_mut(arg).unwrap())[start..];
+            let found = &as_bytes(storage.get_mut(arg).unwrap())[sizes[arg]..];
             let bytes = memory.buffers.get_mut(arg).unwrap();
             let found = &found[..bytes.len()];
             assert!(param.access != Access::Read || found == bytes.as_slice(), "{} is written", param.name);
             bytes.copy_from_slice(found);
         }
+        elapsed
     }
 }
 

@@ -1,6 +1,7 @@
 //! The buffers of a plan: one per value that lies in memory, so that every access past its end is seen.
 
 use super::super::{Arg, Lowered};
+use super::problem::Launch;
 use crate::kernel::interp::{self, Interpreter};
 use crate::kernel::{Access, Kernel};
 use ssmc_ir::ops::Op;
@@ -13,7 +14,7 @@ const UNWRITTEN: u8 = 0xa5;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Memory<'a> {
     graph: &'a Graph,
-    pub(super) bindings: &'a Bindings,
+    bindings: &'a Bindings,
     pub(super) buffers: BTreeMap<Arg, Vec<u8>>,
 }
 
@@ -21,11 +22,11 @@ impl<'a> Memory<'a> {
     /// Memory for all launches, with inputs and weights in place.
     pub(super) fn new(
         graph: &'a Graph,
-        launches: &[Lowered],
+        launches: &[Launch],
         (weights, inputs, bindings): (&Weights, &BTreeMap<String, Tensor>, &'a Bindings),
     ) -> Self {
         let mut memory = Self { graph, bindings, buffers: BTreeMap::new() };
-        for launch in launches {
+        for Launch { lowered: launch, .. } in launches {
             for (arg, param) in launch.args.iter().zip(&launch.kernel.params) {
                 let (Arg::Value(value) | Arg::Packed(value, _)) = arg;
                 let ty = graph.ty(*value);

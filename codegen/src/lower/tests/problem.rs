@@ -7,8 +7,8 @@ use crate::legalize::cpu::{CpuOptions, legalize};
 use crate::target::{CpuLevel, CpuTarget};
 use ssmc_ir::ops::{Op, Tolerance};
 use ssmc_ir::{
-    Bindings, DType, Data, Dim, Graph, GraphBuilder, Interpreter, Shape, Symbol, Tensor, TensorType, ValueId,
-    Weight, Weights,
+    Bindings, DType, Data, Dim, Graph, GraphBuilder, Group, Interpreter, Plan, Shape, Symbol, Tensor,
+    TensorType, ValueId, Weight, Weights,
 };
 use ssmc_passes::partition::partition;
 use std::collections::BTreeMap;
@@ -164,11 +164,11 @@ fn tolerance(graph: &Graph) -> Tolerance {
 
 /// A graph, what it runs on and how close to truth it must come.
 pub(super) struct Problem {
-    pub(super) name: String,
+    name: String,
     pub(super) graph: Graph,
     fills: Vec<Fill>,
-    weights: Weights,
-    pub(super) tolerance: Tolerance,
+    pub(super) weights: Weights,
+    tolerance: Tolerance,
     /// Whether an infinity may be a NaN, because sums are taken in another order.
     pub(super) reassociated: bool,
 }
@@ -180,27 +180,25 @@ pub(super) struct Launch {
 }
 
 impl Problem {
+    /// The launches of a plan, in order.
+    pub(super) fn launches(&self, plan: &Plan, target: &CpuTarget) -> Vec<Launch> {
+        let options = CpuOptions { f16_convert: target.has_f16_convert };
+        let launch = |(i, group): (usize, &Group)| {
+            let mut lowered = lower(&plan.graph, group, target)
+                .unwrap_or_else(|error| panic!("{}: {error}\n{}", self.name, plan.graph));
+            lowered.kernel.name = format!("k{i}");
+            let legal = legalize(&lowered.kernel, options).unwrap();
+            Launch { lowered, legal }
+        };
+        plan.groups.iter().enumerate().map(launch).collect()
+    }
+
     /// Compares every stage on every level with truth, for each value of the symbols `b` and `l`.
     pub(super) fn check(&self, extents: &[(i64, i64)]) {
         let plan = partition(&self.graph).unwrap_or_else(|error| panic!("{}: {error}", self.name));
-        for level in [CpuLevel::X86_64V3, CpuLevel::X86_64V4] {
+        for level in CpuLevel::ALL {
             let target = CpuTarget::of_level(level);
-            let options = CpuOptions { f16_convert: target.has_f16_convert };
-            let launches: Vec<Lowered> = plan
-                .groups
-                .iter()
-                .map(|group| lower(&plan.graph, group, &target))
-                .collect::<Result<_, _>>()
-                .unwrap_or_else(|error| panic!("{}: {error}\n{}", self.name, plan.graph));
-            let launches: Vec<Launch> = launches
-                .into_iter()
-                .enumerate()
-                .map(|(i, mut lowered)| {
-                    lowered.kernel.name = format!("k{i}");
-                    let legal = legalize(&lowered.kernel, options).unwrap();
-                    Launch { lowered, legal }
-                })
-                .collect();
+            let launches = self.launches(&plan, &target);
             #[cfg(feature = "llvm")]
             let code = super::machine::Code::compile(&launches, &target);
             for (i, (batch, len)) in extents.iter().enumerate() {
@@ -208,31 +206,26 @@ impl Problem {
                 let inputs = self.inputs(&bindings, i as u64);
                 let place = format!("{} with b={batch}, l={len} on {}", self.name, level.name());
                 let truth = self.truth(&inputs, &bindings, &place);
-                let lowered: Vec<Lowered> = launches.iter().map(|l| l.lowered.clone()).collect();
-                let start = Memory::new(&plan.graph, &lowered, (&self.weights, &inputs, &bindings));
-                let compare = |memory: &Memory<'_>, stage: &str| {
+                let start = Memory::new(&plan.graph, &launches, (&self.weights, &inputs, &bindings));
+                let run = |stage: &str, run: &dyn Fn(&Launch, &mut Memory<'_>)| {
+                    let mut memory = start.clone();
+                    launches.iter().for_each(|launch| run(launch, &mut memory));
                     for port in plan.graph.outputs() {
                         let place = format!("{place}, {stage}, {}", port.name);
                         self.compare(&memory.tensor(port.value), &truth[&port.name], &place);
                     }
                 };
-                let mut memory = start.clone();
-                launches.iter().for_each(|l| memory.interpret(&l.lowered, &l.lowered.kernel));
-                compare(&memory, "kernel");
-                let mut memory = start.clone();
-                launches.iter().for_each(|l| memory.interpret(&l.lowered, &l.legal));
-                compare(&memory, "legal");
+                run("kernel", &|launch, memory| memory.interpret(&launch.lowered, &launch.lowered.kernel));
+                run("legal", &|launch, memory| memory.interpret(&launch.lowered, &launch.legal));
                 #[cfg(feature = "llvm")]
                 if let Some(code) = &code {
-                    let mut memory = start;
-                    launches.iter().for_each(|l| code.run(l, &mut memory));
-                    compare(&memory, "machine code");
+                    run("machine code", &|launch, memory| { code.run(launch, memory); });
                 }
             }
         }
     }
 
-    fn inputs(&self, bindings: &Bindings, seed: u64) -> BTreeMap<String, Tensor> {
+    pub(super) fn inputs(&self, bindings: &Bindings, seed: u64) -> BTreeMap<String, Tensor> {
         let ports = self.graph.inputs().iter().zip(&self.fills).enumerate();
         let tensor = |(i, (port, fill)): (usize, (&ssmc_ir::Port, &Fill))| {
             let ty = self.graph.ty(port.value);
@@ -255,18 +248,25 @@ impl Problem {
         interpreter.run(inputs).unwrap_or_else(|error| panic!("{place}: {error}"))
     }
 
-    /// Sums of large terms cancel: the absolute bound grows with the root mean square of what is expected.
+    /// # Panics
+    /// If an element is too far from what is expected.
     fn compare(&self, found: &Tensor, expected: &Tensor, place: &str) {
         assert_eq!((found.dtype(), found.shape()), (expected.dtype(), expected.shape()), "{place}");
-        if !matches!(expected.data(), Data::Float(_)) {
-            assert_eq!(found.data(), expected.data(), "{place}\n{}", self.graph);
-            return;
+        if let Some(i) = self.first_fault(found, expected) {
+            panic!("{place}[{i}] of {found}, expected {expected}\n{}", self.graph);
+        }
+    }
+
+    /// Sums of large terms cancel: the absolute bound grows with the root mean square of what is expected.
+    fn first_fault(&self, found: &Tensor, expected: &Tensor) -> Option<usize> {
+        if let (Data::Int(found), Data::Int(expected)) = (found.data(), expected.data()) {
+            return found.iter().zip(expected).position(|(x, y)| x != y);
         }
         let expected = expected.clone().rounded().to_f64();
         let finite: Vec<f64> = expected.iter().copied().filter(|x| x.is_finite()).collect();
         let mean_square = finite.iter().map(|x| x * x).sum::<f64>() / finite.len().max(1) as f64;
         let (rtol, atol) = (self.tolerance.rtol, self.tolerance.atol * mean_square.sqrt().max(1.0));
-        for (i, (found, expected)) in found.to_f64().into_iter().zip(expected).enumerate() {
+        found.to_f64().into_iter().zip(expected).position(|(found, expected)| {
             let same = if expected.is_finite() {
                 (found - expected).abs() <= atol + rtol * expected.abs()
             } else if self.reassociated {
@@ -274,7 +274,27 @@ impl Problem {
             } else {
                 found == expected || (found.is_nan() && expected.is_nan())
             };
-            assert!(same, "{place}[{i}] is {found}, expected {expected}\n{}", self.graph);
+            !same
+        })
+    }
+}
+
+/// What is off by ten tolerances, at any element, must not pass.
+#[test]
+fn a_wrong_result_is_seen() {
+    let mut case = Case::new("one");
+    let x = case.input(DType::F32, "l", Fill::Noise(1.0));
+    let y = case.b.unary(ssmc_ir::ops::UnaryFn::Tanh, x).unwrap();
+    let problem = case.finish(&[y]);
+    let expected = Fill::Noise(1.0).tensor(DType::F32, &[5], 1);
+    assert_eq!(problem.first_fault(&expected, &expected), None);
+    let Tolerance { rtol, atol } = problem.tolerance;
+    for (i, right) in expected.to_f64().into_iter().enumerate() {
+        for wrong in [right + 10.0 * (atol + rtol * right.abs()), f64::NAN, f64::INFINITY] {
+            let mut numbers = expected.to_f64();
+            numbers[i] = wrong;
+            let found = Tensor::floats(DType::F32, [5], numbers).unwrap();
+            assert_eq!(problem.first_fault(&found, &expected), Some(i));
         }
     }
 }

@@ -7,7 +7,7 @@
 //! Neighboring threads read rows of w that are 20 words apart, whose 16-byte loads hit distinct banks, and store
 //! neighboring columns.
 
-use super::{Block, Depth, TILE};
+use super::{Block, Layout, TILE, Tile};
 use crate::kernel::{Axis, Elem, KernelBuilder, Reg};
 use crate::lower::LowerError;
 use crate::lower::access::Cx;
@@ -19,7 +19,7 @@ const THREAD_COLS: i64 = 16;
 
 pub(super) const THREADS: u32 = (THREAD_ROWS * THREAD_COLS) as u32;
 
-const DEPTH: Depth = Depth { k: 16, pad: 4 };
+const LAYOUT: Layout = Layout { depth: 16, pad: 4, may_be_deep: false };
 
 /// Steps of k in one load.
 const STEP: i64 = 4;
@@ -30,28 +30,25 @@ pub(super) fn lower<'a>(
     sink: &mut Sink<'a>,
     block: &Block<'_>,
 ) -> Result<(), LowerError> {
-    let stages = block.stages(cx, b, DEPTH, THREADS)?;
+    let tiles = block.tiles(cx, b, LAYOUT, THREADS)?;
     let thread = b.thread_idx(Axis::X);
     let (thread_row, thread_col) = (b.div(thread, THREAD_COLS), b.rem(thread, THREAD_COLS));
     let rows: Vec<Reg> = (0..TILE).step_by(THREAD_ROWS as usize).map(|r| b.add(thread_row, r)).collect();
     let cols: Vec<Reg> = (0..TILE).step_by(THREAD_COLS as usize).map(|c| b.add(thread_col, c)).collect();
     let zero = b.zero(crate::kernel::RegTy::scalar(Elem::F32));
-    let acc: Vec<Vec<Reg>> =
-        rows.iter().map(|_| cols.iter().map(|_| b.var_init(zero)).collect()).collect();
-    block.for_tiles(cx, b, &stages, &mut |b, x_buffer, w_buffer| {
-        b.for_("k", 0, DEPTH.k, STEP, |b, k| {
-            let mut load = |stage: &super::Stage, buffer: Reg, rows: &[Reg]| -> Vec<Vec<Reg>> {
-                let first = b.add(buffer, k);
-                let load = |row: &Reg| {
-                    let at = b.mul(*row, stage.pitch());
-                    let at = b.add(at, first);
-                    let v = stage.load(b, at, STEP as u16);
+    let acc: Vec<Vec<Reg>> = rows.iter().map(|_| cols.iter().map(|_| b.var_init(zero)).collect()).collect();
+    block.for_tiles(cx, b, &tiles, &mut |b, x_buffer, w_buffer| {
+        b.for_("k", 0, LAYOUT.depth, STEP, |b, k| {
+            let mut load = |tile: &Tile, buffer: Reg, own: &[Reg]| -> Vec<Vec<Reg>> {
+                let load = |own: &Reg| {
+                    let at = tile.at(b, buffer, *own, k);
+                    let v = tile.stage.load(b, at, STEP as u16);
                     (0..STEP).map(|i| b.extract(v, i as u16)).collect()
                 };
-                rows.iter().map(load).collect()
+                own.iter().map(load).collect()
             };
-            let x = load(&stages.x, x_buffer, &rows);
-            let w = load(&stages.w, w_buffer, &cols);
+            let x = load(&tiles.x, x_buffer, &rows);
+            let w = load(&tiles.w, w_buffer, &cols);
             for i in 0..STEP as usize {
                 for (acc, x) in acc.iter().zip(&x) {
                     for (acc, w) in acc.iter().zip(&w) {

@@ -9,8 +9,9 @@
 //! h[0..N]   registers, from tile to tile
 //! ```
 
+use super::super::scalar;
 use super::super::staging::{Shape, Stage, buffers};
-use super::{Channel, Mixer, f32_at, only_if, scalar};
+use super::{Channel, Mixer, f32_at};
 use crate::kernel::{Axis, KernelBuilder, Reg};
 use crate::lower::access::Cx;
 use crate::lower::conv1d::new_sequence;
@@ -19,6 +20,9 @@ use crate::lower::index::Idx;
 use crate::lower::selective_scan::step_at;
 use crate::lower::{LowerError, Lowering};
 use ssmc_ir::Dim;
+
+/// Steps whose loads are under way together, to hide the latency of memory.
+const UNROLL: i64 = 4;
 
 /// What a thread keeps per state.
 struct States {
@@ -104,20 +108,37 @@ pub(super) fn lower<'a>(
             let count = b.min(left, steps);
             let mut inner = Ok(());
             b.if_(exists, |b| {
-                b.for_("s", 0, count, 1, |b, s| {
+                b.for_("s", 0, count, UNROLL, |b, s| {
                     inner = cx.scope(|cx| {
-                        let i = b.add(base, s);
-                        let (t, before) = step_at(b, i, len, m.op.reverse);
-                        if let Some(seq_idx) = m.seq_idx {
-                            let is_new = new_sequence(cx, b, seq_idx, batch, (t, before))?;
-                            b.if_(is_new, |b| states.h.iter().for_each(|h| b.assign(*h, 0.0)));
+                        let steps: Vec<Step> = (0..UNROLL).map(|k| step(b, m, base, s, k, len)).collect();
+                        let at = |step: &Step| [batch, Idx::Uniform(step.t), group, e];
+                        // Requested here, found again below: the loads of all steps are under way before the first use.
+                        for step in &steps {
+                            for value in [Some(m.dt), Some(m.x), m.z].into_iter().flatten() {
+                                cx.get(b, value, &at(step))?;
+                            }
                         }
-                        let at = [batch, Idx::Uniform(t), group, e];
-                        let (dt, x) = m.inputs(cx, b, &channel, &at)?;
-                        let row = b.mul(s, m.n);
-                        let row = b.add(row, this);
-                        let sum = advance(b, &states, (dt, x), (&b_tile, &c_tile), row);
-                        m.output(cx, b, sink, &channel, &at, (sum, x))
+                        for step in &steps {
+                            let is_left = b.lt(step.s, count);
+                            let mut result = Ok(());
+                            b.if_(is_left, |b| {
+                                result = cx.scope(|cx| {
+                                    if let Some(seq_idx) = m.seq_idx {
+                                        let around = (step.t, step.before);
+                                        let is_new = new_sequence(cx, b, seq_idx, batch, around)?;
+                                        b.if_(is_new, |b| states.h.iter().for_each(|h| b.assign(*h, 0.0)));
+                                    }
+                                    let at = at(step);
+                                    let (dt, x) = m.inputs(cx, b, &channel, &at)?;
+                                    let row = b.mul(step.s, m.n);
+                                    let row = b.add(row, this);
+                                    let sum = advance(b, &states, (dt, x), (&b_tile, &c_tile), row);
+                                    m.output(cx, b, sink, &channel, &at, (sum, x))
+                                });
+                            });
+                            result?;
+                        }
+                        Ok(())
                     });
                 });
             });
@@ -141,6 +162,24 @@ pub(super) fn lower<'a>(
         result?;
     }
     Ok(grid.iter().fold(Dim::from(1), |n, d| n * d))
+}
+
+/// One of the steps that are computed together.
+struct Step {
+    /// Number in the tile.
+    s: Reg,
+    t: Reg,
+    before: Reg,
+}
+
+/// Step `s + k` of the tile that begins at step `base`; `t` is that of the last step beyond the end, where loads are
+/// harmless and nothing is computed.
+fn step(b: &mut KernelBuilder, m: &Mixer<'_>, base: Reg, s: Reg, k: i64, len: Reg) -> Step {
+    let s = b.add(s, k);
+    let (i, last) = (b.add(base, s), b.sub(len, 1));
+    let i = b.min(i, last);
+    let (t, before) = step_at(b, i, len, m.op.reverse);
+    Step { s, t, before }
 }
 
 /// One step of all states; b and c are read from `row` of their tiles. Returns the read-out.
@@ -171,4 +210,18 @@ fn advance(
         }
     }
     sum
+}
+
+/// `value` where `cond` holds, computed only there, else 0.
+fn only_if<'a>(
+    cx: &mut Cx<'a>,
+    b: &mut KernelBuilder,
+    cond: Reg,
+    value: impl FnOnce(&mut Cx<'a>, &mut KernelBuilder) -> Result<Reg, LowerError>,
+) -> Result<Reg, LowerError> {
+    let zero = b.const_f32(0.0);
+    let x = b.var_init(zero);
+    let mut result = Ok(());
+    b.if_(cond, |b| result = cx.scope(|cx| value(cx, b)).map(|v| b.assign(x, v)));
+    result.map(|()| x)
 }

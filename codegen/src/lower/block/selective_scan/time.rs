@@ -12,8 +12,8 @@
 //!     carry' = (map of the whole tile)(carry)       in shared memory, one buffer per parity of the tile
 //! ```
 
-use super::{Channel, Mixer, f32_at, only_if};
-use crate::kernel::{Const, Elem, KernelBuilder, Reg, SharedId};
+use super::{Channel, Mixer, f32_at};
+use crate::kernel::{Elem, KernelBuilder, Reg, SharedId, WARP_SIZE};
 use crate::lower::access::Cx;
 use crate::lower::conv1d::new_sequence;
 use crate::lower::elementwise::row_index;
@@ -80,8 +80,7 @@ fn lower_with<'a, M: Action>(
     let carry = b.shared("carry", Elem::F32, (2 * m.n.max(1)) as u32);
     let len = cx.dim(b, &m.shape[1]);
     let block = Block { m, monoid, place, scratch, carry, batch, group, e, len, items };
-    let mut per_channel =
-        |value: Option<_>| value.map(|v| f32_at(cx, b, v, &[group, e])).transpose();
+    let mut per_channel = |value: Option<_>| value.map(|v| f32_at(cx, b, v, &[group, e])).transpose();
     let channel = Channel { bias: per_channel(m.dt_bias)?, skip: per_channel(m.d)? };
 
     // Only the thread that stores a carry may read it before the first barrier; the first scan brings that barrier.
@@ -149,16 +148,15 @@ impl<'a, M: Action> Block<'_, 'a, M> {
         for item in &items {
             let mut result = Ok(());
             b.if_(item.exists, |b| {
-                result = cx.scope(|cx| {
-                    let at = [self.batch, Idx::Uniform(item.t), self.group, self.e];
-                    self.m.output(cx, b, sink, channel, &at, (item.y, item.x))
-                });
+                result =
+                    cx.scope(|cx| self.m.output(cx, b, sink, channel, &self.at(item.t), (item.y, item.x)));
             });
             result?;
         }
         Ok(())
     }
 
+    /// This thread's steps of tile `j`. Steps beyond the end repeat the last one; nothing comes of them.
     fn load_items(
         &self,
         cx: &mut Cx<'a>,
@@ -166,37 +164,41 @@ impl<'a, M: Action> Block<'_, 'a, M> {
         channel: &Channel,
         j: Reg,
     ) -> Result<Vec<Item>, LowerError> {
-        let n_threads = i64::from(self.place.n_warps) * 32;
+        let m = self.m;
+        let n_threads = i64::from(self.place.n_warps * WARP_SIZE);
         let (base, offset) = (b.mul(j, n_threads * self.items), b.mul(self.place.thread, self.items));
-        let base = b.add(base, offset);
-        let zero = b.const_f32(0.0);
-        let no = b.constant(Const::i32(0), 1);
-        let mut items = Vec::new();
+        let (base, last) = (b.add(base, offset), b.sub(self.len, 1));
+        let mut steps = Vec::new();
         for k in 0..self.items {
             let i = b.add(base, k);
             let exists = b.lt(i, self.len);
-            let (t, before) = step_at(b, i, self.len, self.m.op.reverse);
-            let (dt, x, y) = (b.var_init(zero), b.var_init(zero), b.var_init(zero));
-            let begins = self.m.seq_idx.map(|_| b.var_init(no));
-            let mut result = Ok(());
-            b.if_(exists, |b| {
-                result = cx.scope(|cx| {
-                    let at = [self.batch, Idx::Uniform(t), self.group, self.e];
-                    let inputs = self.m.inputs(cx, b, channel, &at)?;
-                    b.assign(dt, inputs.0);
-                    b.assign(x, inputs.1);
-                    if let (Some(begins), Some(seq_idx)) = (begins, self.m.seq_idx) {
-                        let is_new = new_sequence(cx, b, seq_idx, self.batch, (t, before))?;
-                        let is_new = b.cast(is_new, Elem::I32);
-                        b.assign(begins, is_new);
-                    }
-                    Ok(())
-                });
-            });
-            result?;
-            items.push(Item { exists, t, dt, x, begins, y });
+            let i = b.min(i, last);
+            let (t, before) = step_at(b, i, self.len, m.op.reverse);
+            steps.push((exists, t, before));
+            // Requested here, found again below: the loads of all steps are under way before the first use.
+            for value in [m.dt, m.x] {
+                cx.get(b, value, &self.at(t))?;
+            }
+        }
+        let zero = b.const_f32(0.0);
+        let mut items = Vec::new();
+        for (exists, t, before) in steps {
+            let (dt, x) = m.inputs(cx, b, channel, &self.at(t))?;
+            let begins = match m.seq_idx {
+                Some(seq_idx) => {
+                    let is_new = new_sequence(cx, b, seq_idx, self.batch, (t, before))?;
+                    Some(b.cast(is_new, Elem::I32))
+                }
+                None => None,
+            };
+            items.push(Item { exists, t, dt, x, begins, y: b.var_init(zero) });
         }
         Ok(items)
+    }
+
+    /// Where x, dt, z and y of a step are.
+    fn at(&self, t: Reg) -> [Idx; 4] {
+        [self.batch, Idx::Uniform(t), self.group, self.e]
     }
 
     /// State number `n` along the tile. `half` is that of the scan's scratch, `from` and `to` are places of the carry.
@@ -213,10 +215,14 @@ impl<'a, M: Action> Block<'_, 'a, M> {
         let a = f32_at(cx, b, m.a, &[self.group, self.e, Idx::Uniform(n)])?;
         let decay = b.mul(a, std::f64::consts::LOG2_E);
         let pick = |item: &Item| [self.batch, Idx::Uniform(item.t), self.group, Idx::Uniform(n)];
+        for item in items {
+            cx.get(b, m.b, &pick(item))?;
+            cx.get(b, m.c, &pick(item))?;
+        }
         let identity = self.monoid.identity(b);
         let mut maps = Vec::new();
         for item in items {
-            let b_t = only_if(cx, b, item.exists, |cx, b| f32_at(cx, b, m.b, &pick(item)))?;
+            let b_t = f32_at(cx, b, m.b, &pick(item))?;
             let exponent = b.mul(item.dt, decay);
             let a_bar = b.exp2(exponent);
             let dt_x = b.mul(item.dt, item.x);
@@ -233,7 +239,7 @@ impl<'a, M: Action> Block<'_, 'a, M> {
         let start = self.monoid.act(b, &scanned.before, carried);
         let states = thread::replay(b, &self.monoid, start, &maps);
         for (item, h) in items.iter().zip(states) {
-            let c_t = only_if(cx, b, item.exists, |cx, b| f32_at(cx, b, m.c, &pick(item)))?;
+            let c_t = f32_at(cx, b, m.c, &pick(item))?;
             let y = b.fma(h, c_t, item.y);
             b.assign(item.y, y);
         }

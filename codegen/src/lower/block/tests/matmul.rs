@@ -40,22 +40,18 @@ impl Case {
             x = p.op(Binary { f: BinaryFn::Mul }, &[Some(x), Some(factor)])[0];
         }
         let w = p.input("w", self.dtypes.1, self.w);
-        // The residual is declared before the root, so that only ops follow it.
-        let mut probe = ssmc_ir::GraphBuilder::extend(p.builder().graph().clone());
         let mut operands = [x, w];
         if self.dtypes.0 != self.dtypes.1 {
-            // A weight of another type is cast where it is read.
+            // A weight of another type is widened where it is read.
             operands[1] = p.builder().cast(w, self.dtypes.0).unwrap();
-            probe = ssmc_ir::GraphBuilder::extend(p.builder().graph().clone());
         }
-        let ty = {
-            let y = probe.contract(self.spec, &operands).unwrap();
-            probe.ty(y).clone()
-        };
-        let extents: Vec<String> = ty.shape.iter().map(|d| d.to_string()).collect();
+        let contract = Contract::new(self.spec);
+        let types = operands.map(|v| p.builder().ty(v).clone());
+        let extents = contract.extents(&[Some(&types[0]), Some(&types[1])]).unwrap();
+        let extents: Vec<String> = contract.spec.output.iter().map(|l| extents[l].to_string()).collect();
         let extents: Vec<&str> = extents.iter().map(String::as_str).collect();
-        let residual = self.epilogue.then(|| p.input("residual", ty.dtype, &extents));
-        let mut y = p.op(Contract::new(self.spec), &operands.map(Some))[0];
+        let residual = self.epilogue.then(|| p.input("residual", types[0].dtype, &extents));
+        let mut y = p.op(contract, &operands.map(Some))[0];
         if let Some(residual) = residual {
             y = p.op(Binary { f: BinaryFn::Add }, &[Some(y), Some(residual)])[0];
             y = p.op(Unary { f: UnaryFn::Silu }, &[Some(y)])[0];
@@ -114,6 +110,9 @@ fn layouts_of_the_operands() {
     for dtypes in [CASE.dtypes, BF16] {
         for (spec, x, w) in [
             ("mk,kn->mn", &["rows", "33"][..], &["33", "7"][..]),
+            ("mk,kn->mn", &["rows", "33"], &["33", "72"]),
+            ("km,kn->mn", &["33", "66"], &["33", "6"]),
+            ("dm,dgn->mgn", &["33", "6"], &["33", "3", "22"]),
             ("km,kn->mn", &["33", "rows"], &["33", "7"]),
             ("nk,mk->mn", &["7", "33"], &["rows", "33"]),
             ("bld,ed->ble", &["2", "rows", "33"], &["7", "33"]),
@@ -151,7 +150,11 @@ fn rows_are_copied_in_the_widest_words_they_allow() {
     assert_eq!(bytes(&["rows", "64"], &["64", "7"], "mk,kn->mn", CASE.dtypes, false), [4, 16]);
     assert_eq!(bytes(&["rows", "64"], &["7", "64"], nk, BF16, false), [16]);
     assert_eq!(bytes(&["rows", "33"], &["7", "33"], nk, BF16, false), Vec::<usize>::new());
-    assert_eq!(bytes(&["rows", "64"], &["7", "64"], nk, BF16, true), [16]);
+    assert_eq!(bytes(&["rows", "33"], &["33", "6"], "mk,kn->mn", BF16, false), [4]);
+    // x is computed: only w is copied.
+    assert_eq!(bytes(&["rows", "33"], &["7", "33"], nk, CASE.dtypes, true), [4]);
+    // The group widens w, whose bytes are copied as they are: 8 of 2 bytes, beside 4 of 4 bytes of x.
+    assert_eq!(bytes(&["rows", "36"], &["7", "36"], nk, (DType::F32, DType::BF16), false), [8, 16]);
 }
 
 #[test]

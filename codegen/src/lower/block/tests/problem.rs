@@ -15,8 +15,17 @@ pub(super) struct Problem {
     outputs: Vec<ValueId>,
     /// Nodes after the root that are its epilogue.
     epilogue: usize,
-    inputs: Vec<(String, ValueId, fn(usize, f64) -> f64)>,
+    inputs: Vec<Input>,
     bindings: Bindings,
+}
+
+/// An element, from its position and a number in -1..1.
+type Fill = fn(usize, f64) -> f64;
+
+struct Input {
+    name: String,
+    value: ValueId,
+    fill: Fill,
 }
 
 /// Numbers in -1..1, the same on every run.
@@ -51,25 +60,18 @@ impl Problem {
         self.input_of(name, dtype, shape, |_, noise| noise)
     }
 
-    /// An input whose elements `f` makes of their position and noise.
-    pub(super) fn input_of(
-        &mut self,
-        name: &str,
-        dtype: DType,
-        shape: &[&str],
-        f: fn(usize, f64) -> f64,
-    ) -> ValueId {
+    /// An input with these elements.
+    pub(super) fn input_of(&mut self, name: &str, dtype: DType, shape: &[&str], fill: Fill) -> ValueId {
         let dim = |text: &&str| text.parse::<i64>().map(Dim::from).unwrap_or_else(|_| Dim::symbol(text));
         let shape = Shape::from(shape.iter().map(dim).collect::<Vec<_>>());
         let value = self.builder.input(name, TensorType::new(dtype, shape));
-        self.inputs.push((name.into(), value, f));
+        self.inputs.push(Input { name: name.into(), value, fill });
         value
     }
 
     /// Changes what the elements of an input are.
-    pub(super) fn refill(&mut self, name: &str, f: fn(usize, f64) -> f64) {
-        let input = self.inputs.iter_mut().find(|(n, ..)| n == name);
-        input.unwrap_or_else(|| panic!("there is no input {name}")).2 = f;
+    pub(super) fn refill(&mut self, name: &str, fill: Fill) {
+        self.inputs.iter_mut().find(|input| input.name == name).unwrap().fill = fill;
     }
 
     pub(super) fn op(&mut self, op: impl Into<Op>, operands: &[Option<ValueId>]) -> Vec<ValueId> {
@@ -114,74 +116,86 @@ impl Problem {
         lowered.args.iter().position(|a| *a == Arg::Value(value)).unwrap()
     }
 
-    fn eval(&self, dim: &Dim) -> i64 {
-        dim.eval(&self.bindings).unwrap()
-    }
-
     fn shape(&self, value: ValueId) -> Vec<usize> {
-        self.builder.ty(value).shape.iter().map(|d| self.eval(d) as usize).collect()
+        shape(self.builder.graph(), value, &self.bindings)
     }
 
     fn tensors(&self) -> BTreeMap<ValueId, (String, Tensor)> {
-        let tensor = |(i, (name, value, f)): (usize, &(String, ValueId, fn(usize, f64) -> f64))| {
-            let (dtype, shape) = (self.builder.ty(*value).dtype, self.shape(*value));
+        let tensor = |(i, input): (usize, &Input)| {
+            let (dtype, shape) = (self.builder.ty(input.value).dtype, self.shape(input.value));
             let n = shape.iter().product();
             let mut noise = noise(i);
-            let elems: Vec<f64> = (0..n).map(|at| f(at, noise())).collect();
+            let elems: Vec<f64> = (0..n).map(|at| (input.fill)(at, noise())).collect();
             let data = match dtype.is_float() {
                 true => Data::Float(elems),
                 false => Data::Int(elems.into_iter().map(|x| x as i64).collect()),
             };
-            (*value, (name.clone(), Tensor::new(dtype, shape, data).unwrap().rounded()))
+            (input.value, (input.name.clone(), Tensor::new(dtype, shape, data).unwrap().rounded()))
         };
         self.inputs.iter().enumerate().map(tensor).collect()
     }
 
     /// Runs the kernel; the outputs, or what went wrong.
     pub(super) fn run(&self, lowered: &Lowered) -> Result<Vec<Tensor>, String> {
-        let tensors = self.tensors();
-        let mut buffers: Vec<Vec<u8>> = Vec::new();
-        let mut written = BTreeMap::new();
-        for (arg, param) in lowered.args.iter().zip(&lowered.kernel.params) {
-            let Arg::Value(value) = arg else { panic!("block kernels read plain tensors") };
-            if param.access.writes() {
-                written.insert(*value, buffers.len());
-                let n: usize = self.shape(*value).iter().product();
-                buffers.push(vec![0xff; n * param.elem.size()]);
-            } else {
-                buffers.push(tensors[value].1.to_bytes());
-            }
-        }
-        let dims: Vec<i64> = lowered.dims.iter().map(|d| self.eval(d)).collect();
-        let args: Vec<BufferArg> = (0..buffers.len()).map(BufferArg::start).collect();
-        let mut slices: Vec<&mut [u8]> = buffers.iter_mut().map(Vec::as_mut_slice).collect();
-        KernelInterpreter::new(&lowered.kernel)
-            .and_then(|k| k.run(0..self.eval(&lowered.grid), &dims, &args, &mut slices))
-            .map_err(|e| e.to_string())?;
-        let result = |value: &ValueId| {
-            let dtype = self.builder.ty(*value).dtype;
-            Tensor::from_bytes(dtype, self.shape(*value), &buffers[written[value]]).unwrap()
-        };
-        Ok(self.outputs.iter().map(result).collect())
+        let inputs = self.tensors().into_iter().map(|(value, (_, tensor))| (value, tensor)).collect();
+        let mut written = launch(self.builder.graph(), lowered, &self.bindings, &inputs)?;
+        Ok(self.outputs.iter().map(|value| written.remove(value).unwrap()).collect())
     }
 
     fn truth(&self) -> Vec<Tensor> {
         let inputs = self.tensors().into_values().collect();
-        let mut outputs =
-            Interpreter::new(self.builder.graph(), &Weights::new()).run(&inputs).unwrap();
+        let mut outputs = Interpreter::new(self.builder.graph(), &Weights::new()).run(&inputs).unwrap();
         (0..self.outputs.len()).map(|i| outputs.remove(&format!("y{i}")).unwrap()).collect()
     }
 
-    /// Runs the kernel and compares; the fault or the first difference.
+    /// Runs the kernel and compares; the fault or the first difference. Its text means the same kernel.
     pub(super) fn check(&self, lowered: &Lowered, tolerance: f64) -> Result<(), String> {
+        let text = lowered.kernel.to_string();
+        assert_eq!(crate::kernel::text::parse(&text).as_ref(), Ok(&lowered.kernel));
         for (i, (found, expected)) in self.run(lowered)?.iter().zip(self.truth()).enumerate() {
             for (at, (x, y)) in found.to_f64().into_iter().zip(expected.to_f64()).enumerate() {
                 let same = x == y || (x.is_nan() && y.is_nan());
-                if !same && !((x - y).abs() <= tolerance * (1.0 + y.abs())) {
+                if !same && (!x.is_finite() || (x - y).abs() > tolerance * (1.0 + y.abs())) {
                     return Err(format!("output {i}, element {at}: {x} is not {y}"));
                 }
             }
         }
         Ok(())
     }
+}
+
+fn shape(graph: &Graph, value: ValueId, bindings: &Bindings) -> Vec<usize> {
+    graph.ty(value).shape.iter().map(|d| d.eval(bindings).unwrap() as usize).collect()
+}
+
+/// Runs a kernel on the tensors that it reads; what it writes, or what went wrong.
+pub(super) fn launch(
+    graph: &Graph,
+    lowered: &Lowered,
+    bindings: &Bindings,
+    tensors: &BTreeMap<ValueId, Tensor>,
+) -> Result<BTreeMap<ValueId, Tensor>, String> {
+    let mut values = Vec::new();
+    let mut buffers: Vec<Vec<u8>> = Vec::new();
+    for (arg, param) in lowered.args.iter().zip(&lowered.kernel.params) {
+        let Arg::Value(value) = arg else { panic!("block kernels read plain tensors") };
+        let n: usize = shape(graph, *value, bindings).iter().product();
+        // What is to be written starts as NaN.
+        let written = || vec![0xff; n * param.elem.size()];
+        buffers.push(if param.access.writes() { written() } else { tensors[value].to_bytes() });
+        values.push((*value, param.access.writes()));
+    }
+    let eval = |d: &Dim| d.eval(bindings).unwrap();
+    let dims: Vec<i64> = lowered.dims.iter().map(eval).collect();
+    let args: Vec<BufferArg> = (0..buffers.len()).map(BufferArg::start).collect();
+    let mut slices: Vec<&mut [u8]> = buffers.iter_mut().map(Vec::as_mut_slice).collect();
+    KernelInterpreter::new(&lowered.kernel)
+        .and_then(|k| k.run(0..eval(&lowered.grid), &dims, &args, &mut slices))
+        .map_err(|e| e.to_string())?;
+    let written = values.into_iter().zip(&buffers).filter(|((_, is_written), _)| *is_written);
+    let tensor = |((value, _), bytes): ((ValueId, bool), &Vec<u8>)| {
+        let shape = shape(graph, value, bindings);
+        (value, Tensor::from_bytes(graph.ty(value).dtype, shape, bytes).unwrap())
+    };
+    Ok(written.map(tensor).collect())
 }

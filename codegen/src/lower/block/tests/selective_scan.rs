@@ -58,12 +58,13 @@ impl Case {
                 (b, p.input("c", self.dtype, &["batch", "len", g, n]))
             }
         };
-        let mut optional = |what: &str, shape: &[&str]| self.has(what).then(|| p.input(what, self.dtype, shape));
+        let mut optional =
+            |what: &str, shape: &[&str]| self.has(what).then(|| p.input(what, self.dtype, shape));
         let (d, z) = (optional("d", &[g, e]), optional("z", &steps));
         let (bias, h0) = (optional("bias", &[g, e]), optional("h0", &["batch", g, e, n]));
-        let seq = self.has("seq").then(|| {
-            p.input_of("seq", DType::I32, &["batch", "len"], |at, _| (at / 9 + at / 31) as f64)
-        });
+        let seq = self
+            .has("seq")
+            .then(|| p.input_of("seq", DType::I32, &["batch", "len"], |at, _| (at / 9 + at / 31) as f64));
         let mut op = SelectiveScan {
             dt_softplus: self.has("softplus"),
             reverse: self.has("reverse"),
@@ -185,7 +186,10 @@ fn shared_memory_fits_what_a_block_gets() {
                 let case = Case { n, channels, ..CASE };
                 let p = case.problem();
                 let lowered = p.lower(|graph, group| lower_block(graph, group, &target)).unwrap();
-                assert!(shared_bytes(&lowered) <= target.static_shared_bytes, "{n} states, {channels} channels");
+                assert!(
+                    shared_bytes(&lowered) <= target.static_shared_bytes,
+                    "{n} states, {channels} channels"
+                );
             }
         }
     }

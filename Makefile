@@ -1,0 +1,38 @@
+# Short names for what people do; the logic is in `cargo xtask`.
+
+# Cases of the corpus that are supported so far.
+CORPUS_CASES = ^(ckpt_(mamba|mamba2|falcon_mamba|mamba2_f16|mamba_bf16_sharded|mamba_ssm_original|mamba_tokenizer)|hf_mamba_scan_dyn.*|mambapy_scan_dynlen.*|trained_typeseg.*|invalid_.*)$$
+DEMO = .cache/demo
+
+.PHONY: help setup demo test check
+
+help:
+	@echo "make demo    compile two trained models and run them"
+	@echo "make test    every test; with SSMC_CORPUS=DIR also the models of a corpus folder"
+	@echo "make check   format, lints, documentation, rules of the code base"
+
+setup:
+	sh scripts/setup.sh
+
+demo: setup
+	cargo build --release --package ssmc --package xtask
+	mkdir -p $(DEMO)
+	cargo run --quiet --release --package ssmc -- compile models/tiny-lm -o $(DEMO)/tiny-lm.ssmc
+	cargo run --quiet --release --package ssmc -- generate $(DEMO)/tiny-lm.ssmc \
+		--tokenizer models/tiny-lm/tokenizer.json --prompt "To create a new table," \
+		--max-tokens 60 --temperature 0.7 --top-p 0.9 --seed 1
+	cargo run --quiet --release --package xtask -- demo-typeseg README.md
+
+test: setup
+	cargo test --workspace
+ifdef SSMC_CORPUS
+	cargo xtask corpus "$(SSMC_CORPUS)" --filter '$(CORPUS_CASES)' --stage kernel
+else
+	@echo "SSMC_CORPUS is not set: the models of a corpus folder were not tried"
+endif
+
+check: setup
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- --deny warnings
+	RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --document-private-items
+	cargo xtask tidy
