@@ -15,13 +15,13 @@ setup:
 	sh scripts/setup.sh
 
 demo: setup
-	cargo build --release --package ssmc --package xtask
+	cargo build --release --package ssmc
 	mkdir -p $(DEMO)
 	cargo run --quiet --release --package ssmc -- compile models/tiny-lm -o $(DEMO)/tiny-lm.ssmc
 	cargo run --quiet --release --package ssmc -- generate $(DEMO)/tiny-lm.ssmc \
 		--tokenizer models/tiny-lm/tokenizer.json --prompt "To create a new table," \
 		--max-tokens 60 --temperature 0.7 --top-p 0.9 --seed 1
-	cargo run --quiet --release --package xtask -- demo-typeseg README.md
+	cargo xtask demo-typeseg README.md
 
 test: setup
 	cargo test --workspace

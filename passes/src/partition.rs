@@ -276,7 +276,8 @@ impl<'a> Partition<'a> {
         let mut aliases = BTreeMap::new();
         let mut taken = self.outputs.clone();
         for (id, node) in self.graph.nodes() {
-            let (Op::Reshape(_), Some(mut value)) = (&node.op, node.operands.first().copied().flatten()) else {
+            let (Op::Reshape(_), Some(mut value)) = (&node.op, node.operands.first().copied().flatten())
+            else {
                 continue;
             };
             if !self.outputs.contains(&node.results[0]) || in_epilogue.contains(&id) {
@@ -411,3 +412,6 @@ fn choose_slot(slots: &mut Vec<Dim>, free: &mut BTreeSet<usize>, bytes: &Dim) ->
     slots.push(bytes.clone());
     slots.len() - 1
 }
+
+#[cfg(test)]
+mod tests;

@@ -99,3 +99,6 @@ fn start_from_zero(graph: &Graph, names: &[&str]) -> Result<Graph, EditError> {
 fn may_be_absent(node: &Node, i: usize) -> bool {
     node.op.operands().get(i).is_some_and(|o| matches!(o.name, "h0" | "state" | "seq_idx"))
 }
+
+#[cfg(test)]
+mod tests;

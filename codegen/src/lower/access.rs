@@ -71,8 +71,9 @@ impl<'a> Cx<'a> {
 
     /// Makes vectors no wider than an axis of constant extent needs.
     pub(crate) fn narrow(&mut self, extent: &Dim) {
-        if let Some(n) = extent.as_const().and_then(|n| u16::try_from(n).ok()) {
-            self.lanes = self.lanes.min(n.next_power_of_two());
+        let enough = |n: i64| u16::try_from(n).ok().and_then(u16::checked_next_power_of_two);
+        if let Some(n) = extent.as_const().and_then(enough) {
+            self.lanes = self.lanes.min(n);
         }
     }
 
@@ -102,7 +103,11 @@ impl<'a> Cx<'a> {
     }
 
     /// The parameter through which a tensor in memory is read.
-    pub(crate) fn read_param(&mut self, b: &mut KernelBuilder, value: ValueId) -> Result<ParamId, LowerError> {
+    pub(crate) fn read_param(
+        &mut self,
+        b: &mut KernelBuilder,
+        value: ValueId,
+    ) -> Result<ParamId, LowerError> {
         if let Some(param) = self.params.get(&value) {
             return Ok(*param);
         }

@@ -1,4 +1,7 @@
-//! General convolution: a block per row of the result, vectors along the last spatial axis.
+//! General convolution.
+//!
+//! One variant: a block per row of the result, vectors along the last spatial axis, taps one after the other; what lies
+//! in the padding is masked.
 
 use super::elementwise::{for_lanes, row_index, rows_and_last};
 use super::index::Idx;

@@ -1,4 +1,6 @@
-//! Short causal depthwise convolution: a tile of channels walks along the sequence with the last columns in registers.
+//! Short causal depthwise convolution.
+//!
+//! One variant: a tile of channels walks along the sequence, the last columns and the taps in registers.
 
 use super::access::Cx;
 use super::elementwise::row_index;

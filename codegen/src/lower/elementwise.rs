@@ -1,4 +1,7 @@
-//! Elementwise groups: one block per row of the result, vectors along the last axis.
+//! Elementwise groups, and loops over vectors.
+//!
+//! One variant: a block per row of the result, vectors along the last axis, what is left under a mask. What is read
+//! in another order than it is written (transposes, reversed axes) is gathered.
 
 use super::access::Cx;
 use super::index::Idx;

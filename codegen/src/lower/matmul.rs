@@ -2,7 +2,8 @@
 //!
 //! One block computes `ROWS` rows times one panel of [`PANEL`] columns. Blocks of one panel follow each other, so
 //! that the panel stays in the second-level cache. On 512-bit vectors the register block is 12 x 32 (24
-//! accumulators, two weight vectors, one broadcast); on 256-bit vectors it is 6 x 16, run four times.
+//! accumulators, two weight vectors, one broadcast); on 256-bit vectors it is 6 x 16, run four times. One variant: what
+//! is left of the rows runs through the same code one row at a time, missing columns are masked.
 
 use super::access::Cx;
 use super::elementwise::row_index;

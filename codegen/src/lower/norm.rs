@@ -1,4 +1,7 @@
-//! Normalizations: a block per row, two passes.
+//! Normalizations.
+//!
+//! One variant: a block per row; passes over the row for its mean, for its mean square and for the result, which finds
+//! the row in the first-level cache.
 
 use super::access::Cx;
 use super::elementwise::{for_lanes, lane_sum, row_index, rows_and_last};
@@ -133,9 +136,7 @@ pub(super) fn layer_norm(l: &mut Lowering<'_>, op: &LayerNorm) -> Result<Launch,
     let (b, cx, sink) = l.parts();
     cx.narrow(last);
     let row = row_index(cx, b, rows);
-    let input = |cx: &mut Cx<'_>, b: &mut KernelBuilder, idx: &[Idx]| {
-        cx.get_wide_as(b, (x, acc), idx)
-    };
+    let input = |cx: &mut Cx<'_>, b: &mut KernelBuilder, idx: &[Idx]| cx.get_wide_as(b, (x, acc), idx);
     let sum = row_sum(cx, b, (&row, acc), last, &input)?;
     let n = cx.dim(b, last);
     let n = b.cast(n, acc);

@@ -1,4 +1,8 @@
-//! Reductions and contractions without a packed weight: a block per row of the result, sums in registers.
+//! Reductions, contractions without a packed weight, and the place of the largest element.
+//!
+//! One variant each: a block per row of the result, vectors along the last axis of the result, sums in registers in
+//! the order of the elements. Reducing the last axis therefore gathers. The place of the largest element is found one
+//! element at a time, a block per element of the result.
 
 use super::access::Cx;
 use super::elementwise::{for_lanes, row_index, rows_and_last};
@@ -100,7 +104,7 @@ fn neutral(b: &mut KernelBuilder, f: ReduceFn, ty: RegTy) -> Reg {
 /// The highest or lowest number of the type.
 fn bound(b: &mut KernelBuilder, ty: RegTy, highest: bool) -> Reg {
     let elem = ty.elem();
-    let unused_bits = 64 - elem.bits() as u32;
+    let unused_bits = 64 - elem.bits();
     let value = match (elem.is_float(), elem.is_signed_int(), highest) {
         (true, _, true) => return b.const_like(ty, f64::INFINITY),
         (true, _, false) => return b.const_like(ty, f64::NEG_INFINITY),

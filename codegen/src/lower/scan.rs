@@ -1,4 +1,6 @@
 //! Recurrences that are not fused with their read-out: every state is written.
+//!
+//! One variant: a block per row of states, vectors along the last axis, the carried state in a register.
 
 use super::access::Cx;
 use super::conv1d::new_sequence;

@@ -1,22 +1,31 @@
-//! The selective scan on CPUs: channels in lanes, states in registers, one pass along the sequence.
+//! The selective scan on CPUs: channels in lanes, one pass along the sequence.
 //!
 //! Variants: (1) states unrolled in registers up to [`UNROLLED_STATES`]; (2) more states in a local array. The decay
 //! is one exp2 per step, channel and state; `a` is scaled by log2(e) once.
+//!
+//! Steps of one channel lie a whole row apart, so every load of the recurrence would miss the first-level cache.
+//! Therefore [`STEPS`] steps at a time are loaded into local arrays, then scanned, then gated and stored: loads of
+//! different steps overlap where no recurrence ties them together.
 
 use super::access::Cx;
 use super::conv1d::{for_channels, new_sequence};
 use super::elementwise::row_index;
 use super::index::Idx;
+use super::sink::Sink;
 use super::{Launch, LowerError, Lowering, accumulator, elem_of};
-use crate::kernel::{KernelBuilder, LocalId, Reg};
-use ssmc_ir::Dim;
+use crate::kernel::{Elem, KernelBuilder, LocalId, Reg};
 use ssmc_ir::ops::{Discretization, F64, SelectiveScan};
+use ssmc_ir::{Dim, ValueId};
 
 /// Channels of a block: the widest vector, so that grids do not depend on the level.
 const CHANNEL_TILE: i64 = 16;
 
 /// States that are kept in registers.
 const UNROLLED_STATES: i64 = 32;
+
+/// Steps that are loaded together: three arrays of them take 12 KiB with the widest vector, less than half of a
+/// first-level cache.
+const STEPS: i64 = 64;
 
 /// The step size after bias, softplus and limits.
 pub(super) fn step_size(
@@ -62,6 +71,80 @@ enum States {
     Local(LocalId),
 }
 
+impl States {
+    /// Runs `body` for each state, given its number and its register, if it has one.
+    fn for_each<'a>(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        n: i64,
+        body: &mut dyn FnMut(&mut Cx<'a>, &mut KernelBuilder, Reg, Option<Reg>) -> Result<(), LowerError>,
+    ) -> Result<(), LowerError> {
+        let mut result = Ok(());
+        match self {
+            States::Registers(h) => {
+                for (i, h) in h.iter().enumerate() {
+                    let state = b.const_i64(i as i64);
+                    body(cx, b, state, Some(*h))?;
+                }
+            }
+            States::Local(_) => b.for_("n", 0, n, 1, |b, state| {
+                result = cx.scope(|cx| body(cx, b, state, None));
+            }),
+        }
+        result
+    }
+
+    /// The state that has this register, or else lies at `at`.
+    fn get(&self, b: &mut KernelBuilder, h: Option<Reg>, at: Reg, lanes: u16) -> Reg {
+        match (h, self) {
+            (None, States::Local(local)) => b.load(*local, at, lanes),
+            (Some(h), _) => h,
+            (None, States::Registers(_)) => unreachable!("for_each gives every state in registers its own"),
+        }
+    }
+
+    fn set(&self, b: &mut KernelBuilder, h: Option<Reg>, at: Reg, value: Reg) {
+        match (h, self) {
+            (None, States::Local(local)) => b.store(*local, at, value),
+            (Some(h), _) => b.assign(h, value),
+            (None, States::Registers(_)) => unreachable!("for_each gives every state in registers its own"),
+        }
+    }
+}
+
+/// What is fixed for a block, and its arrays of one vector per state or step.
+struct Block<'o> {
+    op: &'o SelectiveScan,
+    x: ValueId,
+    dt: ValueId,
+    b: ValueId,
+    c: ValueId,
+    z: Option<ValueId>,
+    seq_idx: Option<ValueId>,
+    batch: Idx,
+    group: Idx,
+    elem: Elem,
+    /// The type of states and sums.
+    acc: Elem,
+    /// States.
+    n: i64,
+    lanes: i64,
+    len: Reg,
+    decay: LocalId,
+    dts: LocalId,
+    xs: LocalId,
+    ys: LocalId,
+}
+
+/// What is loaded once per vector of channels.
+struct Channels {
+    e: Idx,
+    states: States,
+    bias: Option<Reg>,
+    skip: Option<Reg>,
+}
+
 pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, LowerError> {
     if op.discretization != Discretization::ExpEuler {
         return l.unsupported(format!("discretization {} has no kernel", op.discretization.name()));
@@ -89,145 +172,170 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
     let first = b.mul(tile, CHANNEL_TILE);
     let len = cx.dim(b, &shape[1]);
     let lanes = i64::from(cx.lanes);
-    let unrolled = n <= UNROLLED_STATES;
-    let decay = b.local("decay", acc, (n * lanes) as u32);
-    let local_h = (!unrolled).then(|| b.local("h", acc, (n * lanes) as u32));
+    let mut array = |name: &str, len: i64| b.local(name, acc, (len * lanes) as u32);
+    let (decay, dts, xs, ys) = (array("decay", n), array("dt", STEPS), array("x", STEPS), array("y", STEPS));
+    let local_h = (n > UNROLLED_STATES).then(|| array("h", n));
+    let block =
+        Block { op, x, dt, b: bb, c, z, seq_idx, batch, group, elem, acc, n, lanes, len, decay, dts, xs, ys };
     for_channels(cx, b, (first, CHANNEL_TILE, channels), &mut |cx, b, e| {
-        let get = |cx: &mut Cx<'_>, b: &mut KernelBuilder, value, idx: &[Idx]| {
-            cx.get_wide_as(b, (value, acc), idx)
-        };
         let zero = b.zero(acc.x(cx.lanes));
-        let mut result = Ok(());
-        // Once per tile: scaled decays, initial states, bias and skip.
-        let registers: Vec<Reg> =
-            if unrolled { (0..n).map(|_| b.var_init(zero)).collect() } else { Vec::new() };
         let states = match local_h {
             Some(local) => States::Local(local),
-            None => States::Registers(registers),
+            None => States::Registers((0..n).map(|_| b.var_init(zero)).collect()),
         };
-        let start = |cx: &mut Cx<'_>, b: &mut KernelBuilder, state: Reg, h: Option<Reg>| {
-            let a = get(cx, b, a, &[group, e, Idx::Uniform(state)])?;
+        states.for_each(cx, b, n, &mut |cx, b, state, h| {
+            let idx = [batch, group, e, Idx::Uniform(state)];
+            let a = cx.get_wide_as(b, (a, acc), &idx[1..])?;
             let scaled = b.mul(a, std::f64::consts::LOG2_E);
             let at = b.mul(state, lanes);
             b.store(decay, at, scaled);
             let init = match h0 {
-                Some(h0) => get(cx, b, h0, &[batch, group, e, Idx::Uniform(state)])?,
+                Some(h0) => cx.get_wide_as(b, (h0, acc), &idx)?,
                 None => zero,
             };
-            match (h, local_h) {
-                (Some(h), _) => b.assign(h, init),
-                (None, Some(local)) => b.store(local, at, init),
-                (None, None) => {}
-            }
-            Ok::<_, LowerError>(())
-        };
-        match &states {
-            States::Registers(h) => {
-                for (i, h) in h.iter().enumerate() {
-                    let state = b.const_i64(i as i64);
-                    start(cx, b, state, Some(*h))?;
-                }
-            }
-            States::Local(_) => b.for_("n", 0, n, 1, |b, state| {
-                result = cx.scope(|cx| start(cx, b, state, None));
-            }),
-        }
-        result?;
-        let bias = dt_bias.map(|v| get(cx, b, v, &[group, e])).transpose()?;
-        let skip = d.map(|v| get(cx, b, v, &[group, e])).transpose()?;
+            states.set(b, h, at, init);
+            Ok(())
+        })?;
+        let bias = dt_bias.map(|v| cx.get_wide_as(b, (v, acc), &[group, e])).transpose()?;
+        let skip = d.map(|v| cx.get_wide_as(b, (v, acc), &[group, e])).transpose()?;
+        let channels = Channels { e, states, bias, skip };
+        let n_parts = b.ceil_div(len, STEPS);
         let mut result = Ok(());
-        b.for_("i", 0, len, 1, |b, i| {
-            result = cx.scope(|cx| {
-                let (t, before) = step_at(b, i, len, op.reverse);
-                if let Some(seq_idx) = seq_idx {
-                    let is_new = new_sequence(cx, b, seq_idx, batch, (t, before))?;
-                    b.if_(is_new, |b| match &states {
-                        States::Registers(h) => h.iter().for_each(|h| b.assign(*h, zero)),
-                        States::Local(local) => {
-                            b.for_("n", 0, n * lanes, lanes, |b, at| b.store(*local, at, zero));
-                        }
-                    });
-                }
-                let at = [batch, Idx::Uniform(t), group, e];
-                let dt_raw = get(cx, b, dt, &at)?;
-                let dt = step_size(b, dt_raw, bias, op.dt_softplus, (op.dt_min, op.dt_max));
-                let x_t = get(cx, b, x, &at)?;
-                let dt_x = b.mul(dt, x_t);
-                let sum = b.var_init(zero);
-                let advance = |cx: &mut Cx<'_>, b: &mut KernelBuilder, state: Reg, h: Option<Reg>| {
-                    let pick = [batch, Idx::Uniform(t), group, Idx::Uniform(state)];
-                    let (b_t, c_t) = (get(cx, b, bb, &pick)?, get(cx, b, c, &pick)?);
-                    let at = b.mul(state, lanes);
-                    let a = b.load(decay, at, cx.lanes);
-                    let exponent = b.mul(dt, a);
-                    let a_bar = b.exp2(exponent);
-                    let input = b.mul(dt_x, b_t);
-                    let old = match (h, local_h) {
-                        (Some(h), _) => h,
-                        (None, Some(local)) => b.load(local, at, cx.lanes),
-                        (None, None) => zero,
-                    };
-                    let new = b.fma(a_bar, old, input);
-                    match (h, local_h) {
-                        (Some(h), _) => b.assign(h, new),
-                        (None, Some(local)) => b.store(local, at, new),
-                        (None, None) => {}
-                    }
-                    let y = b.fma(new, c_t, sum);
-                    b.assign(sum, y);
-                    Ok::<_, LowerError>(())
-                };
-                let mut inner = Ok(());
-                match &states {
-                    States::Registers(h) => {
-                        for (i, h) in h.iter().enumerate() {
-                            let state = b.const_i64(i as i64);
-                            advance(cx, b, state, Some(*h))?;
-                        }
-                    }
-                    States::Local(_) => b.for_("n", 0, n, 1, |b, state| {
-                        inner = cx.scope(|cx| advance(cx, b, state, None));
-                    }),
-                }
-                inner?;
-                let mut y = b.cast(sum, acc);
-                if let Some(skip) = skip {
-                    y = b.fma(skip, x_t, y);
-                }
-                if let Some(z) = z {
-                    let z = get(cx, b, z, &at)?;
-                    let gate = b.silu(z);
-                    y = b.mul(y, gate);
-                }
-                let y = b.cast(y, elem);
-                sink.put(cx, b, &at, y)
-            });
+        b.for_("part", 0, n_parts, 1, |b, part| {
+            let start = b.mul(part, STEPS);
+            let left = b.sub(len, start);
+            let steps = (start, b.min(left, STEPS));
+            result = block
+                .load(cx, b, &channels, steps)
+                .and_then(|()| block.scan(cx, b, &channels, steps))
+                .and_then(|()| block.store(cx, b, &channels, steps, sink));
         });
         result?;
         if !sink.wants(h_last) {
             return Ok(());
         }
-        match &states {
-            States::Registers(h) => {
-                for (i, h) in h.iter().enumerate() {
-                    let state = Idx::Uniform(b.const_i64(i as i64));
-                    let h = b.cast(*h, elem);
-                    sink.put_extra(cx, b, h_last, &[batch, group, e, state], h)?;
-                }
-                Ok(())
-            }
-            States::Local(local) => {
-                let mut result = Ok(());
-                b.for_("n", 0, n, 1, |b, state| {
-                    let at = b.mul(state, lanes);
-                    let h = b.load(*local, at, cx.lanes);
-                    let h = b.cast(h, elem);
-                    result = sink.put_extra(cx, b, h_last, &[batch, group, e, Idx::Uniform(state)], h);
-                });
-                result
-            }
-        }
+        channels.states.for_each(cx, b, n, &mut |cx, b, state, h| {
+            let at = b.mul(state, lanes);
+            let h = channels.states.get(b, h, at, cx.lanes);
+            let h = b.cast(h, elem);
+            sink.put_extra(cx, b, h_last, &[batch, group, e, Idx::Uniform(state)], h)
+        })
     })?;
     let steps = shape.iter().fold(Dim::from(1), |n, d| n * d);
     Ok(Launch { grid: grid.iter().fold(Dim::from(1), |n, d| n * d), flops: steps * Dim::from(7 * n + 20) })
+}
+
+impl Block<'_> {
+    /// Runs `body` for the steps `start..start + count`, given the place of the step in arrays, its position on the
+    /// sequence axis and that of the step before it.
+    fn for_steps<'a>(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        (start, count): (Reg, Reg),
+        body: &mut dyn FnMut(&mut Cx<'a>, &mut KernelBuilder, Reg, (Reg, Reg)) -> Result<(), LowerError>,
+    ) -> Result<(), LowerError> {
+        let mut result = Ok(());
+        b.for_("i", 0, count, 1, |b, i| {
+            result = cx.scope(|cx| {
+                let at = b.mul(i, self.lanes);
+                let step = b.add(start, i);
+                let t = step_at(b, step, self.len, self.op.reverse);
+                body(cx, b, at, t)
+            });
+        });
+        result
+    }
+
+    /// Step sizes and x.
+    fn load(
+        &self,
+        cx: &mut Cx<'_>,
+        b: &mut KernelBuilder,
+        ch: &Channels,
+        steps: (Reg, Reg),
+    ) -> Result<(), LowerError> {
+        self.for_steps(cx, b, steps, &mut |cx, b, at, (t, _)| {
+            let idx = [self.batch, Idx::Uniform(t), self.group, ch.e];
+            let dt = cx.get_wide_as(b, (self.dt, self.acc), &idx)?;
+            let dt = step_size(b, dt, ch.bias, self.op.dt_softplus, (self.op.dt_min, self.op.dt_max));
+            b.store(self.dts, at, dt);
+            let x = cx.get_wide_as(b, (self.x, self.acc), &idx)?;
+            b.store(self.xs, at, x);
+            Ok(())
+        })
+    }
+
+    /// The recurrence and its read-out.
+    fn scan(
+        &self,
+        cx: &mut Cx<'_>,
+        b: &mut KernelBuilder,
+        ch: &Channels,
+        steps: (Reg, Reg),
+    ) -> Result<(), LowerError> {
+        let zero = b.zero(self.acc.x(cx.lanes));
+        self.for_steps(cx, b, steps, &mut |cx, b, step, (t, before)| {
+            if let Some(seq_idx) = self.seq_idx {
+                let is_new = new_sequence(cx, b, seq_idx, self.batch, (t, before))?;
+                let mut result = Ok(());
+                b.if_(is_new, |b| {
+                    result = ch.states.for_each(cx, b, self.n, &mut |_, b, state, h| {
+                        let at = b.mul(state, self.lanes);
+                        ch.states.set(b, h, at, zero);
+                        Ok(())
+                    });
+                });
+                result?;
+            }
+            let dt = b.load(self.dts, step, cx.lanes);
+            let x = b.load(self.xs, step, cx.lanes);
+            let dt_x = b.mul(dt, x);
+            let sum = b.var_init(zero);
+            ch.states.for_each(cx, b, self.n, &mut |cx, b, state, h| {
+                let pick = [self.batch, Idx::Uniform(t), self.group, Idx::Uniform(state)];
+                let b_t = cx.get_wide_as(b, (self.b, self.acc), &pick)?;
+                let c_t = cx.get_wide_as(b, (self.c, self.acc), &pick)?;
+                let at = b.mul(state, self.lanes);
+                let decay = b.load(self.decay, at, cx.lanes);
+                let exponent = b.mul(dt, decay);
+                let a_bar = b.exp2(exponent);
+                let input = b.mul(dt_x, b_t);
+                let old = ch.states.get(b, h, at, cx.lanes);
+                let new = b.fma(a_bar, old, input);
+                ch.states.set(b, h, at, new);
+                let y = b.fma(new, c_t, sum);
+                b.assign(sum, y);
+                Ok(())
+            })?;
+            b.store(self.ys, step, sum);
+            Ok(())
+        })
+    }
+
+    /// Skip and gate.
+    fn store<'a>(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        ch: &Channels,
+        steps: (Reg, Reg),
+        sink: &mut Sink<'a>,
+    ) -> Result<(), LowerError> {
+        self.for_steps(cx, b, steps, &mut |cx, b, at, (t, _)| {
+            let idx = [self.batch, Idx::Uniform(t), self.group, ch.e];
+            let mut y = b.load(self.ys, at, cx.lanes);
+            if let Some(skip) = ch.skip {
+                let x = b.load(self.xs, at, cx.lanes);
+                y = b.fma(skip, x, y);
+            }
+            if let Some(z) = self.z {
+                let z = cx.get_wide_as(b, (z, self.acc), &idx)?;
+                let gate = b.silu(z);
+                y = b.mul(y, gate);
+            }
+            let y = b.cast(y, self.elem);
+            sink.put(cx, b, &idx, y)
+        })
+    }
 }

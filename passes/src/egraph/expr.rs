@@ -114,9 +114,9 @@ impl Expr {
         let target: Labels =
             self.shape().iter().enumerate().map(|(i, d)| (!d.is(1)).then_some(i as Label)).collect();
         let (mut term, mut labels) = (self, target.clone());
-        loop {
-            let Node::Apply(Head::Op(op), operands) = &term.node else { break };
-            let [inner] = &operands[..] else { break };
+        while let Node::Apply(Head::Op(op), operands) = &term.node
+            && let [inner] = &operands[..]
+        {
             labels = match op {
                 Op::Transpose(t) => {
                     let mut moved = vec![None; t.perm.len()];

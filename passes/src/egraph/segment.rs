@@ -4,8 +4,8 @@
 //! constants, what is computed from these alone, and graph inputs do not count. Equal segments have equal templates.
 
 use ssmc_ir::ops::{Op, WeightRef};
-use ssmc_ir::{Def, Entity, Graph, NodeId, TensorType, ValueId};
-use std::collections::BTreeMap;
+use ssmc_ir::{Def, Entity, Graph, NodeId, PrimaryMap, TensorType, ValueId};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where an operand of a template comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +53,8 @@ const MIN_BLOCK: usize = 12;
 pub(crate) fn cut(graph: &Graph) -> Vec<Part> {
     let is_source = sources(graph);
     let last_use = last_uses(graph);
+    let users = graph.users();
+    let outputs: BTreeSet<ValueId> = graph.outputs().iter().map(|p| p.value).collect();
     let mut parts = Vec::new();
     let (mut segment, mut block): (Vec<NodeId>, Vec<NodeId>) = (Vec::new(), Vec::new());
     let mut live: Vec<ValueId> = Vec::new();
@@ -82,7 +84,7 @@ pub(crate) fn cut(graph: &Graph) -> Vec<Part> {
     for group in groups.into_iter().filter(|g| !g.is_empty()) {
         match group[..] {
             [id] if !graph.node(id).regions.is_empty() => parts.push(Part::Opaque(id)),
-            _ => parts.push(Part::Segment(Builder::new(graph, &is_source).build(&group))),
+            _ => parts.push(Part::Segment(Builder::new(graph, &is_source).build(&group, &users, &outputs))),
         }
     }
     parts
@@ -123,16 +125,19 @@ impl<'a> Builder<'a> {
         Self { graph, is_source, segment: Segment::default(), known: BTreeMap::new() }
     }
 
-    fn build(mut self, group: &[NodeId]) -> Segment {
+    fn build(
+        mut self,
+        group: &[NodeId],
+        users: &PrimaryMap<ValueId, Vec<(NodeId, usize)>>,
+        outputs: &BTreeSet<ValueId>,
+    ) -> Segment {
         for id in group {
             self.add(*id);
         }
         let inside = |id: &NodeId| group.binary_search(id).is_ok();
-        let users = self.graph.users();
         for id in group {
             for v in &self.graph.node(*id).results {
-                let is_output = self.graph.outputs().iter().any(|p| p.value == *v);
-                if is_output || users[*v].iter().any(|(user, _)| !inside(user)) {
+                if outputs.contains(v) || users[*v].iter().any(|(user, _)| !inside(user)) {
                     self.segment.roots.push(*v);
                     self.segment.template.roots.push(self.known[v]);
                 }

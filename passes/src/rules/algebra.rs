@@ -5,8 +5,8 @@
 use super::{Direction, Equation, Exactness, Rule};
 use crate::egraph::{Expr, Factor, Graph, Term};
 use egg::Id;
-use ssmc_ir::{DType, Dim};
 use ssmc_ir::ops::{Binary, BinaryFn, Cmp, Contract, Op, Reshape, Spec, Unary, UnaryFn};
+use ssmc_ir::{DType, Dim};
 
 pub(super) static RULES: &[Rule] = &[
     Rule {
@@ -306,7 +306,9 @@ fn softplus_threshold(egraph: &Graph, id: Id) -> Vec<Equation> {
         return found;
     }
     for term in &egraph[id].nodes {
-        let (Some(Op::Select(_)), [cond, then, otherwise]) = (term.op(), &term.children[..]) else { continue };
+        let (Some(Op::Select(_)), [cond, then, otherwise]) = (term.op(), &term.children[..]) else {
+            continue;
+        };
         let x = egraph.find(*then);
         let is_above = |t: &Term| match t.op() {
             Some(Op::Compare(c)) => {

@@ -4,8 +4,8 @@ use super::*;
 use crate::egraph::tests::{assert_equal, count};
 use crate::egraph::{RewriteOptions, rewrite};
 use ssmc_ir::ops::{
-    Activation, Binary, BinaryFn, CausalConv1d, Cmp, Compare, Conv, Discretization, DiscretizedScan, LayerNorm, Op, Pad,
-    Reduce, ReduceFn, RmsNorm, Scan, Select, SelectiveScan, Slice, Ssd, UnaryFn,
+    Activation, Binary, BinaryFn, CausalConv1d, Cmp, Compare, Conv, Discretization, DiscretizedScan,
+    LayerNorm, Op, Pad, Reduce, ReduceFn, RmsNorm, Scan, Select, SelectiveScan, Slice, Ssd, UnaryFn,
 };
 use ssmc_ir::{BuildError, DType, Dim, GraphBuilder, TensorType, ValueId};
 

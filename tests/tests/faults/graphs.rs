@@ -165,7 +165,7 @@ fn input(name: &str, dtype: DType, shape: Vec<usize>) -> Tensor {
     let n = shape.iter().product();
     if dtype == DType::I32 {
         let seq_idx = (0..n).map(|i| i64::from(i % 6 >= 2 + i / 6)).collect();
-        return Tensor::ints(dtype, shape, seq_idx).unwrap();
+        return Tensor::ints(dtype, shape, seq_idx).expect("as many elements as the shape has");
     }
     let seed = name.bytes().fold(7, |seed, byte| seed * 31 + u64::from(byte));
     let scaled = noise(seed, n).into_iter().map(|x| match name {
@@ -174,7 +174,7 @@ fn input(name: &str, dtype: DType, shape: Vec<usize>) -> Tensor {
         "norm" => 1.0 + 0.5 * x,
         _ => x,
     });
-    Tensor::floats(dtype, shape, scaled.collect()).unwrap()
+    Tensor::floats(dtype, shape, scaled.collect()).expect("as many elements as the shape has")
 }
 
 fn run(text: &str) -> BTreeMap<String, Vec<f64>> {
@@ -182,10 +182,12 @@ fn run(text: &str) -> BTreeMap<String, Vec<f64>> {
     assert_eq!(verify(&graph, Stage::Rewritten), [], "{text}");
     let inputs = graph.inputs().iter().map(|port| {
         let ty = graph.ty(port.value);
-        let shape = ty.shape.as_const().unwrap().iter().map(|extent| *extent as usize).collect();
+        let extents = ty.shape.as_const().expect("the graphs have constant shapes");
+        let shape = extents.iter().map(|extent| *extent as usize).collect();
         (port.name.clone(), input(&port.name, ty.dtype, shape))
     });
-    let outputs = Interpreter::new(&graph, &Weights::new()).run(&inputs.collect()).unwrap();
+    let outputs = Interpreter::new(&graph, &Weights::new()).run(&inputs.collect());
+    let outputs = outputs.unwrap_or_else(|error| panic!("{error} in\n{text}"));
     outputs.into_iter().map(|(name, tensor)| (name, tensor.to_f64())).collect()
 }
 

@@ -73,7 +73,7 @@ fn run(text: &str) -> Result<Vec<f64>, InterpError> {
         &[Arg::start(0), Arg::start(1)],
         &mut [&mut x, &mut y],
     )?;
-    let values = y.chunks_exact(4).map(|bytes| f64::from(f32::from_le_bytes(bytes.try_into().unwrap())));
+    let values = y.as_chunks::<4>().0.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes)));
     Ok(values.collect())
 }
 

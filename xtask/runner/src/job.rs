@@ -14,6 +14,7 @@ pub(crate) type Rows = Vec<Vec<u32>>;
 #[derive(Debug, PartialEq)]
 pub(crate) enum Job {
     Launches,
+    Machine,
     Run { inputs: BTreeMap<String, Array>, output: String },
     Greedy { tokens: usize, prompts: Rows },
     Cost { program: String, tokens: i64 },
@@ -31,6 +32,7 @@ impl Job {
             };
             jobs.push(match verb.as_str() {
                 "launches" => Self::Launches,
+                "machine" => Self::Machine,
                 "run" => Self::Run { inputs: read(&argument("IN.npz")?)?, output: argument("OUT.npz")? },
                 "greedy" => Self::Greedy {
                     tokens: number(&argument("a number of tokens")?)?,

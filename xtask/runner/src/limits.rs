@@ -15,7 +15,7 @@ pub(crate) fn options(manifest: &Manifest, jobs: &[Job]) -> Result<SessionOption
     let mut maxima = BTreeMap::new();
     for job in jobs {
         match job {
-            Job::Launches | Job::Cost { .. } => {}
+            Job::Launches | Job::Machine | Job::Cost { .. } => {}
             Job::Run { inputs, .. } => symbols(manifest, inputs, &mut maxima)?,
             Job::Greedy { tokens, prompts } => grow(&mut options, prompts, *tokens),
             Job::Continue { ids, .. } => grow(&mut options, ids, 0),

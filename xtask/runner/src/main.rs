@@ -12,6 +12,8 @@
 //!   `continued` and the seconds of forward, prefill and steps.
 //! - `cost PROGRAM N` prints `cost`, the program, and the arithmetic and memory traffic that its launches state for
 //!   one sequence of N tokens, in operations and bytes.
+//! - `machine` prints `machine`, the bytes per second that all threads read from memory at most, their f32 operations
+//!   per second, and their number.
 //!
 //! Lines are separated by tabs. A fault goes to stderr and ends the program with 1, bad usage with 2.
 
@@ -20,6 +22,7 @@ mod cost;
 mod job;
 mod language;
 mod limits;
+mod machine;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -97,6 +100,10 @@ fn work(session: &mut Session, job: &Job) -> Result<(), Error> {
         Job::Cost { program, tokens } => {
             let cost = cost::of(session, program, *tokens)?;
             println!("cost\t{program}\t{}\t{}", cost.flops, cost.bytes);
+        }
+        Job::Machine => {
+            let machine = machine::measure();
+            println!("machine\t{}\t{}\t{}", machine.bytes, machine.flops, machine.threads);
         }
         Job::Continue { steps, ids, output } => {
             let seconds = language::continue_sequence(session, ids, *steps, Path::new(output))?;

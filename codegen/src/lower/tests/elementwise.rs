@@ -37,8 +37,25 @@ const NUMBERS: &[f64] = &[
 ];
 
 /// A second series whose length has no factor in common with the first.
-const OTHERS: &[f64] =
-    &[2.0, -3.0, 0.5, 0.1, -1.0, 1.0, 7.0, 0.3, -2.0, 5.0, 1e-3, 4.0, f64::INFINITY, f64::NAN, 3.0, -0.25, 6.0];
+const OTHERS: &[f64] = &[
+    2.0,
+    -3.0,
+    0.5,
+    0.1,
+    -1.0,
+    1.0,
+    7.0,
+    0.3,
+    -2.0,
+    5.0,
+    1e-3,
+    4.0,
+    f64::INFINITY,
+    f64::NAN,
+    3.0,
+    -0.25,
+    6.0,
+];
 
 const WHOLE: &[f64] = &[0.0, 1.0, -1.0, 2.0, -2.0, 3.0, 7.0, -7.0, 100.0, 127.0, -128.0];
 const DIVISORS: &[f64] = &[1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 127.0];
@@ -125,7 +142,9 @@ fn conversions() {
         let mut case = Case::new(format!("cast from {from}"));
         let fill = match *from {
             Bool => Fill::Noise(1.0),
-            from if from.is_float() => Fill::Values(&[0.0, 1.0, -1.9, 0.5, 2.5, -7.25, 100.0, f64::NAN, 300.0, -1e9]),
+            from if from.is_float() => {
+                Fill::Values(&[0.0, 1.0, -1.9, 0.5, 2.5, -7.25, 100.0, f64::NAN, 300.0, -1e9])
+            }
             from => whole(from).0,
         };
         let x = case.input(*from, "2,l", fill);

@@ -3,8 +3,8 @@
 use super::problem::{Case, Fill, Noise, Problem};
 use ssmc_ir::DType::{BF16, Bool, F32, I64};
 use ssmc_ir::ops::{
-    Activation, BinaryFn, CausalConv1d, Cmp, Compare, Concat, Contract, CumSum, Gather, LayerNorm, Op, Pad, Reduce,
-    ReduceFn, Reverse, RmsNorm, Scan, Select, Slice, Spec, UnaryFn,
+    Activation, BinaryFn, CausalConv1d, Cmp, Compare, Concat, Contract, CumSum, Gather, LayerNorm, Op, Pad,
+    Reduce, ReduceFn, Reverse, RmsNorm, Scan, Select, Slice, Spec, UnaryFn,
 };
 use ssmc_ir::{Dim, Shape, ValueId};
 use std::collections::BTreeSet;
@@ -44,7 +44,8 @@ impl Fuzz {
     fn pick(&mut self) -> ValueId {
         // Later values more often, so that chains grow.
         let n = self.pool.len();
-        let i = if self.noise.below(2) == 0 { n - 1 - self.noise.below(n.min(4)) } else { self.noise.below(n) };
+        let i =
+            if self.noise.below(2) == 0 { n - 1 - self.noise.below(n.min(4)) } else { self.noise.below(n) };
         self.pool[i]
     }
 
@@ -67,7 +68,7 @@ impl Fuzz {
             return;
         }
         let draw = self.noise.below(1000);
-        let flag = draw % 2 == 0;
+        let flag = draw.is_multiple_of(2);
         let case = &mut self.case;
         let built = match kind {
             0 => case.b.unary(UNARY[draw % UNARY.len()], x),
@@ -115,7 +116,11 @@ impl Fuzz {
             }
             8 => match dims[axis].as_const() {
                 Some(n) if n > 0 => {
-                    let at = case.input(I64, ["2", "l", "", "2,3"][draw % 4], Fill::Range(-n as f64, (n - 1) as f64));
+                    let at = case.input(
+                        I64,
+                        ["2", "l", "", "2,3"][draw % 4],
+                        Fill::Range(-n as f64, (n - 1) as f64),
+                    );
                     case.b.op(Gather { axis }, &[x, at])
                 }
                 _ => return,
@@ -132,7 +137,7 @@ impl Fuzz {
                 // Extents of 0 have no largest element that stays finite.
                 case.b.op(Reduce { axes: vec![axis], f }, &[x])
             }
-            11 => case.b.op(CumSum { axis, exclusive: flag, reverse: draw % 3 == 0 }, &[x]),
+            11 => case.b.op(CumSum { axis, exclusive: flag, reverse: draw.is_multiple_of(3) }, &[x]),
             12 => {
                 let half = case.b.cast(x, BF16).unwrap();
                 case.b.cast(half, F32)
@@ -167,7 +172,7 @@ impl Fuzz {
                 if flag {
                     output.reverse();
                 }
-                if draw % 3 == 0 {
+                if draw.is_multiple_of(3) {
                     output.remove(axis);
                 }
                 let spec = Spec { inputs: vec![labels.clone(), labels], output };
@@ -231,8 +236,13 @@ fn random_graphs_hold_every_other_op() {
         found.extend(random_graph(seed).graph.nodes().map(|(_, node)| node.op.name()));
     }
     let ops = Op::templates();
-    let missing: Vec<_> =
-        ops.iter().map(Op::name).filter(|name| !found.contains(name)).collect::<BTreeSet<_>>().into_iter().collect();
+    let missing: Vec<_> = ops
+        .iter()
+        .map(Op::name)
+        .filter(|name| !found.contains(name))
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect();
     let expected = "and argmax ceil conv cos dim div erf exp expm1 floor gated_rms_norm if iota is_nan log log1p loop \
                     not or pow reciprocal relu rem round rsqrt sign sqrt ssm.discretized_scan ssm.selective_scan \
                     ssm.ssd xor";

@@ -1,19 +1,20 @@
-//! The buffers of a plan: one per value that lies in memory, so that every access past its end is seen.
+//! The buffers of a plan: one per value that lies in memory, so that every access past its end is seen. Only outputs
+//! that are reshapes of other values share theirs, as in the plan.
 
 use super::super::{Arg, Lowered};
 use super::problem::Launch;
 use crate::kernel::interp::{self, Interpreter};
 use crate::kernel::{Access, Kernel};
 use ssmc_ir::ops::Op;
-use ssmc_ir::{Bindings, Graph, Tensor, ValueId, Weights};
+use ssmc_ir::{Bindings, Place, Plan, Tensor, ValueId, Weights};
 use std::collections::BTreeMap;
 
 /// What buffers hold before anything is written: no plausible number in any type.
 const UNWRITTEN: u8 = 0xa5;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Memory<'a> {
-    graph: &'a Graph,
+    plan: &'a Plan,
     bindings: &'a Bindings,
     pub(super) buffers: BTreeMap<Arg, Vec<u8>>,
 }
@@ -21,11 +22,12 @@ pub(super) struct Memory<'a> {
 impl<'a> Memory<'a> {
     /// Memory for all launches, with inputs and weights in place.
     pub(super) fn new(
-        graph: &'a Graph,
+        plan: &'a Plan,
         launches: &[Launch],
         (weights, inputs, bindings): (&Weights, &BTreeMap<String, Tensor>, &'a Bindings),
     ) -> Self {
-        let mut memory = Self { graph, bindings, buffers: BTreeMap::new() };
+        let graph = &plan.graph;
+        let mut memory = Self { plan, bindings, buffers: BTreeMap::new() };
         for Launch { lowered: launch, .. } in launches {
             for (arg, param) in launch.args.iter().zip(&launch.kernel.params) {
                 let (Arg::Value(value) | Arg::Packed(value, _)) = arg;
@@ -51,22 +53,28 @@ impl<'a> Memory<'a> {
                     (_, Some(bytes)) => bytes,
                     (_, None) => vec![UNWRITTEN; size],
                 };
-                memory.buffers.entry(arg.clone()).or_insert(bytes);
+                memory.buffers.entry(buffer_of(plan, arg)).or_insert(bytes);
             }
         }
         memory
     }
 
     fn extents(&self, value: ValueId) -> Vec<usize> {
-        let dims = self.graph.ty(value).shape.iter();
+        let dims = self.plan.graph.ty(value).shape.iter();
         dims.map(|d| usize::try_from(d.eval(self.bindings).unwrap()).unwrap()).collect()
     }
 
     /// What a graph output holds.
     pub(super) fn tensor(&self, value: ValueId) -> Tensor {
         // What has no element is not written.
-        let bytes = self.buffers.get(&Arg::Value(value)).map_or(&[][..], Vec::as_slice);
-        Tensor::from_bytes(self.graph.ty(value).dtype, self.extents(value), bytes).unwrap()
+        let bytes =
+            self.buffers.get(&buffer_of(self.plan, &Arg::Value(value))).map_or(&[][..], Vec::as_slice);
+        Tensor::from_bytes(self.plan.graph.ty(value).dtype, self.extents(value), bytes).unwrap()
+    }
+
+    /// The buffers of a launch's parameters.
+    pub(super) fn params(&self, launch: &Lowered) -> Vec<Arg> {
+        launch.args.iter().map(|arg| buffer_of(self.plan, arg)).collect()
     }
 
     pub(super) fn dims(&self, launch: &Lowered) -> Vec<i64> {
@@ -80,15 +88,27 @@ impl<'a> Memory<'a> {
     /// Runs `kernel`, a form of the launch's kernel, in the interpreter.
     pub(super) fn interpret(&mut self, launch: &Lowered, kernel: &Kernel) {
         let (dims, grid) = (self.dims(launch), self.grid(launch));
-        let mut keys: Vec<&Arg> = launch.args.iter().collect();
+        let params = self.params(launch);
+        let mut keys = params.clone();
         keys.sort();
         keys.dedup();
-        let place = |arg: &Arg| keys.binary_search(&arg).unwrap();
-        let args: Vec<_> = launch.args.iter().map(|arg| interp::Arg::start(place(arg))).collect();
+        let args: Vec<_> =
+            params.iter().map(|arg| interp::Arg::start(keys.binary_search(arg).unwrap())).collect();
         let used = self.buffers.iter_mut().filter(|(arg, _)| keys.binary_search(arg).is_ok());
         let mut buffers: Vec<&mut [u8]> = used.map(|(_, bytes)| bytes.as_mut_slice()).collect();
         Interpreter::new(kernel)
             .and_then(|interpreter| interpreter.run(0..grid, &dims, &args, &mut buffers))
             .unwrap_or_else(|error| panic!("{error}\n{kernel}"));
+    }
+}
+
+/// The key of the buffer behind an argument.
+fn buffer_of(plan: &Plan, arg: &Arg) -> Arg {
+    match arg {
+        Arg::Value(value) => match plan.places.get(value) {
+            Some(Place::Output(i)) => Arg::Value(plan.graph.outputs()[*i].value),
+            _ => arg.clone(),
+        },
+        Arg::Packed(..) => arg.clone(),
     }
 }

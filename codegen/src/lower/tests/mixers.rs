@@ -91,8 +91,11 @@ fn mixer(o: Options) -> Problem {
     let head_dims = head.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
     let h0 = has(H0).then(|| case.input(dtype, &format!("b,{head_dims},{n}"), Fill::Noise(1.0)));
     let seq = has(SEQ).then(|| case.input(DType::I32, "b,l", Fill::Sequences));
-    let (dt_min, dt_max) =
-        if has(LIMITS) { (0.02.into(), 0.5.into()) } else { (f64::NEG_INFINITY.into(), f64::INFINITY.into()) };
+    let (dt_min, dt_max) = if has(LIMITS) {
+        (0.02.into(), 0.5.into())
+    } else {
+        (f64::NEG_INFINITY.into(), f64::INFINITY.into())
+    };
     let operands = [Some(x), Some(dt), Some(a), Some(b), Some(c), d, z, dt_bias, h0, seq];
     let (dt_softplus, reverse) = (has(SOFTPLUS), o.reverse);
     let results = if is_ssd {
@@ -117,6 +120,15 @@ fn selective_scan_of_every_shape() {
     for (i, (groups, channels, states)) in shapes.into_iter().enumerate() {
         let present = [DT_BIAS | D | Z | SOFTPLUS, H0 | LIMITS, SEQ | H0 | Z][i % 3];
         mixer(Options { groups, channels, states, present, reverse: i % 2 == 1, ..PLAIN }).check(&LENGTHS);
+    }
+}
+
+/// Steps are loaded in parts.
+#[test]
+fn selective_scan_of_long_sequences() {
+    for (present, reverse) in [(D | Z | H0, false), (SEQ | H0 | D, true)] {
+        let o = Options { present, reverse, channels: 5, states: 2, ..PLAIN };
+        mixer(o).check(&[(1, 63), (1, 64), (2, 65), (1, 130)]);
     }
 }
 

@@ -1,8 +1,6 @@
 //! Every lowering against the reference interpreter: problems per op family, each lowered for several CPU levels and
 //! run as kernel, as legalized kernel and, with LLVM, as machine code.
 
-#[cfg(feature = "llvm")]
-mod bench_tmp;
 mod elementwise;
 mod fuzz;
 #[cfg(feature = "llvm")]

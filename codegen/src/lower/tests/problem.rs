@@ -69,7 +69,7 @@ impl Fill {
             Fill::Steps => STEPS[(i + i / 12) % STEPS.len()],
             Fill::Values(values) => values[i % values.len()],
             Fill::Sequences => {
-                if i % last == 0 {
+                if i.is_multiple_of(last) {
                     sequence = 0.0;
                 } else if noise.below(3) == 0 {
                     sequence += 1.0;
@@ -142,7 +142,14 @@ impl Case {
         }
         let graph = self.b.finish();
         let tolerance = tolerance(&graph);
-        Problem { name: self.name, graph, fills: self.fills, weights: self.weights, tolerance, reassociated: false }
+        Problem {
+            name: self.name,
+            graph,
+            fills: self.fills,
+            weights: self.weights,
+            tolerance,
+            reassociated: false,
+        }
     }
 }
 
@@ -150,9 +157,9 @@ impl Case {
 fn tolerance(graph: &Graph) -> Tolerance {
     let mut widest = Tolerance::EXACT;
     let floats = graph.values().map(|v| graph.ty(v).dtype).filter(|d| d.is_float());
-    let Some(dtype) = floats.max_by(|a, b| {
-        Tolerance::rounding(*a).rtol.total_cmp(&Tolerance::rounding(*b).rtol)
-    }) else {
+    let Some(dtype) =
+        floats.max_by(|a, b| Tolerance::rounding(*a).rtol.total_cmp(&Tolerance::rounding(*b).rtol))
+    else {
         return widest;
     };
     for (_, node) in graph.nodes() {
@@ -167,7 +174,7 @@ pub(super) struct Problem {
     name: String,
     pub(super) graph: Graph,
     fills: Vec<Fill>,
-    pub(super) weights: Weights,
+    weights: Weights,
     tolerance: Tolerance,
     /// Whether an infinity may be a NaN, because sums are taken in another order.
     pub(super) reassociated: bool,
@@ -181,7 +188,7 @@ pub(super) struct Launch {
 
 impl Problem {
     /// The launches of a plan, in order.
-    pub(super) fn launches(&self, plan: &Plan, target: &CpuTarget) -> Vec<Launch> {
+    fn launches(&self, plan: &Plan, target: &CpuTarget) -> Vec<Launch> {
         let options = CpuOptions { f16_convert: target.has_f16_convert };
         let launch = |(i, group): (usize, &Group)| {
             let mut lowered = lower(&plan.graph, group, target)
@@ -206,7 +213,7 @@ impl Problem {
                 let inputs = self.inputs(&bindings, i as u64);
                 let place = format!("{} with b={batch}, l={len} on {}", self.name, level.name());
                 let truth = self.truth(&inputs, &bindings, &place);
-                let start = Memory::new(&plan.graph, &launches, (&self.weights, &inputs, &bindings));
+                let start = Memory::new(&plan, &launches, (&self.weights, &inputs, &bindings));
                 let run = |stage: &str, run: &dyn Fn(&Launch, &mut Memory<'_>)| {
                     let mut memory = start.clone();
                     launches.iter().for_each(|launch| run(launch, &mut memory));
@@ -219,13 +226,13 @@ impl Problem {
                 run("legal", &|launch, memory| memory.interpret(&launch.lowered, &launch.legal));
                 #[cfg(feature = "llvm")]
                 if let Some(code) = &code {
-                    run("machine code", &|launch, memory| { code.run(launch, memory); });
+                    run("machine code", &|launch, memory| code.run(launch, memory));
                 }
             }
         }
     }
 
-    pub(super) fn inputs(&self, bindings: &Bindings, seed: u64) -> BTreeMap<String, Tensor> {
+    fn inputs(&self, bindings: &Bindings, seed: u64) -> BTreeMap<String, Tensor> {
         let ports = self.graph.inputs().iter().zip(&self.fills).enumerate();
         let tensor = |(i, (port, fill)): (usize, (&ssmc_ir::Port, &Fill))| {
             let ty = self.graph.ty(port.value);

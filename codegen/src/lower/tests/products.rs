@@ -115,7 +115,8 @@ fn convolutions() {
     ];
     for (i, (x, w, strides, pads, dilations, groups)) in cases.into_iter().enumerate() {
         for dtype in [F32, F64, F16, I32] {
-            let mut case = Case::new(format!("conv {x} {w} {strides:?} {pads:?} {dilations:?} {groups} {dtype}"));
+            let mut case =
+                Case::new(format!("conv {x} {w} {strides:?} {pads:?} {dilations:?} {groups} {dtype}"));
             let scale = if dtype.is_int() { 9.0 } else { 1.0 };
             let x = case.input(dtype, x, Fill::Noise(scale));
             let x = case.b.unary(UnaryFn::Neg, x).unwrap();

@@ -2,7 +2,9 @@
 
 use super::problem::{Case, Fill};
 use ssmc_ir::DType::{self, BF16, F16, F32, F64, I8, I64};
-use ssmc_ir::ops::{Activation, CausalConv1d, CumSum, Discretization, DiscretizedScan, Reverse, Scan, UnaryFn};
+use ssmc_ir::ops::{
+    Activation, CausalConv1d, CumSum, Discretization, DiscretizedScan, Reverse, Scan, UnaryFn,
+};
 
 const LENGTHS: [(i64, i64); 4] = [(1, 0), (3, 1), (2, 8), (1, 33)];
 
@@ -13,7 +15,8 @@ fn scan(dtype: DType, a: &str, b: &str, (has_h0, has_seq, reverse): (bool, bool,
     // The coefficients come out of an elementwise prologue and a reversed axis.
     let a = case.b.unary(UnaryFn::Abs, a).unwrap();
     let reversed = case.op(Reverse { axis: 1 }, &[b]);
-    let state: Vec<_> = case.b.shape(b).iter().enumerate().filter(|(i, _)| *i != 1).map(|x| x.1.to_string()).collect();
+    let state: Vec<_> =
+        case.b.shape(b).iter().enumerate().filter(|(i, _)| *i != 1).map(|x| x.1.to_string()).collect();
     let h0 = has_h0.then(|| case.input(dtype, &state.join(","), Fill::Noise(1.0)));
     let seq = has_seq.then(|| case.input(DType::I32, "b,l", Fill::Sequences));
     let results = case.node(Scan { reverse }, &[Some(a), Some(reversed), h0, seq]);

@@ -58,7 +58,11 @@ fn places_of_the_largest() {
     for dtype in [F32, F64, F16, I8, U8, I64, U64, DType::Bool] {
         for (dims, axis) in [("l", 0), ("b,l", 0), ("b,l,3", 1)] {
             let fills = if dtype.is_float() {
-                vec![Fill::Noise(2.0), Fill::Salted(f64::NAN), Fill::Range(f64::NEG_INFINITY, f64::NEG_INFINITY)]
+                vec![
+                    Fill::Noise(2.0),
+                    Fill::Salted(f64::NAN),
+                    Fill::Range(f64::NEG_INFINITY, f64::NEG_INFINITY),
+                ]
             } else {
                 vec![Fill::Noise(if dtype.is_signed_int() || dtype == DType::Bool { 3.0 } else { 0.0 })]
             };

@@ -6,10 +6,10 @@ use std::time::Instant;
 
 /// Rates per second.
 #[derive(Debug)]
-pub(super) struct Floor {
-    pub(super) bytes: f64,
-    pub(super) flops: f64,
-    pub(super) threads: usize,
+pub(crate) struct Machine {
+    pub(crate) bytes: f64,
+    pub(crate) flops: f64,
+    pub(crate) threads: usize,
 }
 
 /// Bytes that each thread reads: well beyond any cache.
@@ -17,7 +17,7 @@ const BUFFER: usize = 256 << 20;
 /// The best of several runs counts.
 const RUNS: usize = 5;
 
-pub(super) fn measure() -> Floor {
+pub(crate) fn measure() -> Machine {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let buffers: Vec<Vec<u64>> = (0..threads).map(|i| vec![i as u64; BUFFER / 8]).collect();
     let bytes = best(|| {
@@ -36,7 +36,7 @@ pub(super) fn measure() -> Floor {
         });
         (threads * ROUNDS * LANES * 2) as f64
     });
-    Floor { bytes, flops, threads }
+    Machine { bytes, flops, threads }
 }
 
 /// The greatest rate of `work`, which returns how much it did.
@@ -61,7 +61,7 @@ fn read(buffer: &[u64]) -> u64 {
 
 /// Independent chains: enough to fill the pipelines of two wide units.
 const LANES: usize = 112;
-const ROUNDS: usize = 2_000_000;
+const ROUNDS: usize = 10_000_000;
 
 #[inline(always)]
 fn chains(x: f32) -> f32 {
