@@ -2,7 +2,8 @@
 //!
 //! Reductions, contractions, scans, convolutions and norms are roots of kernels. Elementwise and layout nodes are
 //! computed where they are needed: as epilogue of the root before them if that is their only use, else inside their
-//! consumers, unless that would compute them more than once.
+//! consumers, unless that would compute them more than once. An output that only reshapes what a kernel stores is
+//! written by that kernel.
 
 use ssmc_ir::edit::{EditError, Rewriter};
 use ssmc_ir::ops::{Constant, Op, Reshape};

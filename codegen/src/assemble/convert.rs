@@ -1,7 +1,10 @@
 //! Types of the graph IR as types of the artefact.
 
+#[cfg(feature = "llvm")]
 use crate::kernel::{Access, Elem};
-use ssmc_artifact::{self as artifact, Expr, SymbolRole};
+#[cfg(feature = "llvm")]
+use ssmc_artifact::SymbolRole;
+use ssmc_artifact::{self as artifact, Expr};
 use ssmc_ir::dim::Atom;
 use ssmc_ir::{DType, Dim, DimFn, Symbol};
 use std::collections::BTreeSet;
@@ -77,7 +80,7 @@ impl Symbols {
     }
 }
 
-#[cfg_attr(not(feature = "llvm"), expect(dead_code, reason = "only the artefact writer needs it"))]
+#[cfg(feature = "llvm")]
 fn role(name: &str) -> SymbolRole {
     match name {
         "batch" | "batch_size" | "B" | "N" => SymbolRole::Batch,
@@ -114,6 +117,7 @@ pub(super) fn dtype(dtype: DType) -> artifact::DType {
     }
 }
 
+#[cfg(feature = "llvm")]
 pub(super) fn elem(elem: Elem) -> artifact::DType {
     match elem {
         Elem::Bool => artifact::DType::Bool,
@@ -132,6 +136,7 @@ pub(super) fn elem(elem: Elem) -> artifact::DType {
     }
 }
 
+#[cfg(feature = "llvm")]
 pub(super) fn access(access: Access) -> artifact::Access {
     match access {
         Access::Read => artifact::Access::Read,

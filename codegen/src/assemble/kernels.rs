@@ -1,6 +1,8 @@
 //! The kernels and launch lists of a model, before any target has seen them.
 
-use super::convert::{Symbols, access, dtype, elem};
+use super::convert::{Symbols, dtype};
+#[cfg(feature = "llvm")]
+use super::convert::{access, elem};
 use super::packing::Packing;
 use super::{ProgramInput, recurrence};
 use crate::kernel::Kernel;
@@ -380,6 +382,7 @@ fn origins(graph: &Graph, group: &Group) -> (Vec<String>, Vec<String>) {
     (locations, names)
 }
 
+#[cfg(feature = "llvm")]
 impl KernelEntry {
     /// The kernel's description in the manifest; `entries` are its offsets in the images of the levels.
     pub(crate) fn describe(&self, entries: Vec<u64>, text_hash: Vec<u8>) -> artifact::Kernel {

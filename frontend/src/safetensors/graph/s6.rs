@@ -7,10 +7,16 @@ use ssmc_ir::ValueId;
 use ssmc_ir::ops::{BinaryFn, Scan, UnaryFn};
 
 /// The mixer of one layer.
-/// # Equation x, z = in_proj(u); x = silu(conv1d(x)); dt, b, c = x_proj(x), each through a weightless RMS norm if the
-///            family has it; dt = softplus(dt_proj(dt)); a = -exp(a_log);
-///            h[t] = exp(dt*a)*h[t-1] + dt*b*x; y = c.h + d*x; out_proj(y * silu(z))
-/// # Shapes   u: [B,L,d_model], h: [B,D,N] -> [B,L,d_model]
+/// # Equation
+/// ```text
+/// x, z = in_proj(u); x = silu(conv1d(x)); dt, b, c = x_proj(x), each through a weightless RMS norm if the
+/// family has it; dt = softplus(dt_proj(dt)); a = -exp(a_log);
+/// h[t] = exp(dt*a)*h[t-1] + dt*b*x; y = c.h + d*x; out_proj(y * silu(z))
+/// ```
+/// # Shapes
+/// ```text
+/// u: [B,L,d_model], h: [B,D,N] -> [B,L,d_model]
+/// ```
 /// # Source   Gu & Dao 2023, algorithm 2
 pub(super) fn mix(
     net: &mut Net<'_>,

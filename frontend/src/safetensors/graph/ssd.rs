@@ -7,9 +7,15 @@ use ssmc_ir::ValueId;
 use ssmc_ir::ops::{BinaryFn, Scan, UnaryFn};
 
 /// The mixer of one layer. Head `r` of group `g` is head `g*R + r`, where R = H/G.
-/// # Equation z, xbc, dt = in_proj(u); x, b, c = silu(conv1d(xbc)); dt = clamp(softplus(dt + dt_bias)); a = -exp(a_log);
-///            h[t] = exp(dt*a)*h[t-1] + dt*x*b; y = c.h + d*x; out_proj(gated_norm(y, z))
-/// # Shapes   u: [B,L,d_model], x: [B,L,G,R,P], dt: [B,L,G,R], b, c: [B,L,G,N], h: [B,H,P,N] -> [B,L,d_model]
+/// # Equation
+/// ```text
+/// z, xbc, dt = in_proj(u); x, b, c = silu(conv1d(xbc)); dt = clamp(softplus(dt + dt_bias)); a = -exp(a_log);
+/// h[t] = exp(dt*a)*h[t-1] + dt*x*b; y = c.h + d*x; out_proj(gated_norm(y, z))
+/// ```
+/// # Shapes
+/// ```text
+/// u: [B,L,d_model], x: [B,L,G,R,P], dt: [B,L,G,R], b, c: [B,L,G,N], h: [B,H,P,N] -> [B,L,d_model]
+/// ```
 /// # Source   Dao & Gu 2024
 pub(super) fn mix(
     net: &mut Net<'_>,
