@@ -19,7 +19,7 @@ demo: setup
 	mkdir -p $(DEMO)
 	cargo run --quiet --release --package ssmc -- compile models/tiny-lm -o $(DEMO)/tiny-lm.ssmc
 	cargo run --quiet --release --package ssmc -- generate $(DEMO)/tiny-lm.ssmc \
-		--tokenizer models/tiny-lm/tokenizer.json --prompt "To create a new table," \
+		--tokenizer models/tiny-lm/tokenizer.json --bos 0 --prompt "To create a new table," \
 		--max-tokens 60 --temperature 0.7 --top-p 0.9 --seed 1
 	cargo xtask demo-typeseg README.md
 

@@ -211,7 +211,8 @@ impl Kernels {
         for arg in &widest.args {
             let (Arg::Value(value) | Arg::Packed(value, _)) = arg;
             let ty = graph.ty(*value);
-            bytes = bytes + ty.shape.n_elems() * Dim::from(ty.dtype.bits().div_ceil(8));
+            let n_elems = touched(graph, group, *value);
+            bytes = bytes + n_elems * Dim::from(ty.dtype.bits().div_ceil(8));
             args.push(self.buffer(program, arg)?);
         }
         let dims = widest.dims.iter().map(|d| self.expr(program, d)).collect::<Result<_, _>>()?;
@@ -335,6 +336,16 @@ impl Kernels {
 fn same_bytes(stored: &StoredWeight, weight: &Weight) -> bool {
     let (a, b) = (stored.bytes.as_slice(), weight.bytes.as_slice());
     stored.ty == weight.ty && ((a.as_ptr() == b.as_ptr() && a.len() == b.len()) || a == b)
+}
+
+/// How many elements of an argument a group reads or writes: all, but of a table only the entries that it gathers.
+fn touched(graph: &Graph, group: &Group, value: ValueId) -> Dim {
+    let gathered = group
+        .members
+        .iter()
+        .map(|id| graph.node(*id))
+        .find(|node| matches!(node.op, Op::Gather(_)) && node.operands[0] == Some(value));
+    graph.ty(gathered.map_or(value, |node| node.results[0])).shape.n_elems()
 }
 
 /// Whether a state is the tail of a convolution.

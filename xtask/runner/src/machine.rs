@@ -49,11 +49,20 @@ fn best(mut work: impl FnMut() -> f64) -> f64 {
     (0..RUNS).map(|_| rate()).fold(0.0, f64::max)
 }
 
-fn read(buffer: &[u64]) -> u64 {
+/// Reads every word, along several streams at once: one alone does not keep enough lines in flight.
+#[inline(always)]
+fn streams(buffer: &[u64]) -> u64 {
+    let (a, rest) = buffer.split_at(buffer.len() / 4);
+    let (b, rest) = rest.split_at(a.len());
+    let (c, d) = rest.split_at(a.len());
     let mut sums = [0u64; 32];
-    for chunk in buffer.chunks_exact(32) {
-        for (sum, x) in sums.iter_mut().zip(chunk) {
-            *sum ^= x;
+    for (((a, b), c), d) in
+        a.chunks_exact(8).zip(b.chunks_exact(8)).zip(c.chunks_exact(8)).zip(d.chunks_exact(8))
+    {
+        for (sums, words) in sums.chunks_exact_mut(8).zip([a, b, c, d]) {
+            for (sum, x) in sums.iter_mut().zip(words) {
+                *sum ^= x;
+            }
         }
     }
     sums.iter().fold(0, |a, b| a ^ b)
@@ -87,6 +96,37 @@ fn chains_v4(x: f32) -> f32 {
 #[target_feature(enable = "avx2,fma")]
 fn chains_v3(x: f32) -> f32 {
     chains(x)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn streams_v4(buffer: &[u64]) -> u64 {
+    streams(buffer)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn streams_v3(buffer: &[u64]) -> u64 {
+    streams(buffer)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "calls functions for processor features that are checked first")]
+fn read(buffer: &[u64]) -> u64 {
+    if is_x86_feature_detected!("avx512f") {
+        // SAFETY: the processor has the feature.
+        unsafe { streams_v4(buffer) }
+    } else if is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has the feature.
+        unsafe { streams_v3(buffer) }
+    } else {
+        streams(buffer)
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn read(buffer: &[u64]) -> u64 {
+    streams(buffer)
 }
 
 #[cfg(target_arch = "x86_64")]
