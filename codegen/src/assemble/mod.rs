@@ -1,7 +1,7 @@
 //! Plans -> kernels -> artefact.
 //!
 //! [`Kernels::lower`] turns the plans of all programs into launch lists over one set of kernels, equal kernels
-//! stored once; [`write`] compiles the kernels for every level and writes the file.
+//! stored once; [`write()`] compiles the kernels for every level and writes the file.
 
 mod convert;
 mod kernels;

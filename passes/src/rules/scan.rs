@@ -1,6 +1,6 @@
 //! Epilogues of scans: read-out, skip and gate.
 //!
-//! y[t] = sum over n of c[t,n]*h[t,..,n] reads the state; y + d*x adds the skip; y * silu(z) gates. Each rule gives the
+//! `y[t] = sum over n of c[t,n]*h[t,..,n]` reads the state; y + d*x adds the skip; y * silu(z) gates. Each rule gives the
 //! final state as well, so that a program which keeps it still holds one scan.
 
 use super::fused::{self, D, Fused, X, Z};

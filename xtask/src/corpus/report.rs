@@ -55,7 +55,7 @@ impl fmt::Display for Row {
     }
 }
 
-/// Version of the form of [`json`].
+/// Version of the form of [`json()`].
 const SCHEMA: u32 = 1;
 
 /// All results. Errors that are not finite are null.

@@ -1,4 +1,4 @@
-//! Text form of kernels: `Display` prints it, [`parse`] reads it back exactly.
+//! Text form of kernels: `Display` prints it, [`parse()`] reads it back exactly.
 //!
 //! ```text
 //! kernel scale {

@@ -1,8 +1,12 @@
 //! The chunked variant: a block per head, matrix products inside a chunk, the state passed on between chunks.
 //!
 //! With gap(i, j) the sum of dt*a over the steps after j up to i and S the state before the chunk:
+//!
+//! ```text
 //! y[i] = sum over j <= i of exp(gap(i,j)) * (c[i].b[j]) * dt[j]*x[j] + exp(gap(i,-1)) * S c[i], then
-//! S = exp(gap(last,-1))*S + sum over j of exp(gap(last,j)) * dt[j]*x[j] b[j]'.
+//! S = exp(gap(last,-1))*S + sum over j of exp(gap(last,j)) * dt[j]*x[j] b[j]'
+//! ```
+//!
 //! Gaps are summed from i downwards, never taken as differences: beside a huge step the small ones would vanish.
 //! In a packed batch the sums over j begin where the sequence of i begins, and what came before is left out.
 
@@ -298,7 +302,7 @@ impl Block<'_> {
         result
     }
 
-    /// c[t] . b[s], one lane.
+    /// `c[t] . b[s]`, one lane.
     fn dot(&self, cx: &mut Cx<'_>, b: &mut KernelBuilder, t: Reg, s: Reg) -> Result<Reg, LowerError> {
         let zero = b.zero(self.o.acc.x(cx.lanes));
         let sum = b.var_init(zero);

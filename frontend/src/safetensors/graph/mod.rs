@@ -19,9 +19,9 @@ struct Inputs {
 /// The recurrent state of one layer, before or after the call.
 #[derive(Clone, Copy)]
 struct State {
-    /// The last `d_conv - 1` inputs of the convolution: [B,K-1,C].
+    /// The last `d_conv - 1` inputs of the convolution: `[B,K-1,C]`.
     conv: ValueId,
-    /// [B,D,N] or [B,H,P,N].
+    /// `[B,D,N]` or `[B,H,P,N]`.
     ssm: ValueId,
 }
 
@@ -36,8 +36,8 @@ fn seq_len() -> Dim {
 
 /// Builds the graph of a checkpoint that fits the description, with the weights that it names.
 ///
-/// # Equation u = embedding[input_ids]; u += mixer(norm(u)) for each layer; logits = head(norm_f(u))
-/// # Shapes   input_ids: i64[B,L], seq_idx: i32[B,L], states -> logits: f32[B,L,V], logits_last: f32[B,V], states
+/// # Equation u = `embedding[input_ids]`; u += mixer(norm(u)) for each layer; logits = head(norm_f(u))
+/// # Shapes   input_ids: `i64[B,L]`, seq_idx: `i32[B,L]`, states -> logits: `f32[B,L,V]`, logits_last: `f32[B,V]`, states
 pub(super) fn build(model: &LanguageModel, checkpoint: &Checkpoint) -> Built<(Graph, Weights)> {
     let mut net = Net::new(model.family.name(), checkpoint);
     let ids = net.g.input("input_ids", TensorType::new(DType::I64, [batch(), seq_len()]));
@@ -113,7 +113,7 @@ fn norm(net: &mut Net<'_>, model: &LanguageModel, x: ValueId, module: &str) -> B
     }
 }
 
-/// The causal convolution of a mixer, then silu. x: [B,L,C] -> y: [B,L,C], state_out: [B,K-1,C].
+/// The causal convolution of a mixer, then silu. x: `[B,L,C]` -> y: `[B,L,C]`, state_out: `[B,K-1,C]`.
 fn conv1d(
     net: &mut Net<'_>,
     mixer: &str,

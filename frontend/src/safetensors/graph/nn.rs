@@ -39,7 +39,7 @@ impl<'a> Net<'a> {
         self.g.cast(stored, DType::F32)
     }
 
-    /// `x w^T`, plus a bias if the checkpoint's module has one. x: [..,D], w: [E,D] -> [..,E].
+    /// `x w^T`, plus a bias if the checkpoint's module has one. x: [..,D], w: `[E,D]` -> [..,E].
     pub(super) fn linear(&mut self, x: ValueId, module: &str, has_bias: bool) -> Built<ValueId> {
         self.at(module);
         let w = self.weight(&format!("{module}.weight"))?;
@@ -47,7 +47,7 @@ impl<'a> Net<'a> {
         if has_bias { self.add_bias(y, &format!("{module}.bias")) } else { Ok(y) }
     }
 
-    /// `x w^T`. x: [..,D], w: [E,D] -> [..,E].
+    /// `x w^T`. x: [..,D], w: `[E,D]` -> [..,E].
     pub(super) fn project(&mut self, x: ValueId, w: ValueId) -> Built<ValueId> {
         let spec = if self.g.ty(x).rank() == 2 { "bd,ed->be" } else { "bld,ed->ble" };
         self.g.contract(spec, &[x, w])

@@ -63,7 +63,7 @@ pub(super) fn mix(
     Ok((y, State { conv, ssm }))
 }
 
-/// clamp(softplus(dt + dt_bias)); a bound that changes nothing is left out. dt: [B,L,H].
+/// clamp(softplus(dt + dt_bias)); a bound that changes nothing is left out. dt: `[B,L,H]`.
 fn step(net: &mut Net<'_>, ssd: &Ssd, path: &str, dt: ValueId) -> Built<ValueId> {
     net.at(format!("{path}.dt_bias"));
     let dt = net.add_bias(dt, &format!("{path}.dt_bias"))?;
@@ -77,7 +77,7 @@ fn step(net: &mut Net<'_>, ssd: &Ssd, path: &str, dt: ValueId) -> Built<ValueId>
     Ok(dt)
 }
 
-/// d * x, with one d per head or per channel. x: [B,L,G,R,P].
+/// d * x, with one d per head or per channel. x: `[B,L,G,R,P]`.
 fn skip(net: &mut Net<'_>, ssd: &Ssd, path: &str, x: ValueId) -> Built<ValueId> {
     net.at(format!("{path}.D"));
     let d = net.weight(&format!("{path}.D"))?;
@@ -93,7 +93,7 @@ fn skip(net: &mut Net<'_>, ssd: &Ssd, path: &str, x: ValueId) -> Built<ValueId> 
     net.g.binary(BinaryFn::Mul, x, d)
 }
 
-/// y * silu(z), with an RMS norm over each group's channels before or after it. y, z: [B,L,D].
+/// y * silu(z), with an RMS norm over each group's channels before or after it. y, z: `[B,L,D]`.
 fn gate(net: &mut Net<'_>, ssd: &Ssd, path: &str, y: ValueId, z: ValueId) -> Built<ValueId> {
     let module = format!("{path}.norm");
     net.at(module.as_str());
