@@ -1,6 +1,7 @@
 //! Imports SSMs into the graph IR: ONNX files, and model folders of safetensors.
 
 pub mod error;
+mod map;
 pub mod onnx;
 pub mod safetensors;
 

@@ -1,9 +1,9 @@
 //! Model files as ONNX messages.
 
 use super::limits::count_messages;
-use super::map::map;
 use super::proto::ModelProto;
 use crate::error::ImportError;
+use crate::map::map;
 use prost::Message;
 use prost::bytes::Bytes;
 use ssmc_ir::Diagnostic;
@@ -35,7 +35,7 @@ pub(crate) fn decode(path: &Path) -> Result<ModelProto, ImportError> {
     if len > MAX_FILE_BYTES {
         return Err(limit("bytes in a model file", MAX_FILE_BYTES, len));
     }
-    let bytes = map(path)?;
+    let bytes = map(path).map_err(io)?;
     let n_messages = count_messages(&bytes);
     if n_messages > MAX_MESSAGES {
         return Err(limit("messages in a model file", MAX_MESSAGES, n_messages));

@@ -1,7 +1,7 @@
 //! Tensor data in files beside the model.
 
 use super::fault::Fault;
-use super::map::map_file;
+use crate::map::map_file;
 use memmap2::Mmap;
 use ssmc_ir::Bytes;
 use std::cell::RefCell;

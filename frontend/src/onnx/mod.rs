@@ -13,7 +13,6 @@ mod fault;
 mod import;
 mod importer;
 mod limits;
-mod map;
 mod proto;
 mod registry;
 mod shape;

@@ -3,13 +3,15 @@
 use super::fault::{Fault, Faults};
 use super::header::{self, Entry};
 use super::json;
-use super::{io_error, map::map};
+use super::{io_error, regular_file};
 use crate::error::ImportError;
+use crate::map::map;
 use memmap2::Mmap;
 use serde_json::Value;
 use ssmc_ir::{Bytes, DType, TensorType, Weight};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -56,7 +58,7 @@ impl Checkpoint {
         let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
         if single.exists() {
             let mut checkpoint = Self { file: single.clone(), tensors: BTreeMap::new() };
-            let file = map(&single).map_err(io_error(&single))?;
+            let file = map_shard(&single).map_err(io_error(&single))?;
             for (name, tensor) in read_file(&single, file, faults) {
                 checkpoint.tensors.insert(name, tensor);
             }
@@ -68,6 +70,12 @@ impl Checkpoint {
         faults.push(dir, Fault::NoWeights { found: weight_files(dir)? });
         Ok(None)
     }
+}
+
+/// Maps a file that is neither a folder nor a device.
+fn map_shard(path: &Path) -> io::Result<Mmap> {
+    regular_file(path)?;
+    map(path)
 }
 
 fn read_file(path: &Path, file: Mmap, faults: &mut Faults) -> Vec<(String, StoredTensor)> {
@@ -118,7 +126,7 @@ fn open_sharded(dir: &Path, index: PathBuf, faults: &mut Faults) -> Result<Optio
             continue;
         }
         let path = dir.join(shard);
-        let file = match map(&path) {
+        let file = match map_shard(&path) {
             Ok(file) => file,
             Err(e) => {
                 unread.push(shard);

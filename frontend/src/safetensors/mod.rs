@@ -9,7 +9,6 @@ mod fault;
 mod graph;
 mod header;
 mod json;
-mod map;
 mod recipes;
 mod schema;
 pub mod synthetic;
