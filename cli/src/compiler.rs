@@ -11,6 +11,7 @@ use ssmc_passes::partition::partition;
 use ssmc_passes::pass::Remark;
 use ssmc_passes::pipeline::{CANONICAL, RAISED};
 use ssmc_passes::programs::{self, Program};
+use ssmc_passes::stream::{self, StreamOptions};
 
 /// How to compile.
 #[derive(Clone, Debug)]
@@ -19,13 +20,15 @@ pub struct CompileOptions {
     pub targets: Vec<CpuTarget>,
     /// Rules and limits of rewriting.
     pub rewrite: RewriteOptions,
+    /// Also derive `prefill` and `step` with explicit state from a model that has none.
+    pub streaming: Option<StreamOptions>,
 }
 
 impl Default for CompileOptions {
     /// Levels v3 and v4, all rules.
     fn default() -> Self {
         let targets = [CpuLevel::X86_64V3, CpuLevel::X86_64V4].map(CpuTarget::of_level).to_vec();
-        Self { targets, rewrite: RewriteOptions::default() }
+        Self { targets, rewrite: RewriteOptions::default(), streaming: None }
     }
 }
 
@@ -100,8 +103,18 @@ impl Compiler {
         observe: &mut dyn FnMut(Reached<'_>),
     ) -> Result<Option<Compiled>, Error> {
         let mut compiled = Vec::new();
-        for program in programs::derive(&model.graph)? {
+        let programs = programs::derive(&model.graph)?;
+        let streaming = match &self.options.streaming {
+            Some(options) if programs.iter().all(|p| p.states.is_empty()) => Some(streamed(model, options)?),
+            _ => None,
+        };
+        for program in programs {
             compiled.extend(self.program(program, model, last, observe)?);
+        }
+        if let Some((programs, raised)) = streaming {
+            for program in programs {
+                compiled.extend(self.program(program, &raised, last, observe)?);
+            }
         }
         if last < Stage::Kernel {
             return Ok(None);
@@ -161,6 +174,14 @@ impl Compiler {
             report: rewritten.report,
         }))
     }
+}
+
+/// The streaming programs of a model, with the raised model whose weights they use.
+fn streamed(model: &Model, options: &StreamOptions) -> Result<(Vec<Program>, Model), Error> {
+    let mut raised = Model { graph: model.graph.clone(), weights: model.weights.clone(), ..Model::default() };
+    Manager::new().run(&mut raised, &[CANONICAL, RAISED])?;
+    let streaming = stream::derive(&raised.graph, &raised.weights, options)?;
+    Ok((streaming.programs, raised))
 }
 
 /// The graph with an output under another name; the same graph if there is no such output.

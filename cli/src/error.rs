@@ -9,6 +9,7 @@ use ssmc_ir::edit::EditError;
 use ssmc_passes::egraph::RewriteError;
 use ssmc_passes::manager::ManagerError;
 use ssmc_passes::partition::PartitionError;
+use ssmc_passes::stream::StreamError;
 use ssmc_runtime::RuntimeError;
 
 /// Why a model was not compiled or run.
@@ -21,6 +22,8 @@ pub enum Error {
     Edit(#[from] EditError),
     #[error(transparent)]
     Passes(#[from] ManagerError),
+    #[error("no streaming form: {0}")]
+    Stream(#[from] StreamError),
     #[error(transparent)]
     Rewrite(#[from] RewriteError),
     #[error(transparent)]

@@ -7,6 +7,7 @@ use ssmc_codegen::lower::LowerError;
 use ssmc_frontend::ImportError;
 use ssmc_ir::Diagnostic;
 use ssmc_passes::partition::PartitionError;
+use ssmc_passes::stream::StreamError;
 use ssmc_runtime::RuntimeError;
 use std::fmt;
 use std::path::Path;
@@ -149,7 +150,11 @@ fn kind(error: &Error) -> Kind {
         Error::Import(
             ImportError::Io { .. } | ImportError::UnknownFormat { .. } | ImportError::Invalid { .. },
         ) => Kind::Input,
-        Error::Partition(PartitionError::NoKernel { .. }) => Kind::Unsupported,
+        Error::Partition(PartitionError::NoKernel { .. })
+        | Error::Stream(
+            StreamError::Refused { .. } | StreamError::NoTimeAxis { .. } | StreamError::NoInput,
+        ) => Kind::Unsupported,
+        Error::Stream(StreamError::TimeAxis { .. }) => Kind::Usage,
         Error::Assemble(AssembleError::Lower { source, .. }) => match source {
             LowerError::Unsupported { .. }
             | LowerError::ElementType { .. }
@@ -160,6 +165,7 @@ fn kind(error: &Error) -> Kind {
         Error::Partition(PartitionError::Edit(_))
         | Error::Assemble(_)
         | Error::Edit(_)
+        | Error::Stream(StreamError::Edit(_))
         | Error::Passes(_)
         | Error::Rewrite(_)
         | Error::Interp(_) => Kind::Internal,

@@ -6,6 +6,7 @@ use regex::Regex;
 use ssmc::CompileOptions;
 use ssmc_codegen::target::{CpuLevel, CpuTarget, Target};
 use ssmc_passes::egraph::RewriteOptions;
+use ssmc_passes::stream::StreamOptions;
 use ssmc_runtime::SessionOptions;
 
 /// How a model is compiled.
@@ -21,6 +22,19 @@ pub(crate) struct CompileArgs {
     /// Rewriting effort: 0 = no rewriting, 1 = few rounds, 2 = normal, 3 = larger limits
     #[arg(short = 'O', value_name = "LEVEL", default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=3))]
     pub(crate) opt_level: u8,
+    /// Derive `prefill` and `step` with explicit state from a model over whole sequences
+    #[arg(long)]
+    pub(crate) streaming: bool,
+    /// Which axis of an input is time; may be repeated [default: the one along which recurrences run]
+    #[arg(long, value_name = "INPUT:AXIS", requires = "streaming", value_parser = time_axis)]
+    pub(crate) time_axis: Vec<(String, usize)>,
+}
+
+/// Reads `INPUT:AXIS`.
+fn time_axis(text: &str) -> Result<(String, usize), String> {
+    let fault = || format!("expected INPUT:AXIS, found {text:?}");
+    let (input, axis) = text.rsplit_once(':').ok_or_else(fault)?;
+    Ok((input.to_owned(), axis.parse().map_err(|_| fault())?))
 }
 
 impl CompileArgs {
@@ -36,7 +50,9 @@ impl CompileArgs {
                 rewrite.node_limit *= 4;
             }
         }
-        let mut options = CompileOptions { rewrite, ..CompileOptions::default() };
+        let streaming =
+            self.streaming.then(|| StreamOptions { time_axes: self.time_axis.iter().cloned().collect() });
+        let mut options = CompileOptions { rewrite, streaming, ..CompileOptions::default() };
         if !self.target_cpu.is_empty() {
             options.targets = self.targets()?;
         }

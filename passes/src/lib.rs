@@ -2,6 +2,7 @@
 
 pub mod partition;
 pub mod programs;
+pub mod stream;
 
 pub mod egraph;
 pub mod rules;

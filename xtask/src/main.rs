@@ -22,6 +22,7 @@ tasks:
     --kind onnx|checkpoint    cases of one kind
     --filter RE               cases whose name matches
     --target LEVEL            code level to compile for; cpu (the default) takes all
+    --streaming               derive programs with state, feed the sequences in pieces, compare
     --stage kernel            also compare every kernel in the interpreter with the machine code
     --json FILE               write the results, - for stdout
     --bin FILE                ssmc to use instead of building one

@@ -46,7 +46,8 @@ pub(crate) fn write_arrays(path: &Path, arrays: &[(&str, Array)]) -> Result<(), 
         .map_err(|source| Error::Npz { path: path.display().to_string(), source })
 }
 
-fn array(name: &str, tensor: &Tensor) -> Result<Array, Error> {
+/// The tensor as an array of a file.
+pub(crate) fn array(name: &str, tensor: &Tensor) -> Result<Array, Error> {
     let dtype = TYPES.iter().find(|row| row.1 == tensor.dtype()).map(|row| row.0);
     let dtype = dtype.ok_or_else(|| Error::Array(format!("{name}: {} is not in npz", tensor.dtype())))?;
     Ok(Array { dtype, shape: tensor.dims().to_vec(), bytes: tensor.bytes().to_vec() })

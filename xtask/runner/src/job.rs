@@ -10,6 +10,15 @@ use crate::Error;
 /// Token ids, rows of one length.
 pub(crate) type Rows = Vec<Vec<u32>>;
 
+/// How a sequence is cut.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Pieces {
+    /// One step each.
+    Steps,
+    /// Random lengths from this seed.
+    Random(u64),
+}
+
 /// One thing to do; see the crate documentation.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Job {
@@ -18,6 +27,7 @@ pub(crate) enum Job {
     Run { inputs: BTreeMap<String, Array>, output: String },
     Greedy { tokens: usize, prompts: Rows },
     Cost { program: String, tokens: i64 },
+    Stream { pieces: Pieces, inputs: BTreeMap<String, Array>, output: String },
     Continue { steps: usize, ids: Rows, output: String },
 }
 
@@ -41,6 +51,14 @@ impl Job {
                 "cost" => Self::Cost {
                     program: argument("a program")?,
                     tokens: number(&argument("a number of tokens")?)? as i64,
+                },
+                "stream" => Self::Stream {
+                    pieces: match argument("steps or a seed")?.as_str() {
+                        "steps" => Pieces::Steps,
+                        seed => Pieces::Random(number(seed)? as u64),
+                    },
+                    inputs: read(&argument("IN.npz")?)?,
+                    output: argument("OUT.npz")?,
                 },
                 "continue" => Self::Continue {
                     steps: number(&argument("a number of steps")?)?,

@@ -16,7 +16,8 @@ pub(crate) fn options(manifest: &Manifest, jobs: &[Job]) -> Result<SessionOption
     for job in jobs {
         match job {
             Job::Launches | Job::Machine | Job::Cost { .. } => {}
-            Job::Run { inputs, .. } => symbols(manifest, inputs, &mut maxima)?,
+            Job::Run { inputs, .. } => symbols(manifest, "forward", inputs, &mut maxima)?,
+            Job::Stream { inputs, .. } => symbols(manifest, "prefill", inputs, &mut maxima)?,
             Job::Greedy { tokens, prompts } => grow(&mut options, prompts, *tokens),
             Job::Continue { ids, .. } => grow(&mut options, ids, 0),
         }
@@ -41,13 +42,14 @@ fn grow(options: &mut SessionOptions, rows: &Rows, more: usize) {
     options.max_len = options.max_len.max(rows[0].len() + more);
 }
 
-/// Raises `maxima` to the extents of the inputs of `forward` that are a symbol.
+/// Raises `maxima` to the extents of the inputs of a program that are a symbol.
 fn symbols(
     manifest: &Manifest,
+    program: &str,
     inputs: &BTreeMap<String, Array>,
     maxima: &mut BTreeMap<String, usize>,
 ) -> Result<(), Error> {
-    for info in manifest.programs.iter().filter(|p| p.name == "forward").flat_map(|p| &p.inputs) {
+    for info in manifest.programs.iter().filter(|p| p.name == program).flat_map(|p| &p.inputs) {
         let Some(array) = inputs.get(&info.name) else {
             return Err(Error::Array(format!("{}: the model takes it, but the file lacks it", info.name)));
         };

@@ -10,6 +10,9 @@
 //! - `continue N IN.npz OUT.npz` runs `forward` over `input_ids`, then `prefill` over all but the last N
 //!   tokens and `step` over those, writes `forward` and `step` logits at the last N + 1 positions, and prints
 //!   `continued` and the seconds of forward, prefill and steps.
+//! - `stream steps|SEED IN.npz OUT.npz` feeds the sequence step by step, or in pieces of random lengths, to `prefill`
+//!   and `step`, writes the outputs of all pieces joined, and prints `streamed`, the number of pieces, and the bytes of
+//!   the state before and after.
 //! - `cost PROGRAM N` prints `cost`, the program, and the arithmetic and memory traffic that its launches state for
 //!   one sequence of N tokens, in operations and bytes.
 //! - `machine` prints `machine`, the bytes per second that all threads read from memory at most, their f32 operations
@@ -23,6 +26,7 @@ mod job;
 mod language;
 mod limits;
 mod machine;
+mod stream;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -100,6 +104,10 @@ fn work(session: &mut Session, job: &Job) -> Result<(), Error> {
         Job::Cost { program, tokens } => {
             let cost = cost::of(session, program, *tokens)?;
             println!("cost\t{program}\t{}\t{}", cost.flops, cost.bytes);
+        }
+        Job::Stream { pieces, inputs, output } => {
+            let done = stream::run(session, *pieces, inputs, Path::new(output))?;
+            println!("streamed\t{}\t{}\t{}", done.pieces, done.bytes_before, done.bytes_after);
         }
         Job::Machine => {
             let machine = machine::measure();

@@ -45,6 +45,8 @@ pub(super) struct Case {
     pub(super) tolerance: f64,
     /// Where the case states what must be recognised.
     pub(super) expect: Option<Expect>,
+    /// Whether a program with state can be derived; unknown where the case does not say.
+    pub(super) streaming: Option<bool>,
     /// Number of input sets.
     pub(super) sets: usize,
     pub(super) greedy: Vec<Greedy>,
@@ -72,6 +74,7 @@ impl Case {
             kind,
             tolerance: tolerance.ok_or("case.json: no tolerance.max_abs_over_peak")?,
             expect: json.get("expect").map(Expect::parse).transpose()?,
+            streaming: json["expect"]["streaming"].as_bool(),
             sets,
             greedy: if greedy.is_file() { parse_greedy(&read_json(&greedy)?)? } else { Vec::new() },
         })

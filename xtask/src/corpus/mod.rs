@@ -5,6 +5,7 @@ mod compare;
 mod expect;
 mod report;
 mod run;
+mod streaming;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,14 +16,16 @@ use crate::args::Args;
 use crate::{Result, process};
 pub(crate) use compare::error_over_peak;
 
-use case::Case;
+use case::{Case, Kind};
 use run::Tools;
 
 const OPTIONS: &[&str] = &["kind", "filter", "target", "stage", "json", "bin", "profile"];
 
 /// Runs the cases; whether none failed.
 pub(crate) fn main(args: &[String]) -> Result<bool> {
-    let args = Args::parse(args, OPTIONS)?;
+    let (flags, args): (Vec<String>, Vec<String>) =
+        args.iter().cloned().partition(|arg| arg == "--streaming");
+    let args = Args::parse(&args, OPTIONS)?;
     let [folder] = &args.words[..] else { return Err("expected one corpus folder".into()) };
     let kind = args.get("kind");
     if !matches!(kind, None | Some("onnx" | "checkpoint")) {
@@ -34,7 +37,10 @@ pub(crate) fn main(args: &[String]) -> Result<bool> {
         Some(other) => return Err(format!("--stage: expected kernel, found {other}").into()),
     };
     let filter = Regex::new(args.get("filter").unwrap_or(""))?;
-    let cases = cases(Path::new(folder), kind, &filter)?;
+    let mut cases = cases(Path::new(folder), kind, &filter)?;
+    if !flags.is_empty() {
+        cases.retain(|case| case.kind == Kind::Onnx);
+    }
     if cases.is_empty() {
         return Err(format!("no case in {folder} matches").into());
     }
@@ -54,7 +60,7 @@ pub(crate) fn main(args: &[String]) -> Result<bool> {
     };
     let mut rows = Vec::new();
     for case in &cases {
-        let row = run::run(case, &tools);
+        let row = if flags.is_empty() { run::run(case, &tools) } else { streaming::run(case, &tools) };
         println!("{row}");
         rows.push(row);
     }

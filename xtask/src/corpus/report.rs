@@ -36,6 +36,8 @@ pub(super) struct Row {
     pub(super) structure: Option<Structure>,
     pub(super) compile_seconds: f64,
     pub(super) run_seconds: f64,
+    /// What else is known of the case.
+    pub(super) note: String,
 }
 
 impl fmt::Display for Row {
@@ -48,6 +50,9 @@ impl fmt::Display for Row {
             write!(f, "  recurrences {}  loops {}", structure.recurrences, structure.generic_loops)?;
         }
         write!(f, "  {:.1} s + {:.1} s", self.compile_seconds, self.run_seconds)?;
+        if !self.note.is_empty() {
+            write!(f, "\n            {}", self.note.replace('\n', "\n            "))?;
+        }
         for reason in &self.reasons {
             write!(f, "\n            {}", reason.replace('\n', "\n            "))?;
         }
@@ -73,6 +78,7 @@ pub(super) fn json(rows: &[Row]) -> Value {
                 "generic_loops": row.structure.as_ref().map(|s| s.generic_loops),
                 "compile_seconds": row.compile_seconds,
                 "run_seconds": row.run_seconds,
+                "note": row.note,
             })
         })
         .collect();
@@ -118,6 +124,7 @@ mod tests {
             structure: Some(Structure::default()),
             compile_seconds: 1.0,
             run_seconds: 0.25,
+            note: String::new(),
         };
         let rows =
             [row(Verdict::Pass, &[]), row(Verdict::Fail, &["a\nb"]), row(Verdict::Unsupported, &["c"])];

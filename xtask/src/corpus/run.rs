@@ -21,11 +21,12 @@ pub(super) struct Tools {
 }
 
 /// Exit codes of `ssmc`.
-const UNSUPPORTED: i32 = 3;
+pub(super) const UNSUPPORTED: i32 = 3;
 const INVALID: i32 = 6;
 
-pub(super) fn run(case: &Case, tools: &Tools) -> Row {
-    let mut row = Row {
+/// A row without results.
+pub(super) fn empty_row(case: &Case) -> Row {
+    Row {
         name: case.name.clone(),
         verdict: Verdict::Pass,
         reasons: Vec::new(),
@@ -34,7 +35,12 @@ pub(super) fn run(case: &Case, tools: &Tools) -> Row {
         structure: None,
         compile_seconds: 0.0,
         run_seconds: 0.0,
-    };
+        note: String::new(),
+    }
+}
+
+pub(super) fn run(case: &Case, tools: &Tools) -> Row {
+    let mut row = empty_row(case);
     let result = match &case.kind {
         Kind::Invalid { node, attribute } => refuse(case, tools, node, attribute, &mut row),
         Kind::Onnx | Kind::Checkpoint => compile_and_run(case, tools, &mut row),
@@ -164,7 +170,7 @@ fn print_rows(rows: &[Vec<u64>]) -> String {
 }
 
 /// The first lines of a message.
-fn head(message: &str) -> String {
+pub(super) fn head(message: &str) -> String {
     const LINES: usize = 8;
     message.trim().lines().take(LINES).collect::<Vec<_>>().join("\n")
 }

@@ -1,0 +1,210 @@
+//! Streaming out of a sequence graph: from a graph over whole sequences, programs that take a piece of a sequence at a
+//! time and carry explicit state.
+//!
+//! The graph is walked once with a [`Flow`] for every value: the same for the whole sequence, one element per step
+//! along a time axis, or a function of all steps so far. Elementwise ops and products that do not sum over time act on a
+//! piece as they act on the whole; what looks back becomes state: the tail of a convolution, the last state of a scan, a
+//! running sum, a delay line where values of different steps meet. What looks ahead, or at all steps at once, is
+//! refused with its node.
+//!
+//! The length of the sequences that the graph was made for does not matter: a static one is replaced like a symbol.
+
+mod fixed;
+mod flow;
+mod layout;
+mod pointwise;
+mod state;
+mod temporal;
+mod walk;
+
+pub use flow::Reason;
+
+use crate::programs::Program;
+use flow::Time;
+use ssmc_ir::edit::EditError;
+use ssmc_ir::{BuildError, Dim, Graph, Symbol, TensorType, Weights};
+use std::collections::BTreeMap;
+use walk::Walker;
+
+/// What the caller knows about the model.
+#[derive(Clone, Debug, Default)]
+pub struct StreamOptions {
+    /// The time axis of inputs by name; if empty, the axis along which the model's recurrences run is found.
+    pub time_axes: BTreeMap<String, usize>,
+}
+
+/// A state of the derived programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are the documentation")]
+pub struct StateInfo {
+    pub name: String,
+    pub ty: TensorType,
+    /// The node that looks back.
+    pub place: String,
+}
+
+/// What was derived from a sequence graph.
+#[derive(Clone, Debug)]
+pub struct Streaming {
+    /// `prefill`, for pieces of any length, and `step`, for one step.
+    pub programs: Vec<Program>,
+    /// What the programs carry from call to call.
+    pub states: Vec<StateInfo>,
+    /// The time axis of every input that has one.
+    pub time_axes: BTreeMap<String, usize>,
+}
+
+/// Why no streaming program was derived.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the fields are named in the messages")]
+pub enum StreamError {
+    #[error("{place}: {op} {reason}")]
+    Refused { place: String, op: &'static str, reason: Reason },
+    #[error("no recurrence runs along an axis of an input; along axis {axis} of input {input:?}, {found}")]
+    NoTimeAxis { input: String, axis: usize, found: String },
+    #[error("no input has an axis that could be time")]
+    NoInput,
+    #[error("time axis {axis} of input {input:?}: {message}")]
+    TimeAxis { input: String, axis: usize, message: String },
+    #[error(transparent)]
+    Edit(#[from] EditError),
+}
+
+impl From<BuildError> for StreamError {
+    fn from(error: BuildError) -> Self {
+        Self::Edit(error.into())
+    }
+}
+
+/// The extent of a piece while the graph is walked; afterwards it has the name of the model's own length.
+const PIECE: &str = "ssmc.piece";
+/// The length of a piece where the model's length has no name.
+const SEQ_LEN: &str = "seq_len";
+/// The number of sequences where the model calls it something else.
+const BATCH: &str = "batch";
+
+/// Derives `prefill` and `step` from a raised graph over whole sequences.
+///
+/// # Errors
+/// The first node that cannot be computed as the sequence arrives, and why.
+pub fn derive(graph: &Graph, weights: &Weights, options: &StreamOptions) -> Result<Streaming, StreamError> {
+    let mut refused: Option<(bool, StreamError)> = None;
+    for time in candidates(graph, options)? {
+        let (found, error) = match attempt(graph, weights, &time) {
+            (temporal, Ok(streaming)) if temporal || !options.time_axes.is_empty() => return Ok(streaming),
+            (temporal, Ok(_)) => (temporal, no_time_axis(&time, "no op looks back")),
+            (true, Err(error)) => (true, error),
+            (false, Err(error)) if options.time_axes.is_empty() => {
+                (false, no_time_axis(&time, &error.to_string()))
+            }
+            (false, Err(error)) => (false, error),
+        };
+        if refused.as_ref().is_none_or(|(temporal, _)| found && !temporal) {
+            refused = Some((found, error));
+        }
+    }
+    Err(refused.map_or(StreamError::NoInput, |(_, error)| error))
+}
+
+fn no_time_axis(time: &Time, found: &str) -> StreamError {
+    let (input, axis) = time.axes.iter().next().map(|(n, a)| (n.clone(), *a)).unwrap_or_default();
+    StreamError::NoTimeAxis { input, axis, found: found.to_owned() }
+}
+
+/// Both programs for one choice of the time axis, and whether any op of the graph looks back along it.
+fn attempt(graph: &Graph, weights: &Weights, time: &Time) -> (bool, Result<Streaming, StreamError>) {
+    let piece = Dim::symbol(PIECE);
+    let mut walker = match Walker::new(graph, weights, time, piece) {
+        Ok(walker) => walker,
+        Err(error) => return (false, Err(error)),
+    };
+    let walked = walker.walk();
+    let temporal = walker.temporal();
+    (temporal, walked.and_then(|()| walker.finish()).and_then(|done| programs(done, time)))
+}
+
+fn programs(done: walk::Done, time: &Time) -> Result<Streaming, StreamError> {
+    let name = time.len.as_symbol().map_or(SEQ_LEN, Symbol::name);
+    let mut symbols = BTreeMap::from([(Symbol::new(PIECE), Dim::symbol(name))]);
+    if let Some(batch) = other_symbol(&done.states, name) {
+        symbols.insert(batch, Dim::symbol(BATCH));
+    }
+    let prefill = ssmc_ir::edit::substitute(&done.graph, &symbols)?;
+    symbols.insert(Symbol::new(PIECE), Dim::from(1));
+    let step = ssmc_ir::edit::substitute(&done.graph, &symbols)?;
+    let states: Vec<String> = done.states.iter().map(|s| s.name.clone()).collect();
+    let program = |name, graph| Program { name, graph, states: states.clone() };
+    Ok(Streaming {
+        programs: vec![program("prefill", prefill), program("step", step)],
+        states: done.states,
+        time_axes: time.axes.clone(),
+    })
+}
+
+/// The one symbol that the states' shapes have.
+fn other_symbol(states: &[StateInfo], time: &str) -> Option<Symbol> {
+    let mut symbols = std::collections::BTreeSet::new();
+    for dim in states.iter().flat_map(|s| s.ty.shape.iter()) {
+        dim.collect_symbols(&mut symbols);
+    }
+    let mut symbols = symbols.into_iter();
+    match (symbols.next(), symbols.next()) {
+        (Some(symbol), None) if symbol.name() != time => Some(symbol),
+        _ => None,
+    }
+}
+
+/// The choices of the time axis: what the caller says, or every extent of an input, symbols first.
+fn candidates(graph: &Graph, options: &StreamOptions) -> Result<Vec<Time>, StreamError> {
+    if !options.time_axes.is_empty() {
+        return Ok(vec![stated(graph, &options.time_axes)?]);
+    }
+    let mut lens: Vec<&Dim> = Vec::new();
+    for port in graph.inputs() {
+        for dim in graph.ty(port.value).shape.iter() {
+            if !lens.contains(&dim) && dim.as_const().is_none_or(|n| n > 1) {
+                lens.push(dim);
+            }
+        }
+    }
+    lens.sort_by_key(|dim| dim.as_const().is_some());
+    let mut all = Vec::new();
+    for len in lens {
+        // Where an input has the extent on several axes, any of them may be time.
+        let most = graph.inputs().iter().map(|p| axes_of(graph, p.value, len).len()).max().unwrap_or(0);
+        for nth in 0..most {
+            let mut axes = BTreeMap::new();
+            for port in graph.inputs() {
+                let found = axes_of(graph, port.value, len);
+                if let Some(axis) = found.get(nth).or(found.last()) {
+                    axes.insert(port.name.clone(), *axis);
+                }
+            }
+            all.push(Time { len: len.clone(), axes });
+        }
+    }
+    Ok(all)
+}
+
+fn axes_of(graph: &Graph, value: ssmc_ir::ValueId, len: &Dim) -> Vec<usize> {
+    graph.ty(value).shape.iter().enumerate().filter(|(_, d)| *d == len).map(|(axis, _)| axis).collect()
+}
+
+fn stated(graph: &Graph, axes: &BTreeMap<String, usize>) -> Result<Time, StreamError> {
+    let mut len: Option<Dim> = None;
+    for (name, axis) in axes {
+        let fault = |message: String| StreamError::TimeAxis { input: name.clone(), axis: *axis, message };
+        let input = graph.input(name).ok_or_else(|| fault("there is no such input".into()))?;
+        let shape = &graph.ty(input).shape;
+        let dim = shape.get(*axis).ok_or_else(|| fault(format!("the input is {shape}")))?;
+        match &len {
+            Some(len) if len != dim => return Err(fault(format!("expected extent {len}, found {dim}"))),
+            _ => len = Some(dim.clone()),
+        }
+    }
+    let len = len.ok_or(StreamError::NoInput)?;
+    Ok(Time { len, axes: axes.clone() })
+}
+
+#[cfg(test)]
+mod tests;

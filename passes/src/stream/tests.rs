@@ -1,0 +1,260 @@
+use super::*;
+use crate::testing::{model, noise};
+use ssmc_ir::{Interpreter, Model, Tensor};
+
+const LEN: usize = 9;
+
+/// Runs the whole sequence through the graph and pieces of it through the programs; all outputs must agree.
+#[track_caller]
+fn streams(text: &str) -> Streaming {
+    let model = model(text);
+    let streaming = derive(&model.graph, &model.weights, &StreamOptions::default()).unwrap();
+    for pieces in [&[9][..], &[1; 9], &[4, 1, 2, 2], &[1, 8], &[2, 3, 4]] {
+        compare(&model, &streaming, pieces);
+    }
+    streaming
+}
+
+fn extents(ty: &TensorType, len: usize) -> Vec<usize> {
+    let bindings = [("batch", 2), ("seq_len", len as i64)].map(|(n, v)| (Symbol::new(n), v)).into();
+    ty.shape.iter().map(|d| d.eval(&bindings).unwrap() as usize).collect()
+}
+
+fn tensor(ty: &TensorType, shape: Vec<usize>, data: Vec<f64>) -> Tensor {
+    if ty.dtype.is_float() {
+        return Tensor::floats(ty.dtype, shape, data).unwrap();
+    }
+    Tensor::ints(ty.dtype, shape, data.iter().map(|x| *x as i64).collect()).unwrap()
+}
+
+/// The elements `from..from + len` of one axis.
+fn part(x: &Tensor, axis: usize, from: usize, len: usize) -> (Vec<usize>, Vec<f64>) {
+    let mut shape = x.shape().to_vec();
+    let inner: usize = shape[axis + 1..].iter().product();
+    let extent = std::mem::replace(&mut shape[axis], len);
+    let data = x.to_f64();
+    let blocks = data.chunks_exact(inner * extent);
+    (shape, blocks.flat_map(|block| block[from * inner..(from + len) * inner].to_vec()).collect())
+}
+
+fn compare(model: &Model, streaming: &Streaming, pieces: &[usize]) {
+    let mut inputs = BTreeMap::new();
+    for (i, port) in model.graph.inputs().iter().enumerate() {
+        let ty = model.graph.ty(port.value);
+        let shape = extents(ty, LEN);
+        let data = noise(i as u64, shape.iter().product());
+        let data =
+            if ty.dtype.is_float() { data } else { data.iter().map(|x| (x.abs() * 3.0).floor()).collect() };
+        inputs.insert(port.name.clone(), tensor(ty, shape, data));
+    }
+    let whole = Interpreter::new(&model.graph, &model.weights).run(&inputs).unwrap();
+    let mut states: BTreeMap<String, Tensor> = BTreeMap::new();
+    for state in &streaming.states {
+        let shape = extents(&state.ty, 0);
+        let n = shape.iter().product();
+        states.insert(state.name.clone(), tensor(&state.ty, shape, vec![0.0; n]));
+    }
+    let mut from = 0;
+    for len in pieces {
+        let program = &streaming.programs[usize::from(*len == 1)].graph;
+        let mut call = states.clone();
+        for (name, x) in &inputs {
+            let ty = model.graph.ty(model.graph.input(name).unwrap());
+            let x = match streaming.time_axes.get(name) {
+                Some(axis) => {
+                    let (shape, data) = part(x, *axis, from, *len);
+                    tensor(ty, shape, data)
+                }
+                None => x.clone(),
+            };
+            call.insert(name.clone(), x);
+        }
+        let found = Interpreter::new(program, &model.weights).run(&call).unwrap();
+        for (name, y) in &whole {
+            let ty = |program: &Program| program.graph.ty(program.graph.output(name).unwrap()).clone();
+            let (many, one) = (ty(&streaming.programs[0]), ty(&streaming.programs[1]));
+            // An output that has a time axis gives the steps of the piece, another one what is known at the end.
+            let axis = many.shape.iter().zip(one.shape.iter()).position(|(many, one)| many != one);
+            let expected = match axis {
+                Some(axis) => part(y, axis, from, *len).1,
+                None if from + len == LEN => y.to_f64(),
+                None => continue,
+            };
+            let found = found[name].to_f64();
+            assert_eq!(found.len(), expected.len(), "{name}");
+            for (i, (x, y)) in found.iter().zip(&expected).enumerate() {
+                assert!((x - y).abs() < 1e-9, "{name}[{i}] of piece {from}..: {x}, expected {y}\n{program}");
+            }
+        }
+        for (name, state) in &mut states {
+            *state = found[name].clone();
+        }
+        from += len;
+    }
+    assert_eq!(from, LEN);
+}
+
+#[track_caller]
+fn refused(text: &str) -> String {
+    let model = model(text);
+    derive(&model.graph, &model.weights, &StreamOptions::default()).unwrap_err().to_string()
+}
+
+const SCAN: &str = r#"
+    %a = sigmoid %x : f32[batch, seq_len, 3]
+    %h, %last = ssm.scan %a, %x : f32[batch, seq_len, 3], f32[batch, 3]"#;
+
+fn with_scan(body: &str) -> String {
+    format!("func @f(%x: f32[batch, seq_len, 3]) {{ {SCAN}\n{body} }}")
+}
+
+#[test]
+fn scans_and_convolutions_carry_state() {
+    let streaming = streams(
+        r#"func @f(%x: f32[batch, seq_len, 3]) {
+    %w = weight {name="w", shape=[3, 3]} : f32[3, 3]
+    %y, %tail = ssm.causal_conv1d %x, %w : f32[batch, seq_len, 3], f32[batch, 2, 3]
+    %a = sigmoid %y : f32[batch, seq_len, 3]
+    %h, %last = ssm.scan %a, %x : f32[batch, seq_len, 3], f32[batch, 3]
+    return %h "h", %tail "tail", %last "last"
+}"#,
+    );
+    assert_eq!(streaming.time_axes, BTreeMap::from([("x".to_owned(), 1)]));
+    assert_eq!(streaming.states.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["conv.0", "scan.1"]);
+}
+
+#[test]
+fn the_length_of_a_static_graph_does_not_matter() {
+    let streaming = streams(
+        r#"func @f(%x: f32[2, 9, 3]) {
+    %t = transpose %x {perm=[0, 2, 1]} : f32[2, 3, 9]
+    %w = weight {name="w", shape=[3, 1, 4]} : f32[3, 1, 4]
+    %c = conv %t, %w {groups=3, pads=[3, 3]} : f32[2, 3, 12]
+    %s = slice %c {axis=2, len=9} : f32[2, 3, 9]
+    %u = transpose %s {perm=[0, 2, 1]} : f32[2, 9, 3]
+    %b = weight {name="b", shape=[3]} : f32[3]
+    %e = broadcast %b {axes=[2], shape=[2, 9, 3]} : f32[2, 9, 3]
+    %v = add %u, %e : f32[2, 9, 3]
+    %f = reshape %v {shape=[18, 3]} : f32[18, 3]
+    %p = weight {name="p", shape=[3, 2]} : f32[3, 2]
+    %m = contract[ab,bc->ac] %f, %p : f32[18, 2]
+    %r = reshape %m {shape=[2, 9, 2]} : f32[2, 9, 2]
+    %l = slice %r {axis=1, len=1, start=8} : f32[2, 1, 2]
+    return %r "y", %l "last"
+}"#,
+    );
+    let step = &streaming.programs[1].graph;
+    assert_eq!(step.ty(step.output("y").unwrap()).to_string(), "f32[2, 1, 2]");
+    assert_eq!(streaming.states[0].ty.to_string(), "f32[2, 3, 3]");
+}
+
+#[test]
+fn shifted_streams_wait_for_each_other() {
+    let streaming = streams(&with_scan(
+        r#" %zero = constant {data=[0.0], shape=[]} : f32[]
+    %p = pad %h, %zero {axis=1, low=2} : f32[batch, seq_len + 2, 3]
+    %q = slice %p {axis=1, len=seq_len} : f32[batch, seq_len, 3]
+    %d = sub %h, %q : f32[batch, seq_len, 3]
+    return %d "d" "#,
+    ));
+    assert_eq!(streaming.states[1].ty.to_string(), "f32[batch, 2, 3]");
+}
+
+#[test]
+fn a_convolution_without_padding_is_padded_later() {
+    streams(
+        r#"func @f(%x: f32[batch, 3, seq_len]) {
+    %w = weight {name="w", shape=[5, 3, 3]} : f32[5, 3, 3]
+    %bias = weight {name="bias", shape=[5]} : f32[5]
+    %c = conv %x, %w, %bias : f32[batch, 5, max(0, seq_len - 2)]
+    %two = constant {data=[2.0], shape=[]} : f32[]
+    %p = pad %c, %two {axis=2, low=2} : f32[batch, 5, max(0, seq_len - 2) + 2]
+    %s = cumsum %p {axis=2, exclusive=true} : f32[batch, 5, max(0, seq_len - 2) + 2]
+    return %s "s"
+}"#,
+    );
+}
+
+#[test]
+fn positions_are_counted() {
+    streams(&with_scan(
+        r#" %i = iota {axis=0, dtype=f32, shape=[seq_len]} : f32[seq_len]
+    %e = broadcast %i {axes=[1], shape=[batch, seq_len, 3]} : f32[batch, seq_len, 3]
+    %y = mul %h, %e : f32[batch, seq_len, 3]
+    return %y "y" "#,
+    ));
+}
+
+#[test]
+fn states_start_with_what_the_model_says() {
+    streams(
+        r#"func @f(%x: f32[batch, seq_len, 3], %h0: f32[batch, 3]) {
+    %a = sigmoid %x : f32[batch, seq_len, 3]
+    %h, %last = ssm.scan %a, %x, %h0 : f32[batch, seq_len, 3], f32[batch, 3]
+    %s = cumsum %h {axis=1} : f32[batch, seq_len, 3]
+    return %s "s", %last "last"
+}"#,
+    );
+}
+
+#[test]
+fn what_looks_ahead_is_refused_with_its_node() {
+    let reverse = r#"func @f(%x: f32[batch, seq_len, 3]) {
+    %h, %last = ssm.scan %x, %x {reverse=true} : f32[batch, seq_len, 3], f32[batch, 3]
+    return %h "h"
+}"#;
+    assert!(refused(reverse).contains("ssm.scan runs from the end"), "{}", refused(reverse));
+    let cases = [
+        (
+            r#" %zero = constant {data=[0.0], shape=[]} : f32[]
+    %s = slice %h {axis=1, len=seq_len - 1, start=1} : f32[batch, seq_len - 1, 3]
+    %p = pad %s, %zero {axis=1, high=1} : f32[batch, seq_len, 3]
+    return %p "p" "#,
+            "slice needs one later step",
+        ),
+        (r#" %m = reduce %h {axes=[1], f=mean} : f32[batch, 3] return %m "m" "#, "reduce combines all steps"),
+        (
+            r#" %m = contract[abc,adc->abd] %h, %x : f32[batch, seq_len, seq_len] return %m "m" "#,
+            "contract relates all pairs",
+        ),
+        (
+            r#" %e = broadcast %last {axes=[0, 2], shape=[batch, seq_len, 3]} : f32[batch, seq_len, 3]
+    %y = mul %h, %e : f32[batch, seq_len, 3] return %y "y" "#,
+            "mul needs the end of the sequence",
+        ),
+        (
+            r#" %s = slice %h {axis=1, len=1, start=0} : f32[batch, 1, 3] return %s "s" "#,
+            "slice reads fixed steps",
+        ),
+        (
+            r#" %n = dim {value=seq_len} : i64[]
+    %f = cast %n {to=f32} : f32[]
+    %e = broadcast %f {shape=[batch, seq_len, 3]} : f32[batch, seq_len, 3]
+    %y = mul %h, %e : f32[batch, seq_len, 3] return %y "y" "#,
+            "dim depends on the length",
+        ),
+    ];
+    for (body, expected) in cases {
+        let message = refused(&with_scan(body));
+        assert!(message.contains(expected), "expected {expected:?} in {message:?}");
+    }
+}
+
+#[test]
+fn a_graph_without_memory_has_no_time_axis() {
+    let message = refused(r#"func @f(%x: f32[batch, 4]) { %y = neg %x : f32[batch, 4] return %y "y" }"#);
+    assert!(message.contains("no recurrence runs along an axis"), "{message}");
+}
+
+#[test]
+fn stated_axes_are_checked() {
+    let model = model(&with_scan(r#"return %h "h""#));
+    let derive = |axes: &[(&str, usize)]| {
+        let time_axes = axes.iter().map(|(n, a)| ((*n).to_owned(), *a)).collect();
+        derive(&model.graph, &model.weights, &StreamOptions { time_axes })
+    };
+    assert!(derive(&[("x", 1)]).is_ok());
+    assert!(derive(&[("x", 5)]).is_err_and(|e| e.to_string().contains("axis 5")));
+    assert!(derive(&[("y", 1)]).is_err_and(|e| e.to_string().contains("no such input")));
+    assert!(derive(&[("x", 2)]).is_err_and(|e| e.to_string().contains("another axis than time")));
+}

@@ -1,0 +1,260 @@
+//! The walk over the graph.
+
+use super::flow::{Flow, Reason, Stream, Time};
+use super::state::State;
+use super::{PIECE, StateInfo, StreamError};
+use ssmc_ir::edit::{self, Rewriter};
+use ssmc_ir::ops::Op;
+use ssmc_ir::{Dim, Entity, Graph, Node, NodeId, Shape, Symbol, ValueId, Weights};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A graph that takes pieces, and its states.
+pub(super) struct Done {
+    pub(super) graph: Graph,
+    pub(super) states: Vec<StateInfo>,
+}
+
+/// More steps than any op reaches back.
+const LONG: i64 = 1 << 32;
+
+pub(super) struct Walker<'a> {
+    pub(super) old: &'a Graph,
+    pub(super) weights: &'a Weights,
+    pub(super) rewriter: Rewriter<'a>,
+    /// The extent of time in the old graph and in a piece.
+    pub(super) len: Dim,
+    pub(super) piece: Dim,
+    pub(super) states: Vec<State>,
+    /// The number of steps before the piece, once it is needed.
+    pub(super) position: Option<ValueId>,
+    /// The node that is visited.
+    pub(super) at: NodeId,
+    pub(super) restricted: BTreeMap<(ValueId, usize, i64), ValueId>,
+    flows: Vec<Option<Flow>>,
+    temporal: bool,
+}
+
+impl<'a> Walker<'a> {
+    pub(super) fn new(
+        old: &'a Graph,
+        weights: &'a Weights,
+        time: &Time,
+        piece: Dim,
+    ) -> Result<Self, StreamError> {
+        let mut walker = Self {
+            old,
+            weights,
+            rewriter: Rewriter::without_inputs(old),
+            len: time.len.clone(),
+            piece,
+            states: Vec::new(),
+            position: None,
+            at: Entity::new(0),
+            restricted: BTreeMap::new(),
+            flows: vec![None; old.values().len()],
+            temporal: false,
+        };
+        for port in old.inputs() {
+            let mut ty = old.ty(port.value).clone();
+            let flow = match time.axes.get(&port.name) {
+                Some(axis) => {
+                    ty = ty.with_shape(with_dim(&ty.shape, *axis, &walker.piece));
+                    Flow::Stream(Stream::on(*axis))
+                }
+                None => Flow::Fixed,
+            };
+            let value = walker.rewriter.builder().input(&port.name, ty);
+            walker.set(port.value, value, flow);
+        }
+        Ok(walker)
+    }
+
+    /// Whether an op looks back along the time axis.
+    pub(super) fn temporal(&self) -> bool {
+        self.temporal
+    }
+
+    pub(super) fn set_temporal(&mut self) {
+        self.temporal = true;
+    }
+
+    pub(super) fn set(&mut self, old: ValueId, new: ValueId, flow: Flow) {
+        self.rewriter.set(old, new);
+        self.flows[old.idx()] = Some(flow);
+    }
+
+    pub(super) fn flow(&self, old: ValueId) -> &Flow {
+        self.flows[old.idx()].as_ref().expect("operands come before their users")
+    }
+
+    pub(super) fn stream(&self, old: ValueId) -> Option<&Stream> {
+        match self.flow(old) {
+            Flow::Stream(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
+    pub(super) fn new_of(&self, old: ValueId) -> Result<ValueId, StreamError> {
+        Ok(self.rewriter.get(old)?)
+    }
+
+    pub(super) fn refuse<T>(&self, reason: Reason) -> Result<T, StreamError> {
+        Err(self.refused_at(self.at, reason))
+    }
+
+    fn refused_at(&self, id: NodeId, reason: Reason) -> StreamError {
+        let node = self.old.node(id);
+        StreamError::Refused { place: self.old.locs().describe(node.loc), op: node.op.name(), reason }
+    }
+
+    /// The elements of a stream beyond those of the sequence: the extent of its axis is that of time plus this.
+    pub(super) fn surplus(&self, old: ValueId, stream: &Stream) -> Result<i64, StreamError> {
+        let extent = &self.old.ty(old).shape[stream.axis];
+        let steps = extent.div_exact(&(stream.outer.clone() * &stream.inner));
+        // Any sequence is long enough: what is clamped for short ones is not clamped for this one.
+        let long = self.len.as_symbol().map(|len| (len.clone(), self.len.clone() + LONG));
+        let long: BTreeMap<Symbol, Dim> = long.into_iter().collect();
+        let surplus = steps.and_then(|steps| (steps - &self.len).substitute(&long).as_const());
+        match surplus {
+            Some(surplus) => Ok(surplus),
+            None => self.refuse(Reason::Length(extent.to_string())),
+        }
+    }
+
+    pub(super) fn walk(&mut self) -> Result<(), StreamError> {
+        for (id, node) in self.old.nodes() {
+            self.at = id;
+            self.rewriter.builder().set_loc_id(node.loc);
+            self.node(node)?;
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, node: &'a Node) -> Result<(), StreamError> {
+        let operands: Vec<ValueId> = node.operands.iter().flatten().copied().collect();
+        if operands.iter().all(|v| self.stream(*v).is_none()) {
+            return self.copy(node, &operands);
+        }
+        match &node.op {
+            Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select(_) | Op::Cast(_) => {
+                self.pointwise(node)
+            }
+            Op::Contract(op) => self.contract(node, op),
+            Op::Broadcast(op) => self.broadcast(node, op),
+            Op::Reshape(op) => self.reshape(node, op),
+            Op::Transpose(op) => self.transpose(node, op),
+            Op::Slice(op) => self.slice(node, op),
+            Op::Reverse(op) => self.reverse(node, op),
+            Op::Concat(op) => self.concat(node, op),
+            Op::Pad(op) => self.pad(node, op),
+            Op::Gather(op) => self.gather(node, op),
+            Op::Reduce(op) => self.reduce(node, op),
+            Op::ArgMax(op) => self.argmax(node, op),
+            Op::CumSum(op) => self.cumsum(node, op),
+            Op::Conv(op) => self.conv(node, op),
+            Op::CausalConv1d(op) => self.causal_conv(node, op),
+            Op::Scan(op) => self.scan(node, op),
+            _ => self.refuse(Reason::NoForm),
+        }
+    }
+
+    /// A node without a time axis is what it was.
+    fn copy(&mut self, node: &Node, operands: &[ValueId]) -> Result<(), StreamError> {
+        let mut flow = Flow::Fixed;
+        for operand in operands {
+            if let Flow::Latest { padded } = self.flow(*operand) {
+                let before = match flow {
+                    Flow::Latest { padded } => padded,
+                    _ => None,
+                };
+                flow = Flow::Latest { padded: before.or(*padded) };
+            }
+        }
+        self.rewriter.copy(node)?;
+        for result in &node.results {
+            self.flows[result.idx()] = Some(flow.clone());
+        }
+        Ok(())
+    }
+
+    /// The graph that takes pieces: every output must be one element per step, or what is known so far.
+    pub(super) fn finish(mut self) -> Result<Done, StreamError> {
+        for port in self.old.outputs() {
+            if let Some(node) = defining(self.old, port.value) {
+                self.at = node;
+            }
+            match self.flow(port.value).clone() {
+                Flow::Fixed | Flow::Latest { padded: None } => {}
+                Flow::Latest { padded: Some(node) } => {
+                    return Err(self.refused_at(node, Reason::PaddedAfter));
+                }
+                Flow::Stream(stream) => self.check_output(port.value, &stream)?,
+            }
+            let value = self.new_of(port.value)?;
+            self.rewriter.builder().output(&port.name, value);
+        }
+        self.advance_position()?;
+        let states: Vec<State> = std::mem::take(&mut self.states);
+        let mut infos = Vec::new();
+        for state in states {
+            let b = self.rewriter.builder();
+            let ty = b.ty(state.after).clone();
+            b.output(&state.name, state.after);
+            infos.push(StateInfo { name: state.name, ty, place: state.place });
+        }
+        let graph = edit::dce(&self.rewriter.finish_with(&[])?)?;
+        self.at = Entity::new(0);
+        no_total_length(&graph, &self.len)?;
+        Ok(Done { graph, states: infos })
+    }
+
+    fn check_output(&self, value: ValueId, stream: &Stream) -> Result<(), StreamError> {
+        if stream.lead < 0 {
+            let node = stream.since.unwrap_or(self.at);
+            return Err(self.refused_at(node, Reason::Lookahead(-stream.lead)));
+        }
+        let surplus = self.surplus(value, stream)?;
+        if stream.lead != 0 || surplus != 0 {
+            let extent = &self.old.ty(value).shape[stream.axis];
+            return self.refuse(Reason::Length(format!("{extent} elements")));
+        }
+        Ok(())
+    }
+}
+
+/// The node that defines a value, unless it is an input.
+fn defining(graph: &Graph, value: ValueId) -> Option<NodeId> {
+    match graph.def(value) {
+        ssmc_ir::Def::Input(_) => None,
+        ssmc_ir::Def::Result(node, _) => Some(node),
+    }
+}
+
+/// Nothing in the graph mentions the length of the whole sequence any more.
+fn no_total_length(graph: &Graph, len: &Dim) -> Result<(), StreamError> {
+    let Some(len) = len.as_symbol() else { return Ok(()) };
+    for (_, node) in graph.nodes() {
+        let mut symbols: BTreeSet<Symbol> = BTreeSet::new();
+        for result in &node.results {
+            graph.ty(*result).shape.iter().for_each(|d| d.collect_symbols(&mut symbols));
+        }
+        if let Op::DimValue(op) = &node.op {
+            op.value.collect_symbols(&mut symbols);
+        }
+        if symbols.contains(len) && len.name() != PIECE {
+            return Err(StreamError::Refused {
+                place: graph.locs().describe(node.loc),
+                op: node.op.name(),
+                reason: Reason::TotalLength,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A shape with another extent on one axis.
+pub(super) fn with_dim(shape: &Shape, axis: usize, dim: &Dim) -> Shape {
+    let mut dims = shape.to_vec();
+    dims[axis] = dim.clone();
+    dims.into()
+}
