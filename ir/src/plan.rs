@@ -87,6 +87,8 @@ impl Op {
             | Op::Reduce(_)
             | Op::CumSum(_)
             | Op::ArgMax(_)
+            | Op::TopK(_)
+            | Op::Scatter(_)
             | Op::Conv(_)
             | Op::CausalConv1d(_)
             | Op::Scan(_)

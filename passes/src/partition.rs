@@ -164,6 +164,9 @@ impl<'a> Partition<'a> {
                 self.graph.ty(operand).shape.n_elems() != op.shape.n_elems()
             }
             Op::Gather(_) => true,
+            // The indices are read for every column.
+            Op::Scatter(_) => i == 1,
+            Op::TopK(_) => true,
             Op::Conv(_) | Op::RmsNorm(_) | Op::LayerNorm(_) | Op::GatedRmsNorm(_) => true,
             Op::CausalConv1d(_) => i != 0,
             // x, dt and z are read once per element; everything else is shared by channels, states or steps.
@@ -220,6 +223,10 @@ impl<'a> Partition<'a> {
         let roots: Vec<NodeId> =
             self.graph.nodes().filter(|(_, n)| is_root(&n.op)).map(|(id, _)| id).collect();
         for root in roots.into_iter().rev() {
+            // A scatter reads its result back, so that nothing else may be stored in its place.
+            if matches!(self.graph.node(root).op, Op::Scatter(_)) {
+                continue;
+            }
             let first = self.graph.node(root).results[0];
             let has_more = self.has_more(self.graph.node(root));
             let mut chain: Vec<NodeId> = Vec::new();

@@ -143,6 +143,18 @@ impl<'a> Cx<'a> {
         Ok(param)
     }
 
+    /// As [`Cx::write_param`], for a result that the kernel reads back.
+    pub(crate) fn update_param(
+        &mut self,
+        b: &mut KernelBuilder,
+        value: ValueId,
+    ) -> Result<ParamId, LowerError> {
+        let elem = elem_of(self.graph.ty(value).dtype)?;
+        let param = b.param(&format!("p{}", self.args.len()), elem, Access::ReadWrite);
+        self.args.push(Arg::Value(value));
+        Ok(param)
+    }
+
     /// `x` is the element of `value` at `idx`; later requests get it without code.
     pub(crate) fn bind(&mut self, value: ValueId, idx: &[Idx], x: Reg) {
         self.known.last_mut().expect("the outermost scope stays").insert((value, idx.to_vec()), x);
@@ -356,6 +368,8 @@ impl<'a> Cx<'a> {
             | Op::Reduce(_)
             | Op::CumSum(_)
             | Op::ArgMax(_)
+            | Op::TopK(_)
+            | Op::Scatter(_)
             | Op::Conv(_)
             | Op::CausalConv1d(_)
             | Op::Scan(_)

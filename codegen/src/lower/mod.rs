@@ -15,6 +15,7 @@ mod norm;
 mod reduce;
 mod scalar;
 mod scan;
+mod scatter;
 mod selective_scan;
 mod sink;
 mod ssd;
@@ -180,6 +181,8 @@ pub fn lower(graph: &Graph, group: &Group, target: &CpuTarget) -> Result<Lowered
         Op::Contract(op) if !op.spec.summed().is_empty() => reduce::contract(&mut lowering, op)?,
         Op::Reduce(op) => reduce::reduce(&mut lowering, op)?,
         Op::ArgMax(op) => reduce::argmax(&mut lowering, op)?,
+        Op::TopK(op) => scatter::top_k(&mut lowering, op)?,
+        Op::Scatter(op) => scatter::scatter(&mut lowering, op)?,
         Op::CumSum(op) => scan::cumsum(&mut lowering, op)?,
         Op::Scan(op) => scan::scan(&mut lowering, op)?,
         Op::DiscretizedScan(op) => scan::discretized(&mut lowering, op)?,

@@ -13,7 +13,7 @@ use ssmc_ir::ops::{ArgMax, Contract, Label, Reduce, ReduceFn};
 use ssmc_ir::{Dim, ValueId};
 use std::collections::BTreeMap;
 
-fn product(dims: &[Dim]) -> Dim {
+pub(super) fn product(dims: &[Dim]) -> Dim {
     dims.iter().fold(Dim::from(1), |n, d| n * d)
 }
 

@@ -2,7 +2,7 @@
 
 use super::ctx::Ctx;
 use super::import::{
-    control, convolution, elementwise, layout, logic, norm, pad, product, reduce, sources, split,
+    control, convolution, elementwise, layout, logic, norm, pad, product, reduce, scatter, sources, split,
 };
 use super::importer::{Imported, Val};
 use ssmc_ir::ops::{BinaryFn, Cmp, ReduceFn, UnaryFn};
@@ -65,6 +65,8 @@ static OPS: &[OpEntry] = &[
     op("Flatten", 1, layout::flatten),
     op("Floor", 6, |c| elementwise::unary(c, UnaryFn::Floor)),
     op("Gather", 1, layout::gather),
+    op("GatherElements", 11, scatter::gather_elements),
+    op("GatherND", 11, scatter::gather_nd),
     op("Gelu", 20, elementwise::gelu),
     op("Gemm", 7, product::gemm),
     op("Greater", 7, |c| logic::compare(c, Cmp::Gt)),
@@ -113,6 +115,9 @@ static OPS: &[OpEntry] = &[
     op("Round", 11, |c| elementwise::unary(c, UnaryFn::Round)),
     old("Scan", 8, 8, control::scan_batched),
     op("Scan", 9, control::scan),
+    old("Scatter", 9, 10, scatter::scatter_elements),
+    op("ScatterElements", 11, scatter::scatter_elements),
+    op("ScatterND", 11, scatter::scatter_nd),
     op("Shape", 1, sources::shape),
     op("Sigmoid", 6, |c| elementwise::unary(c, UnaryFn::Sigmoid)),
     op("Sign", 9, |c| elementwise::unary(c, UnaryFn::Sign)),
@@ -130,6 +135,7 @@ static OPS: &[OpEntry] = &[
     op("Swish", 24, elementwise::swish),
     op("Tanh", 6, |c| elementwise::unary(c, UnaryFn::Tanh)),
     op("Tile", 6, layout::tile),
+    op("TopK", 1, scatter::top_k),
     op("Transpose", 1, layout::transpose),
     op("Trilu", 14, layout::trilu),
     op("Unsqueeze", 1, layout::unsqueeze),

@@ -14,6 +14,7 @@ mod layout;
 mod norm;
 mod reduce;
 mod scan;
+mod scatter;
 mod source;
 
 pub use attr::{Attr, AttrError, AttrMut, AttrVisitor, F64, Keyword};
@@ -27,6 +28,7 @@ pub use layout::{Broadcast, Concat, Gather, Pad, Reshape, Reverse, Slice, Transp
 pub use norm::{GatedRmsNorm, LayerNorm, RmsNorm};
 pub use reduce::{ArgMax, CumSum, Reduce, ReduceFn};
 pub use scan::{Discretization, DiscretizedScan, Mode, Scan, SelectiveScan, Ssd};
+pub use scatter::{Scatter, ScatterFn, TopK};
 pub use source::{Constant, DimValue, Iota, WeightRef};
 
 use crate::graph::Graph;
@@ -166,8 +168,8 @@ macro_rules! ops {
 ops! {
     Constant, WeightRef, DimValue, Iota,
     Unary, Binary, Compare, Select, Cast,
-    Broadcast, Reshape, Transpose, Slice, Reverse, Concat, Pad, Gather,
-    Reduce, CumSum, ArgMax,
+    Broadcast, Reshape, Transpose, Slice, Reverse, Concat, Pad, Gather, Scatter,
+    Reduce, CumSum, ArgMax, TopK,
     Contract,
     Conv, CausalConv1d,
     Scan, DiscretizedScan, SelectiveScan, Ssd,

@@ -59,6 +59,9 @@ fn step(graph: &Graph, value: ValueId, axis: usize, out: &mut Vec<(ValueId, usiz
             let kept = x.and_then(|x| (0..graph.ty(x).rank()).filter(|i| !op.axes.contains(i)).nth(axis));
             out.extend(x.zip(kept));
         }
+        Op::TopK(_) => out.extend(x.map(|x| (x, axis))),
+        Op::Scatter(_) if axis == 0 => return false,
+        Op::Scatter(_) => out.extend([x, operand(2)].into_iter().flatten().map(|x| (x, axis))),
         Op::ArgMax(op) => out.extend(x.map(|x| (x, axis + usize::from(axis >= op.axis)))),
         Op::Gather(op) => {
             let rank = operand(1).map_or(0, |v| graph.ty(v).rank());

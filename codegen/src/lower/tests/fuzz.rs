@@ -244,7 +244,7 @@ fn random_graphs_hold_every_other_op() {
         .into_iter()
         .collect();
     let expected = "and argmax ceil conv cos dim div erf exp expm1 floor gated_rms_norm if iota is_nan log log1p loop \
-                    not or pow reciprocal relu rem round rsqrt sign sqrt ssm.discretized_scan ssm.selective_scan \
-                    ssm.ssd xor";
+                    not or pow reciprocal relu rem round rsqrt scatter sign sqrt ssm.discretized_scan \
+                    ssm.selective_scan ssm.ssd top_k xor";
     assert_eq!(missing.join(" "), expected);
 }

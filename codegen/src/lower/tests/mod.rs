@@ -11,3 +11,4 @@ mod problem;
 mod products;
 mod recurrences;
 mod rows;
+mod scatter;

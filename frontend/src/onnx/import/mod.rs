@@ -9,5 +9,7 @@ pub(crate) mod norm;
 pub(crate) mod pad;
 pub(crate) mod product;
 pub(crate) mod reduce;
+pub(crate) mod scatter;
 pub(crate) mod sources;
+mod span;
 pub(crate) mod split;

@@ -5,6 +5,7 @@ mod control;
 mod external;
 mod mutate;
 mod ops;
+mod scatter;
 mod tensors;
 
 use super::import_model;

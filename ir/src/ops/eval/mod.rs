@@ -13,6 +13,7 @@ mod norm;
 mod num;
 mod reduce;
 mod scan;
+mod scatter;
 mod source;
 
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub(super) use layout::{broadcast, concat, gather, pad, reshape, reverse, slice,
 pub(super) use norm::{gated_rms_norm, layer_norm, rms_norm};
 pub(super) use reduce::{argmax, cumsum, reduce};
 pub(super) use scan::{discretized_scan, scan, selective_scan, ssd};
+pub(super) use scatter::{scatter, top_k};
 pub(super) use source::{constant, dim_value, iota, weight};
 
 use crate::dim::{Bindings, Dim, DimError};

@@ -191,6 +191,45 @@ fn layout_cases() -> Vec<Case> {
             vec![f32s(&[2, 2, 1], &[3.0, 1.0, 6.0, 4.0])],
         ),
         case("gather", vec![f32s(&[0, 2], &[]), i64s(&[0], &[])], vec![f32s(&[0, 2], &[])]),
+        case(
+            "scatter",
+            vec![
+                m(),
+                i64s(&[3], &[-1, 0, -1]),
+                f32s(&[3, 3], &[7.0, 7.0, 7.0, 8.0, 8.0, 8.0, 9.0, 9.0, 9.0]),
+            ],
+            vec![f32s(&[2, 3], &[8.0, 8.0, 8.0, 9.0, 9.0, 9.0])],
+        ),
+        case(
+            "scatter {f=add}",
+            vec![typed(DType::I8, &[127, 1]), i64s(&[2], &[0, 0]), typed(DType::I8, &[1, 2])],
+            vec![typed(DType::I8, &[-126, 1])],
+        ),
+        case(
+            "scatter {f=mul}",
+            vec![f32s(&[2], &[2.0, 3.0]), i64s(&[2], &[1, 1]), f32s(&[2], &[2.0, 5.0])],
+            vec![f32s(&[2], &[2.0, 30.0])],
+        ),
+        case(
+            "scatter {f=max}",
+            vec![f32s(&[3], &[2.0, NAN, 3.0]), i64s(&[3], &[0, 1, 2]), f32s(&[3], &[NAN, 1.0, 2.0])],
+            vec![f32s(&[3], &[NAN, NAN, 3.0])],
+        ),
+        case(
+            "scatter {f=min}",
+            vec![typed(DType::U64, &[-1]), i64s(&[1], &[0]), typed(DType::U64, &[4])],
+            vec![typed(DType::U64, &[4])],
+        ),
+        case(
+            "top_k {axis=1, k=2}",
+            vec![f32s(&[2, 3], &[1.0, 5.0, 5.0, 2.0, NAN, 9.0])],
+            vec![f32s(&[2, 2], &[5.0, 5.0, NAN, 9.0]), i64s(&[2, 2], &[1, 2, 1, 2])],
+        ),
+        case(
+            "top_k {k=2, largest=false}",
+            vec![typed(DType::U8, &[3, 200, 3])],
+            vec![typed(DType::U8, &[3, 3]), i64s(&[2], &[0, 2])],
+        ),
     ]
 }
 
@@ -514,6 +553,8 @@ fn ops_without_a_value_are_errors() {
         let error = fails("gather", vec![int(&[1, 2, 3]), int(&[index])], one);
         assert_eq!(error, EvalError::Index { operand: "indices", index, extent: 3 });
     }
+    let error = fails("scatter", vec![int(&[1]), int(&[1]), int(&[5])], one);
+    assert_eq!(error, EvalError::Index { operand: "indices", index: 1, extent: 1 });
     let empty = Tensor::ints(DType::I64, [1, 0], vec![]).unwrap();
     assert_eq!(fails("reduce {axes=[1], f=mean}", vec![empty.clone()], one), EvalError::DivisionByZero);
     assert_eq!(fails("argmax {axis=1}", vec![empty], one), EvalError::EmptyAxis { op: "argmax" });
