@@ -95,6 +95,8 @@ impl Op {
             | Op::DiscretizedScan(_)
             | Op::SelectiveScan(_)
             | Op::Ssd(_)
+            | Op::LinearAttention(_)
+            | Op::Wkv(_)
             | Op::RmsNorm(_)
             | Op::LayerNorm(_)
             | Op::GatedRmsNorm(_)

@@ -172,6 +172,9 @@ impl<'a> Partition<'a> {
             // x, dt and z are read once per element; everything else is shared by channels, states or steps.
             Op::SelectiveScan(_) => !matches!(i, 0 | 1 | 6),
             Op::Ssd(_) | Op::DiscretizedScan(_) => true,
+            // v is read once per element; keys and queries serve all values of their head.
+            Op::LinearAttention(_) => i != 2,
+            Op::Wkv(_) => !matches!(i, 1 | 2),
             Op::Scan(_) => {
                 let shape = |i: usize| user.operands[i].map(|v| &self.graph.ty(v).shape);
                 i > 1 || shape(i) != shape(1)

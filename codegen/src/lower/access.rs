@@ -376,6 +376,8 @@ impl<'a> Cx<'a> {
             | Op::DiscretizedScan(_)
             | Op::SelectiveScan(_)
             | Op::Ssd(_)
+            | Op::LinearAttention(_)
+            | Op::Wkv(_)
             | Op::RmsNorm(_)
             | Op::LayerNorm(_)
             | Op::GatedRmsNorm(_)

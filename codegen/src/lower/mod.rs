@@ -10,6 +10,7 @@ mod conv;
 mod conv1d;
 mod elementwise;
 mod index;
+mod linear_attention;
 mod matmul;
 mod norm;
 mod reduce;
@@ -18,7 +19,10 @@ mod scan;
 mod scatter;
 mod selective_scan;
 mod sink;
+mod slots;
 mod ssd;
+mod states;
+mod wkv;
 
 pub use block::lower_block;
 
@@ -188,6 +192,8 @@ pub fn lower(graph: &Graph, group: &Group, target: &CpuTarget) -> Result<Lowered
         Op::DiscretizedScan(op) => scan::discretized(&mut lowering, op)?,
         Op::SelectiveScan(op) => selective_scan::lower(&mut lowering, op)?,
         Op::Ssd(op) => ssd::lower(&mut lowering, op)?,
+        Op::LinearAttention(op) => linear_attention::lower(&mut lowering, op)?,
+        Op::Wkv(op) => wkv::lower(&mut lowering, op)?,
         Op::RmsNorm(op) => norm::rms_norm(&mut lowering, op)?,
         Op::LayerNorm(op) => norm::layer_norm(&mut lowering, op)?,
         Op::GatedRmsNorm(op) => norm::gated_rms_norm(&mut lowering, op)?,

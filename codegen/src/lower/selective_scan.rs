@@ -12,6 +12,7 @@ use super::conv1d::{for_channels, new_sequence};
 use super::elementwise::row_index;
 use super::index::Idx;
 use super::sink::Sink;
+use super::states::{States, UNROLLED_STATES};
 use super::{Launch, LowerError, Lowering, accumulator, elem_of};
 use crate::kernel::{Elem, KernelBuilder, LocalId, Reg};
 use ssmc_ir::ops::{Discretization, F64, SelectiveScan};
@@ -19,9 +20,6 @@ use ssmc_ir::{Dim, ValueId};
 
 /// Channels of a block: the widest vector, so that grids do not depend on the level.
 const CHANNEL_TILE: i64 = 16;
-
-/// States that are kept in registers.
-const UNROLLED_STATES: i64 = 32;
 
 /// Steps that are loaded together: three arrays of them take 12 KiB with the widest vector, less than half of a
 /// first-level cache.
@@ -63,54 +61,6 @@ pub(super) fn step_at(b: &mut KernelBuilder, i: Reg, len: Reg, reverse: bool) ->
     }
     let last = b.sub(len, 1);
     (b.sub(last, i), b.sub(last, before))
-}
-
-/// The states of one vector of channels.
-enum States {
-    Registers(Vec<Reg>),
-    Local(LocalId),
-}
-
-impl States {
-    /// Runs `body` for each state, given its number and its register, if it has one.
-    fn for_each<'a>(
-        &self,
-        cx: &mut Cx<'a>,
-        b: &mut KernelBuilder,
-        n: i64,
-        body: &mut dyn FnMut(&mut Cx<'a>, &mut KernelBuilder, Reg, Option<Reg>) -> Result<(), LowerError>,
-    ) -> Result<(), LowerError> {
-        let mut result = Ok(());
-        match self {
-            States::Registers(h) => {
-                for (i, h) in h.iter().enumerate() {
-                    let state = b.const_i64(i as i64);
-                    body(cx, b, state, Some(*h))?;
-                }
-            }
-            States::Local(_) => b.for_("n", 0, n, 1, |b, state| {
-                result = cx.scope(|cx| body(cx, b, state, None));
-            }),
-        }
-        result
-    }
-
-    /// The state that has this register, or else lies at `at`.
-    fn get(&self, b: &mut KernelBuilder, h: Option<Reg>, at: Reg, lanes: u16) -> Reg {
-        match (h, self) {
-            (None, States::Local(local)) => b.load(*local, at, lanes),
-            (Some(h), _) => h,
-            (None, States::Registers(_)) => unreachable!("for_each gives every state in registers its own"),
-        }
-    }
-
-    fn set(&self, b: &mut KernelBuilder, h: Option<Reg>, at: Reg, value: Reg) {
-        match (h, self) {
-            (None, States::Local(local)) => b.store(*local, at, value),
-            (Some(h), _) => b.assign(h, value),
-            (None, States::Registers(_)) => unreachable!("for_each gives every state in registers its own"),
-        }
-    }
 }
 
 /// What is fixed for a block, and its arrays of one vector per state or step.
@@ -179,10 +129,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
         Block { op, x, dt, b: bb, c, z, seq_idx, batch, group, elem, acc, n, lanes, len, decay, dts, xs, ys };
     for_channels(cx, b, (first, CHANNEL_TILE, channels), &mut |cx, b, e| {
         let zero = b.zero(acc.x(cx.lanes));
-        let states = match local_h {
-            Some(local) => States::Local(local),
-            None => States::Registers((0..n).map(|_| b.var_init(zero)).collect()),
-        };
+        let states = States::new(b, local_h, n, (acc, cx.lanes));
         states.for_each(cx, b, n, &mut |cx, b, state, h| {
             let idx = [batch, group, e, Idx::Uniform(state)];
             let a = cx.get_wide_as(b, (a, acc), &idx[1..])?;

@@ -2,7 +2,8 @@
 
 use super::ctx::Ctx;
 use super::import::{
-    control, convolution, elementwise, layout, logic, norm, pad, product, reduce, scatter, sources, split,
+    control, convolution, elementwise, layout, logic, norm, pad, product, recurrent, reduce, scatter,
+    sources, split,
 };
 use super::importer::{Imported, Val};
 use ssmc_ir::ops::{BinaryFn, Cmp, ReduceFn, UnaryFn};
@@ -29,6 +30,11 @@ const fn op(name: &'static str, since: i64, import: ImportFn) -> OpEntry {
     OpEntry { domain: "", name, since, until: i64::MAX, import }
 }
 
+/// An operator of `com.microsoft`.
+const fn vendor(name: &'static str, import: ImportFn) -> OpEntry {
+    OpEntry { domain: "com.microsoft", name, since: 1, until: i64::MAX, import }
+}
+
 /// An operator of the standard domain, over a range of versions.
 const fn old(name: &'static str, since: i64, until: i64, import: ImportFn) -> OpEntry {
     OpEntry { domain: "", name, since, until, import }
@@ -44,6 +50,7 @@ static OPS: &[OpEntry] = &[
     op("BitwiseXor", 18, |c| logic::bitwise(c, BinaryFn::Xor)),
     op("Cast", 6, elementwise::cast),
     op("CastLike", 15, elementwise::cast_like),
+    op("CausalConvWithState", 27, recurrent::causal_conv_with_state),
     op("Ceil", 6, |c| elementwise::unary(c, UnaryFn::Ceil)),
     old("Clip", 6, 10, elementwise::clip_attributes),
     op("Clip", 11, elementwise::clip),
@@ -81,6 +88,7 @@ static OPS: &[OpEntry] = &[
     op("LeakyRelu", 6, elementwise::leaky_relu),
     op("Less", 7, |c| logic::compare(c, Cmp::Lt)),
     op("LessOrEqual", 12, |c| logic::compare(c, Cmp::Le)),
+    op("LinearAttention", 27, recurrent::linear_attention),
     op("Log", 6, |c| elementwise::unary(c, UnaryFn::Log)),
     op("LogSoftmax", 1, norm::log_softmax),
     op("Loop", 1, control::loop_op),
@@ -141,6 +149,8 @@ static OPS: &[OpEntry] = &[
     op("Unsqueeze", 1, layout::unsqueeze),
     op("Where", 9, logic::where_op),
     op("Xor", 7, |c| logic::connective(c, BinaryFn::Xor)),
+    vendor("CausalConvWithState", recurrent::causal_conv_with_state),
+    vendor("LinearAttention", recurrent::linear_attention),
 ];
 
 #[cfg(test)]

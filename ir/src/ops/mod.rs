@@ -11,11 +11,13 @@ mod elementwise;
 mod error;
 mod eval;
 mod layout;
+mod linear_attention;
 mod norm;
 mod reduce;
 mod scan;
 mod scatter;
 mod source;
+mod wkv;
 
 pub use attr::{Attr, AttrError, AttrMut, AttrVisitor, F64, Keyword};
 pub use contract::{Contract, Label, Spec};
@@ -25,11 +27,13 @@ pub use elementwise::{Binary, BinaryFn, Cast, Cmp, Compare, Select, Unary, Unary
 pub use error::OpError;
 pub use eval::{Args, EvalCtx, EvalError, RunRegion, Tolerance};
 pub use layout::{Broadcast, Concat, Gather, Pad, Reshape, Reverse, Slice, Transpose};
+pub use linear_attention::LinearAttention;
 pub use norm::{GatedRmsNorm, LayerNorm, RmsNorm};
 pub use reduce::{ArgMax, CumSum, Reduce, ReduceFn};
-pub use scan::{Discretization, DiscretizedScan, Mode, Scan, SelectiveScan, Ssd};
+pub use scan::{Discretization, DiscretizedScan, Mode, ReadOut, Scan, SelectiveScan, Ssd};
 pub use scatter::{Scatter, ScatterFn, TopK};
 pub use source::{Constant, DimValue, Iota, WeightRef};
+pub use wkv::Wkv;
 
 use crate::graph::Graph;
 use crate::tensor::Tensor;
@@ -172,7 +176,7 @@ ops! {
     Reduce, CumSum, ArgMax, TopK,
     Contract,
     Conv, CausalConv1d,
-    Scan, DiscretizedScan, SelectiveScan, Ssd,
+    Scan, DiscretizedScan, SelectiveScan, Ssd, LinearAttention, Wkv,
     RmsNorm, LayerNorm, GatedRmsNorm,
     Loop, If,
 }

@@ -5,24 +5,25 @@ use super::{
     ArgTypes, Args, AttrMut, AttrVisitor, EvalCtx, EvalError, F64, Op, OpDef, OpError, Operand, Tolerance,
     arg, eval, opt, req,
 };
+use crate::dim::Dim;
 use crate::graph::Graph;
 use crate::tensor::Tensor;
 use crate::types::{DType, Shape, TensorType};
 
 /// Checks operands against expected types.
-struct Check<'a, 'b> {
-    x: &'a ArgTypes<'b>,
-    operands: &'static [Operand],
-    dtype: DType,
+pub(super) struct Check<'a, 'b> {
+    pub(super) x: &'a ArgTypes<'b>,
+    pub(super) operands: &'static [Operand],
+    pub(super) dtype: DType,
 }
 
 impl<'b> Check<'_, 'b> {
-    fn get(&self, i: usize) -> Option<&'b TensorType> {
+    pub(super) fn get(&self, i: usize) -> Option<&'b TensorType> {
         self.x.get(i).copied().flatten()
     }
 
     /// Operand `i`, if present, has this shape and the common element type.
-    fn shape(&self, i: usize, dims: &[&crate::dim::Dim]) -> Result<(), OpError> {
+    pub(super) fn shape(&self, i: usize, dims: &[&Dim]) -> Result<(), OpError> {
         let Some(ty) = self.get(i) else { return Ok(()) };
         let expected: Shape = dims.iter().copied().collect();
         if ty.dtype != self.dtype {
@@ -35,7 +36,7 @@ impl<'b> Check<'_, 'b> {
     }
 
     /// The common element type is a floating-point one, or complex where that is allowed.
-    fn float(&self, or_complex: bool) -> Result<(), OpError> {
+    pub(super) fn float(&self, or_complex: bool) -> Result<(), OpError> {
         if self.dtype.is_float() || (or_complex && self.dtype.is_complex()) {
             return Ok(());
         }
@@ -43,7 +44,7 @@ impl<'b> Check<'_, 'b> {
         Err(OpError::dtype(self.operands[0].name, expected, self.dtype))
     }
 
-    fn rank(&self, i: usize, expected: usize) -> Result<&'b TensorType, OpError> {
+    pub(super) fn rank(&self, i: usize, expected: usize) -> Result<&'b TensorType, OpError> {
         let ty = arg(self.x, i);
         if ty.rank() != expected {
             return Err(OpError::Rank { operand: self.operands[i].name, expected, found: ty.rank() });
@@ -52,7 +53,7 @@ impl<'b> Check<'_, 'b> {
     }
 
     /// `seq_idx: i32[B,L]`.
-    fn seq_idx(&self, i: usize, like: &TensorType) -> Result<(), OpError> {
+    pub(super) fn seq_idx(&self, i: usize, like: &TensorType) -> Result<(), OpError> {
         let Some(ty) = self.get(i) else { return Ok(()) };
         if ty.dtype != DType::I32 {
             return Err(OpError::dtype("seq_idx", DType::I32, ty.dtype));
@@ -62,7 +63,49 @@ impl<'b> Check<'_, 'b> {
         }
         Ok(())
     }
+
+    /// Operand `i`, if present, has this shape, or 1 on some axes, and the common element type.
+    pub(super) fn broadcast(&self, i: usize, dims: &[&Dim]) -> Result<(), OpError> {
+        let Some(ty) = self.get(i) else { return Ok(()) };
+        if ty.dtype != self.dtype {
+            return Err(OpError::dtype(self.operands[i].name, self.dtype, ty.dtype));
+        }
+        if ty.rank() != dims.len() || ty.shape.iter().zip(dims).any(|(d, dim)| d != *dim && !d.is(1)) {
+            let expected: Shape = dims.iter().copied().collect();
+            return Err(OpError::shape(
+                self.operands[i].name,
+                format!("{expected} or 1 on some axes"),
+                &ty.shape,
+            ));
+        }
+        Ok(())
+    }
+
+    /// Rows of the states: as many as the batch has, or with `slots: i32[B]` as many as operand `h0` has.
+    pub(super) fn slots(&self, i: usize, h0: usize, batch: &'b Dim) -> Result<&'b Dim, OpError> {
+        let Some(ty) = self.get(i) else { return Ok(batch) };
+        if ty.dtype != DType::I32 {
+            return Err(OpError::dtype("slots", DType::I32, ty.dtype));
+        }
+        if ty.shape[..] != std::slice::from_ref(batch)[..] {
+            return Err(OpError::shape("slots", format!("[{batch}]"), &ty.shape));
+        }
+        let missing = OpError::Missing { operand: self.operands[h0].name };
+        self.get(h0).and_then(|h0| h0.shape.first()).ok_or(missing)
+    }
 }
+
+/// Which state a step reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ReadOut {
+    /// That after the step's own update.
+    #[default]
+    After,
+    /// That before it: the state of the step before, which has not decayed yet.
+    Before,
+}
+
+keyword!(ReadOut { After = "after", Before = "before" });
 
 /// Diagonal scan: a first-order recurrence along the sequence, element by element.
 ///
@@ -423,7 +466,7 @@ impl OpDef for Ssd {
         c.shape(2, &[&d[2], &d[3]])?;
         c.shape(3, &[&d[0], &d[1], &d[2], n])?;
         c.shape(4, &[&d[0], &d[1], &d[2], n])?;
-        let one = crate::dim::Dim::from(1);
+        let one = Dim::from(1);
         let skip_is_scalar = c.get(5).is_some_and(|t| t.shape.last() == Some(&one));
         c.shape(5, &[&d[2], &d[3], if skip_is_scalar { &one } else { &d[4] }])?;
         c.shape(6, &[&d[0], &d[1], &d[2], &d[3], &d[4]])?;

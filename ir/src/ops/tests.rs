@@ -102,6 +102,27 @@ const FAULTS: &[(&str, &[&str], &str)] = &[
         ],
         "operand d: expected shape [1, 2, 2]",
     ),
+    (
+        "ssm.linear_attention",
+        &["f32[1, 3, 2, 1, 4]", "f32[1, 3, 2, 4]", "f32[1, 3, 2, 5]", "f32[1, 3, 2, 3]"],
+        "operand decay: expected shape [1, 3, 2, 4] or 1 on some axes",
+    ),
+    (
+        "ssm.linear_attention",
+        &["f32[1, 3, 2, 1, 4]", "f32[1, 3, 2, 4]", "f32[1, 3, 2, 5]", "_", "_", "f32[1, 3, 2, 4]"],
+        "operand write is missing",
+    ),
+    (
+        "ssm.linear_attention",
+        &["f32[1, 3, 2, 1, 4]", "f32[1, 3, 2, 4]", "f32[1, 3, 2, 5]", "_", "_", "_", "_", "_", "_", "i32[1]"],
+        "operand h0 is missing",
+    ),
+    ("ssm.wkv", &["f32[2]", "f32[1, 3, 2]", "f32[1, 3, 2]"], "operand w: expected shape [1, 3, 2] or 1"),
+    (
+        "ssm.wkv",
+        &["f32[1, 1, 2]", "f32[1, 3, 2]", "f32[1, 3, 2]", "_", "f32[1, 2]"],
+        "operand den is missing",
+    ),
     ("rms_norm", &["f32[2]", "f32[3]"], "operand weight: expected shape [2]"),
     ("layer_norm", &["f32[]"], "expected 1 axes, found 0"),
     ("gated_rms_norm", &["f32[2]", "f32[1]"], "operand z: expected shape [2]"),

@@ -123,6 +123,13 @@ impl CostModel {
                 out * (n * (6.0 * r.serial_flop + r.transcendental) + softplus + gate)
             }
             Op::Ssd(s) => self.ssd(s, &firsts, out),
+            // Decay, input and read-out: a fused multiply-add for each element of the state.
+            Op::LinearAttention(_) => {
+                let keys = firsts[0].and_then(|q| q.shape.last()).map_or(1.0, |k| self.size(k));
+                out * keys * 6.0 * r.serial_flop
+            }
+            // Two exponentials for the state and two for the read-out.
+            Op::Wkv(_) => out * (10.0 * r.serial_flop + 4.0 * r.transcendental),
             // A norm reads its operands twice.
             Op::RmsNorm(_) | Op::LayerNorm(_) => out * 6.0 * r.flop,
             Op::GatedRmsNorm(_) => out * (8.0 * r.flop + r.transcendental) + r.byte * read,

@@ -85,6 +85,11 @@ fn step(graph: &Graph, value: ValueId, axis: usize, out: &mut Vec<(ValueId, usiz
             let axis = if result == 1 && axis > 0 { axis + 1 } else { axis };
             out.extend([operand(0), operand(1)].into_iter().flatten().map(|x| (x, axis)));
         }
+        // Batch, steps and heads of the output are those of the queries.
+        Op::LinearAttention(_) if result == 0 && axis < 3 => out.extend(x.map(|x| (x, axis))),
+        Op::Wkv(_) if result == 0 => {
+            out.extend([operand(1), operand(2)].into_iter().flatten().map(|x| (x, axis)))
+        }
         _ => {}
     }
     true

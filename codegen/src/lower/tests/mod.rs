@@ -5,6 +5,7 @@ mod elementwise;
 mod fuzz;
 #[cfg(feature = "llvm")]
 mod machine;
+mod matrix;
 mod memory;
 mod mixers;
 mod problem;

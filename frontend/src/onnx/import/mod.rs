@@ -8,6 +8,7 @@ pub(crate) mod logic;
 pub(crate) mod norm;
 pub(crate) mod pad;
 pub(crate) mod product;
+pub(crate) mod recurrent;
 pub(crate) mod reduce;
 pub(crate) mod scatter;
 pub(crate) mod sources;

@@ -9,12 +9,14 @@ mod control;
 mod conv;
 mod elementwise;
 mod layout;
+mod linear_attention;
 mod norm;
 mod num;
 mod reduce;
 mod scan;
 mod scatter;
 mod source;
+mod wkv;
 
 #[cfg(test)]
 mod ssd_ref;
@@ -26,11 +28,13 @@ pub(super) use control::{branch, iterate};
 pub(super) use conv::{causal_conv1d, conv};
 pub(super) use elementwise::{binary, cast, compare, select, unary};
 pub(super) use layout::{broadcast, concat, gather, pad, reshape, reverse, slice, transpose};
+pub(super) use linear_attention::linear_attention;
 pub(super) use norm::{gated_rms_norm, layer_norm, rms_norm};
 pub(super) use reduce::{argmax, cumsum, reduce};
 pub(super) use scan::{discretized_scan, scan, selective_scan, ssd};
 pub(super) use scatter::{scatter, top_k};
 pub(super) use source::{constant, dim_value, iota, weight};
+pub(super) use wkv::wkv;
 
 use crate::dim::{Bindings, Dim, DimError};
 use crate::graph::Graph;

@@ -7,7 +7,7 @@ use crate::ops::{Discretization, DiscretizedScan, Scan, SelectiveScan, Ssd};
 use crate::tensor::{Data, Tensor};
 
 /// The steps of one sequence of the batch in order of execution, each with whether the state starts anew there.
-fn steps(
+pub(super) fn steps(
     batch: usize,
     len: usize,
     reverse: bool,
@@ -20,8 +20,43 @@ fn steps(
     })
 }
 
-fn seq_idx<'a>(x: &Args<'a>, i: usize) -> Result<Option<&'a [i64]>, EvalError> {
+pub(super) fn seq_idx<'a>(x: &Args<'a>, i: usize) -> Result<Option<&'a [i64]>, EvalError> {
     Ok(optional(x, i).map(Tensor::as_ints).transpose()?)
+}
+
+/// Which row of the states belongs to which row of the batch.
+pub(super) struct Slots {
+    slots: Option<Vec<usize>>,
+    rows: usize,
+}
+
+impl Slots {
+    /// # Errors
+    /// A slot that is no row of `h0`.
+    pub(super) fn of(slots: Option<&Tensor>, h0: Option<&Tensor>, batch: usize) -> Result<Self, EvalError> {
+        let Some(slots) = slots else { return Ok(Self { slots: None, rows: batch }) };
+        let rows = h0.and_then(|h0| h0.shape().first().copied()).unwrap_or(0);
+        let row = |slot: &i64| {
+            let inside = usize::try_from(*slot).ok().filter(|slot| *slot < rows);
+            inside.ok_or(EvalError::Index { operand: "slots", index: *slot, extent: rows })
+        };
+        Ok(Self { slots: Some(slots.as_ints()?.iter().map(row).collect::<Result<_, _>>()?), rows })
+    }
+
+    /// The row of the states that a row of the batch starts from and replaces.
+    pub(super) fn row(&self, batch: usize) -> usize {
+        self.slots.as_ref().map_or(batch, |slots| slots[batch])
+    }
+
+    /// Number of rows of the states.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The states before any row of the batch has replaced its own, `n` elements a row.
+    pub(super) fn initial<T: Num>(&self, h0: Option<&[T]>, n: usize) -> Vec<T> {
+        h0.map_or_else(|| vec![T::ZERO; self.rows * n], <[T]>::to_vec)
+    }
 }
 
 /// Extents of the state and its number of elements per sequence of the batch, from the shape of b.

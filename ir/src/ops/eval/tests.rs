@@ -1,3 +1,5 @@
+mod recurrent;
+
 use crate::interp::InterpError;
 use crate::ops::{EvalError, Op};
 use crate::tensor::Tensor;
@@ -504,7 +506,7 @@ fn region_cases() -> Vec<Case> {
 }
 
 fn cases() -> Vec<Case> {
-    [elementwise_cases(), layout_cases(), sum_cases(), ssm_cases(), region_cases()]
+    [elementwise_cases(), layout_cases(), sum_cases(), ssm_cases(), recurrent::cases(), region_cases()]
         .into_iter()
         .flatten()
         .collect()
