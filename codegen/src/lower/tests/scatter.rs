@@ -57,7 +57,7 @@ fn the_best_elements_in_order() {
                     let mut case = Case::new(format!("top_k {dtype} {dims} {axis} {largest} {fill:?}"));
                     let x = case.input(dtype, dims, fill);
                     let op = TopK { axis, k: k.clone(), largest };
-                    let results = case.b.node(op.into(), &[Some(x)], Vec::new()).unwrap();
+                    let results = case.b.node(op, &[Some(x)], Vec::new()).unwrap();
                     case.finish(&results).check(&[(1, 1), (3, 9)]);
                 }
             }
