@@ -220,9 +220,20 @@ impl<'a> Partition<'a> {
                 && node.operands.iter().flatten().all(|v| self.is_early(*v, root)))
     }
 
+    /// The nodes behind `root` that a value, early for it, is computed from inside the root's kernel.
+    fn computed_early(&self, value: ValueId, root: NodeId, nodes: &mut BTreeSet<NodeId>) {
+        let Def::Result(by, _) = self.graph.def(value) else { return };
+        let node = self.graph.node(by);
+        if by > root && !is_literal(&node.op) && nodes.insert(by) {
+            node.operands.iter().flatten().for_each(|v| self.computed_early(*v, root, nodes));
+        }
+    }
+
     /// Later roots claim first, so that what they share with earlier ones comes from memory.
     fn choose_epilogues(&mut self) {
         let mut claimed: BTreeSet<NodeId> = BTreeSet::new();
+        // What kernels compute inside themselves because it is not in memory when they run.
+        let mut computed_early: BTreeSet<NodeId> = BTreeSet::new();
         let roots: Vec<NodeId> =
             self.graph.nodes().filter(|(_, n)| is_root(&n.op)).map(|(id, _)| id).collect();
         for root in roots.into_iter().rev() {
@@ -239,7 +250,8 @@ impl<'a> Partition<'a> {
                 let node = self.graph.node(user);
                 let others = node.operands.iter().flatten().filter(|v| **v != value);
                 let is_late = has_more && others.copied().any(|v| !self.is_early(v, root));
-                if claimed.contains(&user) || is_late || !self.continues(node, i, value) {
+                let is_taken = claimed.contains(&user) || computed_early.contains(&user);
+                if is_taken || is_late || !self.continues(node, i, value) {
                     break;
                 }
                 chain.push(user);
@@ -259,6 +271,15 @@ impl<'a> Partition<'a> {
                 self.stored.remove(&self.graph.node(*id).results[0]);
             }
             self.stored.insert(self.graph.node(*last).results[0]);
+            if has_more {
+                let operands = |id: &NodeId| self.graph.node(*id).operands.iter().flatten();
+                let others = chain.iter().flat_map(operands);
+                let outside = others.filter(|v| match self.graph.def(**v) {
+                    Def::Result(by, _) => by != root && !chain.contains(&by),
+                    Def::Input(_) => false,
+                });
+                outside.for_each(|v| self.computed_early(*v, root, &mut computed_early));
+            }
             claimed.extend(&chain);
             self.epilogues.insert(root, chain);
         }
