@@ -1,5 +1,6 @@
 //! See ARCHITECTURE.md.
 
+pub mod bisect;
 pub mod partition;
 pub mod programs;
 pub mod stream;

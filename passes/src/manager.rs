@@ -1,5 +1,6 @@
 //! Runs passes in order, and shows what they do.
 
+use crate::bisect::{Counter, Step};
 use crate::pass::{Changed, Pass, PassCtx, PassError, Remark};
 use ssmc_ir::{Diagnostic, Model, Stage, verify, verify_weights};
 use std::collections::BTreeSet;
@@ -20,10 +21,11 @@ pub struct Phase {
 pub struct PassRun {
     pub stage: Stage,
     pub pass: &'static str,
-    /// `None` if the pass was disabled or lies beyond the bisect limit.
+    /// `None` if the pass was disabled or lies beyond the limit of the counter.
     pub changed: Option<Changed>,
     pub nodes_before: usize,
     pub nodes_after: usize,
+    pub start: Instant,
     pub time: Duration,
 }
 
@@ -59,7 +61,7 @@ pub struct Manager<'a> {
     verify_each: bool,
     stop_after: Stage,
     disabled: BTreeSet<String>,
-    bisect_limit: Option<usize>,
+    counter: Counter,
     on_stage: Option<StageHook<'a>>,
 }
 
@@ -69,7 +71,7 @@ impl Default for Manager<'_> {
             verify_each: cfg!(debug_assertions),
             stop_after: Stage::Emitted,
             disabled: BTreeSet::new(),
-            bisect_limit: None,
+            counter: Counter::default(),
             on_stage: None,
         }
     }
@@ -102,10 +104,10 @@ impl<'a> Manager<'a> {
         self
     }
 
-    /// Runs only the first `limit` passes of the list.
+    /// Counts each run of a pass, and runs none that the counter does not allow.
     #[must_use]
-    pub fn bisect_limit(mut self, limit: usize) -> Self {
-        self.bisect_limit = Some(limit);
+    pub fn count(mut self, counter: Counter) -> Self {
+        self.counter = counter;
         self
     }
 
@@ -131,8 +133,8 @@ impl<'a> Manager<'a> {
         let last = self.stop_after;
         for phase in phases.iter().filter(|p| p.stage <= last) {
             for pass in phase.passes {
-                let is_on = !self.disabled.contains(pass.name())
-                    && self.bisect_limit.is_none_or(|limit| runs.len() < limit);
+                let is_on =
+                    !self.disabled.contains(pass.name()) && self.counter.take(Step::Pass(pass.name()));
                 let nodes_before = model.graph.nodes().len();
                 let start = Instant::now();
                 let changed =
@@ -143,6 +145,7 @@ impl<'a> Manager<'a> {
                     changed,
                     nodes_before,
                     nodes_after: model.graph.nodes().len(),
+                    start,
                     time: start.elapsed(),
                 });
             }

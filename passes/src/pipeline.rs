@@ -21,3 +21,6 @@ pub const RAISED: Phase = Phase {
         &ScanLoop, &Dce, &Simplify, &Fold, &Cse, &Products, &Dce, &Layout, &Products, &Simplify, &Cse, &Dce,
     ],
 };
+
+/// From `imported` to `raised`.
+pub const PHASES: &[Phase] = &[CANONICAL, RAISED];

@@ -39,6 +39,9 @@ const CPU: Rates = Rates {
     chunk_state: 3_200.0,
 };
 
+/// Of a scan in a mode that is not asked for.
+const UNWANTED: u64 = 1_000_000_000_000_000;
+
 /// How much slower a loop nest for any rank, stride and padding is than one for the case at hand.
 const GENERIC_LOOP: f64 = 8.0;
 
@@ -48,13 +51,19 @@ pub(crate) struct CostModel {
     rates: Rates,
     batch: i64,
     seq_len: i64,
+    mode: Option<Mode>,
 }
 
 impl CostModel {
     /// Symbols named `batch` count as 1, all others as `seq_len`.
     pub(crate) fn new(target: CostTarget, seq_len: i64) -> Self {
         let CostTarget::Cpu = target;
-        Self { rates: CPU, batch: 1, seq_len: seq_len.max(1) }
+        Self { rates: CPU, batch: 1, seq_len: seq_len.max(1), mode: None }
+    }
+
+    /// The same with a scan in any other mode at the cost of a thousand seconds more.
+    pub(crate) fn with_mode(self, mode: Option<Mode>) -> Self {
+        Self { mode, ..self }
     }
 
     fn size(&self, dim: &Dim) -> f64 {
@@ -77,6 +86,8 @@ impl CostModel {
     /// larger one with free parts.
     pub(crate) fn cost(&self, head: &Head, operands: &[&[TensorType]], results: &[TensorType]) -> u64 {
         let Head::Op(op) = head else { return 1 };
+        let is_unwanted = self.mode.is_some_and(|mode| super::mode_of(op).is_some_and(|found| found != mode));
+        let unwanted = if is_unwanted { UNWANTED } else { 0 };
         let r = &self.rates;
         let firsts: Vec<Option<&TensorType>> = operands.iter().map(|types| types.first()).collect();
         let read: f64 = firsts.iter().flatten().map(|ty| self.bytes(ty)).sum();
@@ -135,7 +146,7 @@ impl CostModel {
             Op::GatedRmsNorm(_) => out * (8.0 * r.flop + r.transcendental) + r.byte * read,
             _ => r.flop * out,
         };
-        1 + (moved + work) as u64
+        1 + unwanted + (moved + work) as u64
     }
 
     fn ssd(&self, op: &Ssd, operands: &[Option<&TensorType>], out: f64) -> f64 {

@@ -30,10 +30,12 @@ pub(crate) use expr::{Expr, Label, Labels};
 pub(crate) use layout::{Chain, inner as views};
 pub(crate) use product::{Factor, Product, readings, readings_of};
 
+use crate::bisect::Counter;
 use crate::rules::{self, Rule};
 use run::Saturated;
 use segment::{Part, Segment, Template};
 use ssmc_ir::edit::EditError;
+use ssmc_ir::ops::{Mode, Op};
 use ssmc_ir::{Def, Diagnostic, Loc, LocId, Rewriter, ValueId};
 use std::collections::BTreeMap;
 
@@ -49,6 +51,12 @@ pub struct RewriteOptions {
     pub target: CostTarget,
     /// The length for which costs are compared.
     pub seq_len_hint: i64,
+    /// The mode that every scan must have; `None` leaves it to the cost model.
+    pub mode: Option<Mode>,
+    /// Counts each union of a rule, and ends rewriting when it allows no other.
+    pub counter: Counter,
+    #[cfg(test)]
+    pub(crate) more_rules: Vec<&'static Rule>,
 }
 
 impl Default for RewriteOptions {
@@ -59,13 +67,20 @@ impl Default for RewriteOptions {
             node_limit: 20_000,
             target: CostTarget::Cpu,
             seq_len_hint: 512,
+            mode: None,
+            counter: Counter::default(),
+            #[cfg(test)]
+            more_rules: Vec::new(),
         }
     }
 }
 
 impl RewriteOptions {
     fn rules(&self) -> Vec<&'static Rule> {
-        rules::all().filter(|rule| !self.disabled_rules.iter().any(|re| re.is_match(rule.name))).collect()
+        let rules = rules::all();
+        #[cfg(test)]
+        let rules = rules.chain(self.more_rules.iter().copied());
+        rules.filter(|rule| !self.disabled_rules.iter().any(|re| re.is_match(rule.name))).collect()
     }
 }
 
@@ -77,6 +92,16 @@ pub enum RewriteError {
     Extract {
         /// Where the segment begins.
         place: String,
+    },
+    /// A scan has no form in the mode that is asked for.
+    #[error("{op} at {place} has no {} mode", mode.name())]
+    Mode {
+        /// The scan.
+        op: &'static str,
+        /// Where it comes from.
+        place: String,
+        /// The mode asked for.
+        mode: Mode,
     },
     /// The extracted graph does not fit together.
     #[error(transparent)]
@@ -138,8 +163,32 @@ pub fn rewrite(graph: &ssmc_ir::Graph, options: &RewriteOptions) -> Result<Rewri
         ensure(&mut rewriter, port.value)?;
     }
     let new = rewriter.finish()?;
+    if let Some(mode) = options.mode {
+        check_mode(&new, mode)?;
+    }
     let report = report.finish(&new);
     Ok(Rewritten { graph: new, report, warnings })
+}
+
+/// The mode of a scan; `None` for other ops.
+fn mode_of(op: &Op) -> Option<Mode> {
+    match op {
+        Op::Scan(_) | Op::DiscretizedScan(_) | Op::SelectiveScan(_) => Some(Mode::Recurrent),
+        Op::Ssd(ssd) => Some(ssd.mode),
+        _ => None,
+    }
+}
+
+/// Whether every scan of the graph, its regions included, has this mode.
+fn check_mode(graph: &ssmc_ir::Graph, mode: Mode) -> Result<(), RewriteError> {
+    for (_, node) in graph.nodes() {
+        node.regions.iter().try_for_each(|region| check_mode(region, mode))?;
+        if mode_of(&node.op).is_some_and(|found| found != mode) {
+            let place = graph.locs().describe(node.loc);
+            return Err(RewriteError::Mode { op: node.op.name(), place, mode });
+        }
+    }
+    Ok(())
 }
 
 /// Copies what the value is computed from, where that has not happened yet: weights and constants.

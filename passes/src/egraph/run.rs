@@ -5,6 +5,7 @@ use super::cost::CostModel;
 use super::extract::{Extracted, extract};
 use super::lang::{Graph, Head, Term, Typing};
 use super::segment::{Source, Template};
+use crate::bisect::{Counter, Step};
 use crate::rules::{Equation, READING, Rule};
 use egg::{Applier, Id, PatternAst, Rewrite, Runner, SearchMatches, Searcher, SimpleScheduler, Subst, Var};
 use std::collections::BTreeMap;
@@ -56,7 +57,13 @@ impl Searcher<Term, Typing> for &'static Rule {
     }
 }
 
-impl Applier<Term, Typing> for &'static Rule {
+/// A rule and the counter of its unions.
+struct Counted {
+    rule: &'static Rule,
+    counter: Counter,
+}
+
+impl Applier<Term, Typing> for Counted {
     fn apply_one(
         &self,
         egraph: &mut Graph,
@@ -66,8 +73,8 @@ impl Applier<Term, Typing> for &'static Rule {
         rule_name: egg::Symbol,
     ) -> Vec<Id> {
         let mut changed = Vec::new();
-        for equation in equations(self, egraph, egraph.find(eclass)) {
-            if equation.left.types() != equation.right.types() {
+        for equation in equations(self.rule, egraph, egraph.find(eclass)) {
+            if equation.left.types() != equation.right.types() || self.counter.is_exhausted() {
                 continue;
             }
             if let Some((top, seen)) = &equation.read_from {
@@ -79,6 +86,7 @@ impl Applier<Term, Typing> for &'static Rule {
             let left = equation.left.add(egraph);
             let right = equation.right.add(egraph);
             if egraph.union_trusted(left, right, rule_name) {
+                self.counter.take(Step::Rule(self.rule.name));
                 changed.push(left);
             }
         }
@@ -131,7 +139,10 @@ pub(crate) fn saturate(
     egraph.rebuild();
     let rewrites: Vec<Rewrite<Term, Typing>> = rules
         .iter()
-        .map(|rule| Rewrite::new(rule.name, *rule, *rule).expect("rules bind no variables"))
+        .map(|rule| {
+            let applier = Counted { rule, counter: options.counter.clone() };
+            Rewrite::new(rule.name, *rule, applier).expect("rules bind no variables")
+        })
         .collect();
     let runner = Runner::<Term, Typing>::new(Typing::default())
         .with_egraph(egraph)
@@ -154,7 +165,7 @@ pub(crate) fn saturate(
         }
     }
     let egraph = runner.egraph;
-    let model = CostModel::new(options.target, options.seq_len_hint);
+    let model = CostModel::new(options.target, options.seq_len_hint).with_mode(options.mode);
     let extracted = extract(&egraph, &roots, &model)?;
     Some(Saturated { egraph, extracted, classes, fired, stop })
 }

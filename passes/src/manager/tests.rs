@@ -22,8 +22,8 @@ fn n_nodes(manager: Manager<'_>) -> usize {
 fn passes_can_be_left_out() {
     assert_eq!(n_nodes(Manager::new()), 2);
     assert_eq!(n_nodes(Manager::new().disable("cse")), 3);
-    assert_eq!(n_nodes(Manager::new().bisect_limit(1)), 3, "only dce has run");
-    assert_eq!(n_nodes(Manager::new().bisect_limit(0)), 4);
+    assert_eq!(n_nodes(Manager::new().count(Counter::new(Some(1)))), 3, "only dce has run");
+    assert_eq!(n_nodes(Manager::new().count(Counter::new(Some(0)))), 4);
     let error = Manager::new().disable("csé").run(&mut model(TEXT), &[CANONICAL]).unwrap_err().to_string();
     assert!(error.contains("cse") && error.contains("\"csé\""), "{error}");
 }

@@ -64,6 +64,7 @@ impl Direction {
 }
 
 /// A rewrite rule.
+#[derive(Debug)]
 pub struct Rule {
     /// Unique, in kebab case.
     pub name: &'static str,
@@ -98,7 +99,7 @@ impl Equation {
     }
 
     /// Two terms are equal.
-    fn between(left: Expr, right: Expr) -> Self {
+    pub(crate) fn between(left: Expr, right: Expr) -> Self {
         Self { read_from: None, left, right }
     }
 }
