@@ -14,7 +14,7 @@
 pub mod builder;
 pub mod inst;
 pub mod interp;
-
+pub mod replay;
 pub mod stmt;
 pub mod text;
 pub mod types;

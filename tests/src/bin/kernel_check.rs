@@ -12,10 +12,10 @@ use std::process::ExitCode;
 
 use ssmc_artifact::SymbolRole;
 use ssmc_codegen::kernel::Kernel;
+use ssmc_codegen::kernel::replay::{Fault, Memory, check};
 use ssmc_codegen::kernel::text::parse;
 use ssmc_npz::{Array, Dtype};
 use ssmc_runtime::{Artifact, DType, LaunchObserver, LaunchView, Session, SessionOptions, Tensor, TensorRef};
-use ssmc_tests::launch_check::{Fault, Memory, check};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

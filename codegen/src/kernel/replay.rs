@@ -1,9 +1,8 @@
 //! A launch of machine code, repeated in the kernel interpreter and compared bit for bit.
 
+use super::interp::{Arg, InterpError, Interpreter};
+use super::{Elem, Kernel};
 use std::fmt;
-
-use ssmc_codegen::kernel::interp::{Arg, InterpError, Interpreter};
-use ssmc_codegen::kernel::{Elem, Kernel};
 
 /// Why machine code and kernel are not the same.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +53,25 @@ impl Memory {
         };
         Self { args: args.iter().zip(&ends).map(place).collect(), buffers }
     }
+
+    /// The bytes from an argument's address to the end of its buffer.
+    pub fn arg(&self, index: usize) -> Option<&[u8]> {
+        let arg = self.args.get(index)?;
+        self.buffers[arg.buffer].get(arg.byte_offset..)
+    }
+}
+
+/// What the kernel leaves when it runs on `before`.
+///
+/// # Errors
+/// The kernel faults in the interpreter.
+pub fn run(kernel: &Kernel, grid: i64, dims: &[i64], before: &Memory) -> Result<Memory, Fault> {
+    let fault = |source| Fault::Interpreter { kernel: kernel.name.clone(), source: Box::new(source) };
+    let mut after = before.clone();
+    let mut views: Vec<&mut [u8]> = after.buffers.iter_mut().map(Vec::as_mut_slice).collect();
+    let interpreter = Interpreter::new(kernel).map_err(fault)?;
+    interpreter.run(0..grid, dims, &before.args, &mut views).map_err(fault)?;
+    Ok(after)
 }
 
 /// Runs the kernel on `before` and compares what it leaves with `after`, both copied from the same arguments. NaN
@@ -62,11 +80,7 @@ impl Memory {
 /// # Errors
 /// The kernel faults in the interpreter, or an element differs.
 pub fn check(kernel: &Kernel, grid: i64, dims: &[i64], before: &Memory, after: &Memory) -> Result<(), Fault> {
-    let fault = |source| Fault::Interpreter { kernel: kernel.name.clone(), source: Box::new(source) };
-    let mut found = before.buffers.clone();
-    let mut views: Vec<&mut [u8]> = found.iter_mut().map(Vec::as_mut_slice).collect();
-    let interpreter = Interpreter::new(kernel).map_err(fault)?;
-    interpreter.run(0..grid, dims, &before.args, &mut views).map_err(fault)?;
+    let found = run(kernel, grid, dims, before)?.buffers;
     for (param, arg) in kernel.params.iter().zip(&before.args).filter(|(param, _)| param.access.writes()) {
         let size = param.elem.size();
         let elements = |buffers: &[Vec<u8>]| -> Vec<Vec<u8>> {
@@ -106,7 +120,7 @@ fn is_nan(elem: Elem, bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ssmc_codegen::kernel::text::parse;
+    use crate::kernel::text::parse;
 
     const TWICE: &str = "kernel twice {
         block 1 1 1
@@ -127,7 +141,7 @@ mod tests {
         values.iter().flat_map(|x| x.to_le_bytes()).collect()
     }
 
-    fn run(y: &[f32]) -> Result<(), Fault> {
+    fn check_twice(y: &[f32]) -> Result<(), Fault> {
         let kernel = parse(TWICE).unwrap();
         let x = bytes(&[1.0, f32::NAN, -3.0]);
         let (before, after) = (bytes(&[0.0; 3]), bytes(y));
@@ -142,14 +156,14 @@ mod tests {
 
     #[test]
     fn equal_bits_pass() {
-        run(&[2.0, f32::NAN, -6.0]).unwrap();
+        check_twice(&[2.0, f32::NAN, -6.0]).unwrap();
     }
 
     #[test]
     fn one_bit_is_a_difference() {
         let wrong = f32::from_bits((-6.0f32).to_bits() + 1);
-        assert!(matches!(run(&[2.0, f32::NAN, wrong]), Err(Fault::Different { index: 2, .. })));
-        assert!(matches!(run(&[2.0, 0.0, -6.0]), Err(Fault::Different { index: 1, .. })));
+        assert!(matches!(check_twice(&[2.0, f32::NAN, wrong]), Err(Fault::Different { index: 2, .. })));
+        assert!(matches!(check_twice(&[2.0, 0.0, -6.0]), Err(Fault::Different { index: 1, .. })));
     }
 
     #[test]
