@@ -5,13 +5,15 @@ use ssmc_codegen::assemble::{Kernels, ProgramInput};
 use ssmc_codegen::target::{CpuLevel, CpuTarget};
 use ssmc_ir::edit::{EditError, Rewriter};
 use ssmc_ir::{Graph, Model, Plan, Port, Stage, Weights};
+use ssmc_passes::bisect::Counter;
 use ssmc_passes::egraph::{RewriteOptions, RewriteReport, rewrite};
 use ssmc_passes::manager::Manager;
 use ssmc_passes::partition::partition;
 use ssmc_passes::pass::Remark;
-use ssmc_passes::pipeline::{CANONICAL, RAISED};
+use ssmc_passes::pipeline::PHASES;
 use ssmc_passes::programs::{self, Program};
 use ssmc_passes::stream::{self, StreamOptions};
+use std::time::{Duration, Instant};
 
 /// How to compile.
 #[derive(Clone, Debug)]
@@ -22,13 +24,15 @@ pub struct CompileOptions {
     pub rewrite: RewriteOptions,
     /// Also derive `prefill` and `step` with explicit state from a model that has none.
     pub streaming: Option<StreamOptions>,
+    /// How many runs of passes and unions of rules there may be, over all programs; `None` for no limit.
+    pub bisect_limit: Option<usize>,
 }
 
 impl Default for CompileOptions {
     /// Levels v3 and v4, all rules.
     fn default() -> Self {
         let targets = [CpuLevel::X86_64V3, CpuLevel::X86_64V4].map(CpuTarget::of_level).to_vec();
-        Self { targets, rewrite: RewriteOptions::default(), streaming: None }
+        Self { targets, rewrite: RewriteOptions::default(), streaming: None, bisect_limit: None }
     }
 }
 
@@ -59,10 +63,33 @@ pub struct Compiled {
     pub kernels: Kernels,
 }
 
+/// A part of compiling that is done.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the names are the documentation")]
+pub struct Span {
+    /// A program, `kernels` or `artefact`.
+    pub track: String,
+    pub name: String,
+    pub start: Instant,
+    pub time: Duration,
+}
+
+impl Span {
+    fn since(track: &str, name: &str, start: Instant) -> Self {
+        Self { track: track.to_owned(), name: name.to_owned(), start, time: start.elapsed() }
+    }
+}
+
 /// What compiling has reached, as [`Compiler::compile_until`] shows it.
 #[derive(Clone, Copy, Debug)]
 #[expect(missing_docs, reason = "the names are the documentation")]
 pub enum Reached<'a> {
+    /// What is about to be compiled.
+    Programs(&'a [Program]),
+    /// A part is done.
+    Done(&'a Span),
+    /// All programs have been rewritten: the steps that counted for the limit.
+    Counted(&'a Counter),
     /// A program's graph at a stage from `imported` to `rewritten`.
     Graph { program: &'a str, stage: Stage, graph: &'a Graph, weights: &'a Weights },
     /// A program at stage `partitioned`.
@@ -108,14 +135,15 @@ impl Compiler {
             Some(options) if programs.iter().all(|p| p.states.is_empty()) => Some(streamed(model, options)?),
             _ => None,
         };
-        for program in programs {
-            compiled.extend(self.program(program, model, last, observe)?);
-        }
-        if let Some((programs, raised)) = streaming {
+        let counter = Counter::new(self.options.bisect_limit);
+        let parts = [Some((programs, model)), streaming.as_ref().map(|(programs, raised)| (programs.clone(), raised))];
+        for (programs, model) in parts.into_iter().flatten() {
+            observe(Reached::Programs(&programs));
             for program in programs {
-                compiled.extend(self.program(program, &raised, last, observe)?);
+                compiled.extend(self.program(program, model, last, &counter, observe)?);
             }
         }
+        observe(Reached::Counted(&counter));
         if last < Stage::Kernel {
             return Ok(None);
         }
@@ -123,9 +151,21 @@ impl Compiler {
             .iter()
             .map(|p| ProgramInput { name: p.name, plan: &p.plan, weights: &p.weights, states: &p.states })
             .collect();
+        let start = Instant::now();
         let kernels = Kernels::lower(&inputs, &self.options.targets)?;
+        observe(Reached::Done(&Span::since("kernels", "lower", start)));
         observe(Reached::Kernels(&kernels));
         Ok(Some(Compiled { programs: compiled, kernels }))
+    }
+
+    /// How a program of this name is rewritten. A step has one position, which no mode divides.
+    pub fn rewrite_options(&self, program: &str, counter: &Counter) -> RewriteOptions {
+        let mut options = RewriteOptions { counter: counter.clone(), ..self.options.rewrite.clone() };
+        if program == "step" {
+            options.seq_len_hint = 1;
+            options.mode = None;
+        }
+        options
     }
 
     /// One program up to `last`, at most `partitioned`; `None` if it stops before that.
@@ -134,6 +174,7 @@ impl Compiler {
         program: Program,
         model: &Model,
         last: Stage,
+        counter: &Counter,
         observe: &mut dyn FnMut(Reached<'_>),
     ) -> Result<Option<CompiledProgram>, Error> {
         let name = program.name;
@@ -143,23 +184,31 @@ impl Compiler {
         let mut show = |stage, model: &Model| {
             observe(Reached::Graph { program: name, stage, graph: &model.graph, weights: &model.weights });
         };
-        let passes =
-            Manager::new().stop_after(last).on_stage(&mut show).run(&mut staged, &[CANONICAL, RAISED])?;
+        let passes = Manager::new()
+            .stop_after(last)
+            .count(counter.clone())
+            .on_stage(&mut show)
+            .run(&mut staged, PHASES)?;
+        for run in &passes.runs {
+            let (track, pass) = (name.to_owned(), run.pass.to_owned());
+            observe(Reached::Done(&Span { track, name: pass, start: run.start, time: run.time }));
+        }
         if last < Stage::Rewritten {
             return Ok(None);
         }
-        let mut options = self.options.rewrite.clone();
-        if name == "step" {
-            options.seq_len_hint = 1;
-        }
+        let options = self.rewrite_options(name, counter);
+        let start = Instant::now();
         let rewritten = rewrite(&staged.graph, &options)?;
+        observe(Reached::Done(&Span::since(name, "rewrite", start)));
         let Model { graph: raised, weights, .. } = staged;
         let graph = &rewritten.graph;
         observe(Reached::Graph { program: name, stage: Stage::Rewritten, graph, weights: &weights });
         if last < Stage::Partitioned {
             return Ok(None);
         }
+        let start = Instant::now();
         let plan = partition(&rewritten.graph)?;
+        observe(Reached::Done(&Span::since(name, "partition", start)));
         observe(Reached::Plan { program: name, plan: &plan });
         Ok(Some(CompiledProgram {
             name,
@@ -179,7 +228,7 @@ impl Compiler {
 /// The streaming programs of a model, with the raised model whose weights they use.
 fn streamed(model: &Model, options: &StreamOptions) -> Result<(Vec<Program>, Model), Error> {
     let mut raised = Model { graph: model.graph.clone(), weights: model.weights.clone(), ..Model::default() };
-    Manager::new().run(&mut raised, &[CANONICAL, RAISED])?;
+    Manager::new().run(&mut raised, PHASES)?;
     let streaming = stream::derive(&raised.graph, &raised.weights, options)?;
     Ok((streaming.programs, raised))
 }

@@ -6,6 +6,7 @@ use ssmc_codegen::assemble::AssembleError;
 use ssmc_codegen::lower::LowerError;
 use ssmc_frontend::ImportError;
 use ssmc_ir::Diagnostic;
+use ssmc_passes::egraph::RewriteError;
 use ssmc_passes::partition::PartitionError;
 use ssmc_passes::stream::StreamError;
 use ssmc_runtime::RuntimeError;
@@ -147,6 +148,8 @@ fn kind(error: &Error) -> Kind {
     match error {
         Error::Import(ImportError::Unsupported { .. }) => Kind::Unsupported,
         Error::Import(ImportError::Limit { .. }) => Kind::Limit,
+        Error::Import(ImportError::InputShapes { .. }) => Kind::Usage,
+        Error::Rewrite(RewriteError::Mode { .. }) => Kind::Unsupported,
         Error::Import(
             ImportError::Io { .. } | ImportError::UnknownFormat { .. } | ImportError::Invalid { .. },
         ) => Kind::Input,

@@ -23,7 +23,7 @@ mod stages;
 #[cfg(feature = "llvm")]
 mod write;
 
-pub use compiler::{CompileOptions, Compiled, CompiledProgram, Compiler, Reached};
+pub use compiler::{CompileOptions, Compiled, CompiledProgram, Compiler, Reached, Span};
 pub use error::Error;
 pub use facts::{model_hash, properties, report};
 pub use random::{Rng, random_tensor};
@@ -33,6 +33,7 @@ pub use stages::plan_text;
 pub use write::WriteOptions;
 
 use ssmc_frontend::safetensors::ImportOptions;
+use ssmc_frontend::shapes::InputShape;
 use ssmc_ir::Model;
 use std::path::Path;
 
@@ -41,5 +42,14 @@ use std::path::Path;
 /// # Errors
 /// Everything that is wrong with the files, at once.
 pub fn import(path: &Path) -> Result<Model, Error> {
-    Ok(ssmc_frontend::import(path, &ImportOptions::default())?)
+    import_with(path, &[])
+}
+
+/// [`import`] with sizes of inputs that are fixed, renamed or bounded.
+///
+/// # Errors
+/// As [`import`], and what does not fit the model's declaration.
+pub fn import_with(path: &Path, input_shapes: &[InputShape]) -> Result<Model, Error> {
+    let options = ImportOptions { input_shapes: input_shapes.to_vec(), ..ImportOptions::default() };
+    Ok(ssmc_frontend::import(path, &options)?)
 }

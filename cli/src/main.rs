@@ -9,6 +9,7 @@ mod output;
 mod sampling;
 mod tensors;
 mod text;
+mod trace;
 
 use clap::Parser;
 use failure::{Failure, Kind};

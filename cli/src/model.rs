@@ -2,9 +2,11 @@
 
 use crate::failure::{Failure, Outcome};
 use crate::options::CompileArgs;
-use crate::output::Progress;
-use ssmc::Compiled;
-use ssmc_ir::Model;
+use crate::output::{Progress, note};
+use crate::trace::Trace;
+use ssmc::{Compiled, Compiler, Reached};
+use ssmc_frontend::shapes::InputShape;
+use ssmc_ir::{Model, Stage};
 use ssmc_runtime::Artifact;
 use std::fs::File;
 use std::io::Read;
@@ -20,11 +22,11 @@ pub(crate) fn is_artifact(path: &Path) -> bool {
 }
 
 /// Imports a model and shows its warnings.
-pub(crate) fn import(path: &Path) -> Outcome<Model> {
+pub(crate) fn import(path: &Path, input_shapes: &[InputShape]) -> Outcome<Model> {
     if is_artifact(path) {
         return Err(Failure::usage(format!("{}: expected a model, found an artefact", path.display())));
     }
-    let model = ssmc::import(path).map_err(|error| Failure::from(error).in_file(path))?;
+    let model = ssmc::import_with(path, input_shapes).map_err(|error| Failure::from(error).in_file(path))?;
     for warning in &model.warnings {
         eprintln!("warning: {warning}");
     }
@@ -48,6 +50,7 @@ pub(crate) fn name(path: &Path) -> String {
 pub(crate) struct Opened {
     pub(crate) artifact: Artifact,
     pub(crate) model: Option<Model>,
+    pub(crate) trace: Trace,
     _dir: Option<TempDir>,
 }
 
@@ -55,32 +58,123 @@ pub(crate) struct Opened {
 pub(crate) fn open(path: &Path, options: &CompileArgs) -> Outcome<Opened> {
     if is_artifact(path) {
         let artifact = Artifact::open(path).map_err(|error| Failure::from(error).in_file(path))?;
-        return Ok(Opened { artifact, model: None, _dir: None });
+        let trace = Trace::new(options.trace.as_deref());
+        return Ok(Opened { artifact, model: None, trace, _dir: None });
     }
-    let model = import(path)?;
-    let progress = Progress::new();
-    progress.say("compiling");
-    let compiled = ssmc::Compiler::new(options.options()?)
-        .compile(&model)
-        .map_err(|error| Failure::from(error).in_file(path))?;
-    let (artifact, dir) = temporary(&compiled, &model, path)?;
-    Ok(Opened { artifact, model: Some(model), _dir: Some(dir) })
+    let mut job = Job::new(path, options)?;
+    let model = job.import()?;
+    let compiled = job.compile(&model)?;
+    let (artifact, dir) = job.temporary(&compiled, &model)?;
+    job.trace.write()?;
+    Ok(Opened { artifact, model: Some(model), trace: job.trace, _dir: Some(dir) })
 }
 
-/// Writes what was compiled to a temporary folder and opens it.
-#[cfg(feature = "llvm")]
-pub(crate) fn temporary(compiled: &Compiled, model: &Model, path: &Path) -> Outcome<(Artifact, TempDir)> {
-    let dir = tempfile::tempdir().map_err(|error| Failure::file(&std::env::temp_dir(), error))?;
-    let file = dir.path().join("model.ssmc");
-    compiled
-        .write(&file, ssmc::WriteOptions { golden: false, ..ssmc::WriteOptions::of(model, name(path)) })?;
-    Ok((Artifact::open(&file)?, dir))
+/// Compiling one model, with its progress and trace.
+pub(crate) struct Job<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) compiler: Compiler,
+    pub(crate) progress: Progress,
+    pub(crate) trace: Trace,
+    args: &'a CompileArgs,
 }
 
-/// Without code generation there is nothing to run.
-#[cfg(not(feature = "llvm"))]
-pub(crate) fn temporary(_: &Compiled, _: &Model, path: &Path) -> Outcome<(Artifact, TempDir)> {
-    Err(no_code_generation().in_file(path))
+impl<'a> Job<'a> {
+    /// Reads the arguments.
+    pub(crate) fn new(path: &'a Path, args: &'a CompileArgs) -> Outcome<Self> {
+        let compiler = Compiler::new(args.options()?);
+        let trace = Trace::new(args.trace.as_deref());
+        Ok(Self { path, compiler, progress: Progress::new(), trace, args })
+    }
+
+    /// Imports the model.
+    pub(crate) fn import(&self) -> Outcome<Model> {
+        self.progress.say("importing");
+        import(self.path, &self.args.input_shapes)
+    }
+
+    /// Runs every stage up to kernels.
+    pub(crate) fn compile(&mut self, model: &Model) -> Outcome<Compiled> {
+        let compiled = self.compile_until(model, Stage::Kernel, &mut |_| {})?;
+        Ok(compiled.expect("nothing stops before stage `kernel`"))
+    }
+
+    /// Runs the stages up to `last` and shows each of them.
+    pub(crate) fn compile_until(
+        &mut self,
+        model: &Model,
+        last: Stage,
+        observe: &mut dyn FnMut(Reached<'_>),
+    ) -> Outcome<Option<Compiled>> {
+        const STAGES: [Stage; 5] =
+            [Stage::Imported, Stage::Canonical, Stage::Raised, Stage::Rewritten, Stage::Partitioned];
+        let (progress, trace, args) = (&self.progress, &mut self.trace, self.args);
+        let shown = |reached: Reached<'_>| {
+            match reached {
+                Reached::Programs(programs) => {
+                    let stages = STAGES.iter().filter(|stage| **stage <= last).count();
+                    progress.expect(programs.len() * stages + usize::from(last >= Stage::Kernel));
+                }
+                Reached::Graph { program, stage, .. } => {
+                    progress.advance();
+                    progress.say(format!("{program}: {stage} is reached"));
+                }
+                Reached::Plan { program, .. } => {
+                    progress.advance();
+                    progress.say(format!("{program}: {} is reached", Stage::Partitioned));
+                }
+                Reached::Kernels(kernels) => {
+                    progress.advance();
+                    progress.say(format!("{} kernels", kernels.kernels.len()));
+                }
+                Reached::Done(span) => trace.span(span),
+                Reached::Counted(counter) if args.bisect_limit.is_some() => {
+                    let last = counter.last().map_or_else(|| "none".to_owned(), |step| step.to_string());
+                    note(&format!("bisect: {} steps taken, the last: {last}", counter.taken()));
+                }
+                Reached::Counted(_) => {}
+            }
+            observe(reached);
+        };
+        let mut shown = shown;
+        let compiled = self.compiler.compile_until(model, last, &mut shown);
+        compiled.map_err(|error| Failure::from(error).in_file(self.path))
+    }
+
+    /// Generates code and writes the artefact; its length.
+    #[cfg(feature = "llvm")]
+    pub(crate) fn write(
+        &mut self,
+        compiled: &Compiled,
+        output: &Path,
+        options: ssmc::WriteOptions,
+    ) -> Outcome<u64> {
+        // Golden vectors, the file, and two for each level.
+        self.progress.expect(2 + 2 * compiled.kernels.targets.len());
+        self.progress.say("generating code");
+        let (progress, trace) = (&self.progress, &mut self.trace);
+        let written = compiled.write_observed(output, options, &mut |span| {
+            progress.advance();
+            progress.say(format!("{} done", span.name));
+            trace.span(span);
+        });
+        written.map_err(|error| Failure::from(error).in_file(output))
+    }
+
+    /// Writes what was compiled to a temporary folder and opens it.
+    #[cfg(feature = "llvm")]
+    pub(crate) fn temporary(&mut self, compiled: &Compiled, model: &Model) -> Outcome<(Artifact, TempDir)> {
+        let dir = tempfile::tempdir().map_err(|error| Failure::file(&std::env::temp_dir(), error))?;
+        let file = dir.path().join("model.ssmc");
+        let options = ssmc::WriteOptions { golden: false, ..ssmc::WriteOptions::of(model, name(self.path)) };
+        self.write(compiled, &file, options)?;
+        Ok((Artifact::open(&file)?, dir))
+    }
+
+    /// Without code generation there is nothing to run.
+    #[cfg(not(feature = "llvm"))]
+    pub(crate) fn temporary(&mut self, _: &Compiled, _: &Model) -> Outcome<(Artifact, TempDir)> {
+        Err(no_code_generation().in_file(self.path))
+    }
 }
 
 /// What a build without LLVM says.

@@ -5,9 +5,12 @@ use clap::Args;
 use regex::Regex;
 use ssmc::CompileOptions;
 use ssmc_codegen::target::{CpuLevel, CpuTarget, Target};
+use ssmc_frontend::shapes::InputShape;
+use ssmc_ir::ops::Mode;
 use ssmc_passes::egraph::RewriteOptions;
 use ssmc_passes::stream::StreamOptions;
 use ssmc_runtime::SessionOptions;
+use std::path::PathBuf;
 
 /// How a model is compiled.
 #[derive(Args, Clone, Debug)]
@@ -28,6 +31,18 @@ pub(crate) struct CompileArgs {
     /// Which axis of an input is time; may be repeated [default: the one along which recurrences run]
     #[arg(long, value_name = "INPUT:AXIS", requires = "streaming", value_parser = time_axis)]
     pub(crate) time_axis: Vec<(String, usize)>,
+    /// Fix, rename or bound sizes of an input, such as x:1,T<=4096,768; _ leaves an axis as it is; may be repeated
+    #[arg(long, value_name = "NAME:SIZES")]
+    pub(crate) input_shapes: Vec<InputShape>,
+    /// The mode that every scan must have: recurrent or chunked [default: the cheapest]
+    #[arg(long, value_name = "MODE", value_parser = mode)]
+    pub(crate) mode: Option<Mode>,
+    /// End rewriting after N runs of passes and applications of rules, and say which was the last
+    #[arg(long, value_name = "N")]
+    pub(crate) bisect_limit: Option<usize>,
+    /// Write the times of passes and of measured launches to this file, for chrome://tracing or Perfetto
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
 }
 
 /// Reads `INPUT:AXIS`.
@@ -35,6 +50,12 @@ fn time_axis(text: &str) -> Result<(String, usize), String> {
     let fault = || format!("expected INPUT:AXIS, found {text:?}");
     let (input, axis) = text.rsplit_once(':').ok_or_else(fault)?;
     Ok((input.to_owned(), axis.parse().map_err(|_| fault())?))
+}
+
+fn mode(text: &str) -> Result<Mode, String> {
+    let modes = [Mode::Recurrent, Mode::Chunked];
+    let found = modes.into_iter().find(|mode| mode.name() == text);
+    found.ok_or_else(|| "expected recurrent or chunked".to_owned())
 }
 
 impl CompileArgs {
@@ -50,9 +71,11 @@ impl CompileArgs {
                 rewrite.node_limit *= 4;
             }
         }
+        rewrite.mode = self.mode;
+        let bisect_limit = self.bisect_limit;
         let streaming =
             self.streaming.then(|| StreamOptions { time_axes: self.time_axis.iter().cloned().collect() });
-        let mut options = CompileOptions { rewrite, streaming, ..CompileOptions::default() };
+        let mut options = CompileOptions { rewrite, streaming, bisect_limit, ..CompileOptions::default() };
         if !self.target_cpu.is_empty() {
             options.targets = self.targets()?;
         }

@@ -4,6 +4,7 @@ use crate::failure::{Failure, Kind, Outcome};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Writes to stdout. A reader that closes the pipe ends the program quietly.
@@ -26,21 +27,48 @@ pub(crate) fn print_json(verb: &str, value: Value) -> Outcome {
     print(&format!("{:#}\n", Value::Object(object)))
 }
 
-/// Says what is going on; shown only if stderr is a terminal.
+/// Whether stderr shows errors and warnings only.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Shows errors and warnings only from now on.
+pub(crate) fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
+/// A line for people on stderr, unless they asked for quiet.
+pub(crate) fn note(text: &str) {
+    if !QUIET.load(Ordering::Relaxed) {
+        eprintln!("{text}");
+    }
+}
+
+/// A bar of steps of which some are done; shown only if stderr is a terminal and nobody asked for quiet.
 pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
+    /// A bar without steps so far.
     pub(crate) fn new() -> Self {
-        if !io::stderr().is_terminal() {
+        if QUIET.load(Ordering::Relaxed) || !io::stderr().is_terminal() {
             return Self(ProgressBar::hidden());
         }
-        let style = ProgressStyle::with_template("{spinner} [{elapsed}] {msg}");
-        let bar = ProgressBar::new_spinner();
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        let style = ProgressStyle::with_template("{bar:24} {pos}/{len} [{elapsed}] {msg}");
+        let bar = ProgressBar::new(0);
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.enable_steady_tick(Duration::from_millis(100));
         Self(bar)
     }
 
+    /// There are this many more steps.
+    pub(crate) fn expect(&self, steps: usize) {
+        self.0.inc_length(steps as u64);
+    }
+
+    /// One step is done.
+    pub(crate) fn advance(&self) {
+        self.0.inc(1);
+    }
+
+    /// Says what is going on.
     pub(crate) fn say(&self, text: impl Into<String>) {
         self.0.set_message(text.into());
     }

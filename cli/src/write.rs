@@ -1,11 +1,13 @@
 //! Writing an artefact.
 
 use crate::golden::golden;
-use crate::{Compiled, Error, facts};
+use crate::{Compiled, Error, Span, facts};
 use ssmc_artifact::{Property, ReportEntry, ReportKind};
 use ssmc_codegen::assemble::{self, ArtifactInput};
 use ssmc_ir::Model;
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Instant;
 
 /// What an artefact says about itself.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +18,8 @@ pub struct WriteOptions {
     pub model_hash: Vec<u8>,
     /// See [`properties`](crate::properties).
     pub properties: Vec<Property>,
+    /// The greatest values of symbols, by name, where they are known.
+    pub maxima: BTreeMap<String, i64>,
     /// Whether to compute golden vectors for `selftest` with the reference interpreter.
     pub golden: bool,
 }
@@ -27,6 +31,7 @@ impl WriteOptions {
             model_name: model_name.into(),
             model_hash: facts::model_hash(model),
             properties: facts::properties(model),
+            maxima: model.meta.maxima.clone(),
             golden: true,
         }
     }
@@ -42,8 +47,24 @@ impl Compiled {
     /// A kernel cannot be compiled, the reference interpreter fails, or the file cannot be written; nothing is left
     /// behind then.
     pub fn write(&self, path: &Path, options: WriteOptions) -> Result<u64, Error> {
+        self.write_observed(path, options, &mut |_| {})
+    }
+
+    /// [`Compiled::write`], showing each part of the work that is done.
+    ///
+    /// # Errors
+    /// As [`Compiled::write`].
+    pub fn write_observed(
+        &self,
+        path: &Path,
+        options: WriteOptions,
+        observe: &mut dyn FnMut(&Span),
+    ) -> Result<u64, Error> {
+        let mut done = |name, start, time| observe(&Span { track: "artefact".to_owned(), name, start, time });
         let mut report = facts::report(self);
+        let start = Instant::now();
         let golden = if options.golden { golden(self)? } else { None };
+        done("golden vectors".to_owned(), start, start.elapsed());
         if golden.is_none() {
             let reason =
                 if options.golden { "the reference interpreter would take too long" } else { "left out" };
@@ -65,7 +86,8 @@ impl Compiled {
             properties: options.properties,
             golden: golden.unwrap_or_default(),
             texts: texts.collect(),
+            maxima: options.maxima,
         };
-        Ok(assemble::write(path, &self.kernels, input)?)
+        Ok(assemble::write(path, &self.kernels, input, &mut done)?)
     }
 }

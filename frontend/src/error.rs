@@ -1,5 +1,6 @@
 //! Why a model was not imported.
 
+use crate::shapes::ShapeFault;
 use ssmc_ir::Diagnostic;
 use std::fmt;
 use std::io;
@@ -38,6 +39,14 @@ pub enum ImportError {
         /// What the file has.
         found: u64,
     },
+    /// A shape that was given for an input does not fit the model.
+    #[error("{}: input shapes do not fit{}", path.display(), faults.iter().map(|f| format!("\n  {f}")).collect::<String>())]
+    InputShapes {
+        /// The file or directory.
+        path: PathBuf,
+        /// Every contradiction.
+        faults: Vec<ShapeFault>,
+    },
     /// The model is valid but uses something that ssmc does not support.
     #[error("{}: unsupported model{}", path.display(), List(faults))]
     Unsupported {
@@ -63,6 +72,7 @@ impl ImportError {
             Self::Io { path, .. }
             | Self::UnknownFormat { path, .. }
             | Self::Limit { path, .. }
+            | Self::InputShapes { path, .. }
             | Self::Unsupported { path, .. }
             | Self::Invalid { path, .. } => path,
         }
@@ -72,7 +82,9 @@ impl ImportError {
     pub fn faults(&self) -> &[Diagnostic] {
         match self {
             Self::Unsupported { faults, .. } | Self::Invalid { faults, .. } => faults,
-            Self::Io { .. } | Self::UnknownFormat { .. } | Self::Limit { .. } => &[],
+            Self::Io { .. } | Self::UnknownFormat { .. } | Self::Limit { .. } | Self::InputShapes { .. } => {
+                &[]
+            }
         }
     }
 }

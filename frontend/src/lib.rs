@@ -4,6 +4,7 @@ pub mod error;
 mod map;
 pub mod onnx;
 pub mod safetensors;
+pub mod shapes;
 
 pub use error::ImportError;
 
@@ -28,5 +29,5 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Model, ImportError
             found: format!("a .{extension} file"),
         });
     }
-    onnx::import(path)
+    onnx::import_with(path, &options.input_shapes)
 }

@@ -3,6 +3,7 @@
 use crate::diag::Diagnostic;
 use crate::graph::Graph;
 use crate::weights::Weights;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// What an importer returns.
@@ -26,4 +27,6 @@ pub struct ModelMeta {
     pub chunk_size: Option<usize>,
     pub eos_token_ids: Vec<i64>,
     pub tokenizer: Option<PathBuf>,
+    /// The greatest values of symbols, by name, where they are known.
+    pub maxima: BTreeMap<String, i64>,
 }

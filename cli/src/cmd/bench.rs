@@ -45,6 +45,8 @@ struct Measured {
     program: String,
     tokens_per_call: usize,
     times: Vec<Duration>,
+    /// When the profiled call began.
+    profiled_at: Instant,
     profile: Vec<LaunchProfile>,
 }
 
@@ -52,7 +54,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     if args.len == 0 || args.batch == 0 || args.repetitions == 0 {
         return Err(Failure::usage("--len, --batch and --repetitions must be at least 1"));
     }
-    let opened = model::open(&args.model, &args.compile)?;
+    let mut opened = model::open(&args.model, &args.compile)?;
     let artifact = &opened.artifact;
     let is_language_model = language::require_language_model(artifact.manifest()).is_ok();
     let names: &[&str] = if is_language_model { &["prefill", "step"] } else { &["forward"] };
@@ -66,6 +68,10 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     for name in names {
         measured.push(measure(&mut session, artifact, args, name)?);
     }
+    for m in &measured {
+        opened.trace.launches(&m.program, m.profiled_at, &m.profile);
+    }
+    opened.trace.write()?;
     if json {
         let programs: Vec<Value> = measured.iter().map(to_json).collect();
         return print_json(
@@ -119,13 +125,15 @@ fn measure(session: &mut Session, artifact: &Artifact, args: &Args, name: &str) 
     call(session)?;
     let n = if is_step { args.steps } else { args.repetitions };
     let times = (0..n).map(|_| call(session)).collect::<Outcome<Vec<_>>>()?;
+    let profiled_at = Instant::now();
     let profile = if args.no_profile {
         Vec::new()
     } else {
         let state = state.as_mut().map(|state| (state, tokens));
         session.run_profiled(name, state, &views)?.1
     };
-    Ok(Measured { program: name.to_owned(), tokens_per_call: args.batch * tokens as usize, times, profile })
+    let tokens_per_call = args.batch * tokens as usize;
+    Ok(Measured { program: name.to_owned(), tokens_per_call, times, profiled_at, profile })
 }
 
 /// Seconds that `share` of the calls do not exceed.

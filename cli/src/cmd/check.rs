@@ -4,6 +4,7 @@ use crate::failure::{Failure, Outcome};
 use crate::model;
 use crate::output::{print, print_json};
 use serde_json::json;
+use ssmc_frontend::shapes::InputShape;
 use ssmc_ir::{Stage, verify, verify_weights};
 use ssmc_runtime::Artifact;
 use std::path::PathBuf;
@@ -11,6 +12,9 @@ use std::path::PathBuf;
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     model: PathBuf,
+    /// Fix, rename or bound sizes of an input, such as x:1,T<=4096,768; _ leaves an axis as it is; may be repeated
+    #[arg(long, value_name = "NAME:SIZES")]
+    input_shapes: Vec<InputShape>,
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Outcome {
@@ -23,7 +27,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
         sections.map_err(|error| Failure::from(error).in_file(path))?;
         ("artefact", Vec::new())
     } else {
-        let model = model::import(path)?;
+        let model = model::import(path, &args.input_shapes)?;
         let mut faults = verify(&model.graph, Stage::Imported);
         faults.extend(verify_weights(&model.graph, &model.weights));
         if !faults.is_empty() {

@@ -1,13 +1,13 @@
 //! `ssmc compile`
 
 use super::stages;
-use crate::failure::{Failure, Outcome};
-use crate::model;
+use crate::failure::Outcome;
+use crate::model::{self, Job};
 use crate::options::CompileArgs;
-use crate::output::{Progress, bytes, print, print_json};
+use crate::output::{bytes, note, print, print_json};
 use clap::ValueEnum;
 use serde_json::json;
-use ssmc::{Compiled, Reached};
+use ssmc::Compiled;
 use ssmc_ir::{Model, Stage};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -47,15 +47,15 @@ enum Emit {
 
 pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     let start = Instant::now();
-    let progress = Progress::new();
-    progress.say("importing");
-    let model = model::import(&args.model)?;
-    let compiled = stages_of(args, &model, &progress)?;
+    let mut job = Job::new(&args.model, &args.compile)?;
+    let model = job.import()?;
+    let compiled = stages_of(args, &model, &mut job)?;
+    job.trace.write()?;
     let Some(compiled) = compiled.filter(|_| args.stop_after >= Stage::Legal) else {
         return finish_early(args, json);
     };
     if args.dump_stages.is_some() {
-        progress.say("printing kernels");
+        job.progress.say("printing kernels");
         dump(args, &stages::emitted(&compiled.kernels)?)?;
     }
     if args.stop_after < Stage::Emitted {
@@ -63,9 +63,9 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     }
     let name = args.name.clone().unwrap_or_else(|| model::name(&args.model));
     let output = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.ssmc")));
-    progress.say("generating code");
-    let length = write(args, &model, &compiled, &name, &output)?;
-    drop(progress);
+    let length = write(args, &model, &compiled, &mut job, &name, &output)?;
+    job.trace.write()?;
+    drop(job);
     let seconds = start.elapsed().as_secs_f64();
     let n_kernels = compiled.kernels.kernels.len();
     let levels: Vec<&str> = compiled.kernels.targets.iter().map(|t| t.level.name()).collect();
@@ -84,25 +84,19 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
             }),
         );
     }
-    eprintln!("compiled {name} in {seconds:.1} s: {n_kernels} kernels for {}", levels.join(", "));
+    note(&format!("compiled {name} in {seconds:.1} s: {n_kernels} kernels for {}", levels.join(", ")));
     print(&format!("{} {}\n", output.display(), bytes(length)))
 }
 
 /// Runs the stages up to kernels, writing their texts if asked to.
-fn stages_of(args: &Args, model: &Model, progress: &Progress) -> Outcome<Option<Compiled>> {
-    let compiler = ssmc::Compiler::new(args.compile.options()?);
+fn stages_of(args: &Args, model: &Model, job: &mut Job<'_>) -> Outcome<Option<Compiled>> {
     let mut dumped = Ok(());
-    let compiled = compiler.compile_until(model, args.stop_after, &mut |reached| {
-        match reached {
-            Reached::Graph { program, stage, .. } => progress.say(format!("{program}: {stage}")),
-            Reached::Plan { program, .. } => progress.say(format!("{program}: partitioned")),
-            Reached::Kernels(kernels) => progress.say(format!("{} kernels", kernels.kernels.len())),
-        }
+    let compiled = job.compile_until(model, args.stop_after, &mut |reached| {
         if args.dump_stages.is_some() && dumped.is_ok() {
             dumped = dump(args, &stages::texts(reached));
         }
     });
-    let compiled = compiled.map_err(|error| Failure::from(error).in_file(&args.model))?;
+    let compiled = compiled?;
     dumped?;
     Ok(compiled)
 }
@@ -115,7 +109,7 @@ fn finish_early(args: &Args, json: bool) -> Outcome {
     if json {
         return print_json("compile", json!({"model": args.model, "stopped_after": args.stop_after.name()}));
     }
-    eprintln!("stopped after stage {}", args.stop_after);
+    note(&format!("stopped after stage {}", args.stop_after));
     Ok(())
 }
 
@@ -124,6 +118,7 @@ fn write(
     args: &Args,
     model: &Model,
     compiled: &Compiled,
+    job: &mut Job<'_>,
     name: &str,
     output: &std::path::Path,
 ) -> Outcome<u64> {
@@ -136,7 +131,7 @@ fn write(
         }
         let kernels = legal(&compiled.kernels, i).map_err(ssmc::Error::from)?;
         let beside = |extension: &str| output.with_extension(format!("{}.{extension}", target.level.name()));
-        let failed = |error| Failure::from(ssmc::Error::from(WriteError::from(error)));
+        let failed = |error| crate::failure::Failure::from(ssmc::Error::from(WriteError::from(error)));
         if emit(Emit::LlvmIr) {
             let text = llvm::emit_llvm_ir(&kernels, target).map_err(failed)?;
             stages::write_file(&beside("ll"), text.as_bytes())?;
@@ -156,10 +151,10 @@ fn write(
         }
     }
     let options = ssmc::WriteOptions { golden: !args.no_golden, ..ssmc::WriteOptions::of(model, name) };
-    compiled.write(output, options).map_err(|error| Failure::from(error).in_file(output))
+    job.write(compiled, output, options)
 }
 
 #[cfg(not(feature = "llvm"))]
-fn write(_: &Args, _: &Model, _: &Compiled, _: &str, _: &std::path::Path) -> Outcome<u64> {
+fn write(_: &Args, _: &Model, _: &Compiled, _: &mut Job<'_>, _: &str, _: &std::path::Path) -> Outcome<u64> {
     Err(model::no_code_generation())
 }

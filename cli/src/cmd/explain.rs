@@ -1,12 +1,13 @@
 //! `ssmc explain`
 
 use crate::failure::{Failure, Outcome};
-use crate::model;
+use crate::model::Job;
 use crate::options::CompileArgs;
-use crate::output::{Progress, print, print_json};
+use crate::output::{print, print_json};
 use serde_json::json;
 use ssmc::Reached;
 use ssmc_ir::{Graph, Stage};
+use ssmc_passes::bisect::Counter;
 use ssmc_passes::egraph::{self, Explanation, RewriteReport};
 use std::path::PathBuf;
 
@@ -27,36 +28,43 @@ pub(crate) struct Args {
 const SEED: u64 = 1;
 
 pub(crate) fn run(args: &Args, json: bool) -> Outcome {
-    let options = args.compile.options()?;
-    let model = model::import(&args.model)?;
-    let progress = Progress::new();
-    progress.say("raising");
+    let mut job = Job::new(&args.model, &args.compile)?;
+    let model = job.import()?;
     let mut raised: Option<Graph> = None;
     let mut known = Vec::new();
-    ssmc::Compiler::new(options.clone())
-        .compile_until(&model, Stage::Raised, &mut |reached| {
-            if let Reached::Graph { program, stage: Stage::Raised, graph, .. } = reached {
-                known.push(program.to_owned());
-                if program == args.program {
-                    raised = Some(graph.clone());
-                }
+    let mut used = 0;
+    job.compile_until(&model, Stage::Raised, &mut |reached| match reached {
+        Reached::Graph { program, stage: Stage::Raised, graph, .. } => {
+            known.push(program.to_owned());
+            if program == args.program {
+                raised = Some(graph.clone());
             }
-        })
-        .map_err(|error| Failure::from(error).in_file(&args.model))?;
+        }
+        Reached::Counted(counter) => used = counter.taken(),
+        _ => {}
+    })?;
+    job.trace.write()?;
+    let counter = || Counter::new(args.compile.bisect_limit.map(|limit| limit.saturating_sub(used)));
+    let options = job.compiler.rewrite_options(&args.program, &counter());
     let raised = raised.ok_or_else(|| {
         Failure::usage(format!("no program {}, expected one of {}", args.program, known.join(", ")))
     })?;
-    progress.say("rewriting");
+    job.progress.say("rewriting");
     let failed = |error| Failure::from(ssmc::Error::from(error)).in_file(&args.model);
-    let report = egraph::rewrite(&raised, &options.rewrite).map_err(failed)?.report;
-    progress.say("proving");
-    let explanations = egraph::explain(&raised, &options.rewrite).map_err(failed)?;
+    let report = egraph::rewrite(&raised, &options).map_err(failed)?.report;
+    job.progress.say("proving");
+    let options = job.compiler.rewrite_options(&args.program, &counter());
+    let explanations = egraph::explain(&raised, &options).map_err(failed)?;
     let mut replayed = Vec::new();
     if args.check {
-        progress.say("replaying");
-        replayed = explanations.iter().map(|e| egraph::check(e, SEED).map_err(|e| e.to_string())).collect();
+        job.progress.say("replaying");
+        job.progress.expect(explanations.len());
+        for explanation in &explanations {
+            replayed.push(egraph::check(explanation, SEED).map_err(|error| error.to_string()));
+            job.progress.advance();
+        }
     }
-    drop(progress);
+    drop(job);
     if json {
         print_json("explain", to_json(args, &report, &explanations, &replayed))?;
     } else {

@@ -4,7 +4,7 @@ use super::language::{self, PromptArgs};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::model;
 use crate::options::{CompileArgs, SessionArgs};
-use crate::output::{print, print_json};
+use crate::output::{note, print, print_json};
 use crate::sampling::Sampler;
 use crate::text::TextStream;
 use serde_json::json;
@@ -115,7 +115,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     } else {
         String::new()
     };
-    eprintln!("prefill {} tokens, {prefill_rate:.1} tokens/s{decode}", prompt.len());
+    note(&format!("prefill {} tokens, {prefill_rate:.1} tokens/s{decode}", prompt.len()));
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! `ssmc inspect`
 
 use crate::failure::{Failure, Outcome};
-use crate::model;
+use crate::model::{self, Job};
 use crate::options::CompileArgs;
 use crate::output::{bytes, print, print_json, table};
 use serde_json::{Value, json};
@@ -24,15 +24,17 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
             Artifact::open(&args.model).map_err(|error| Failure::from(error).in_file(&args.model))?;
         return show(&[], &artifact, json);
     }
-    let imported = model::import(&args.model)?;
+    let mut job = Job::new(&args.model, &args.compile)?;
+    let imported = job.import()?;
     let graph = graph_facts(&imported);
     let mut options = args.compile.options()?;
     // Launch lists are the same for all levels.
     options.targets.truncate(1);
-    let compiled = ssmc::Compiler::new(options)
-        .compile(&imported)
-        .map_err(|error| Failure::from(error).in_file(&args.model))?;
-    let (artifact, _dir) = model::temporary(&compiled, &imported, &args.model)?;
+    job.compiler = ssmc::Compiler::new(options);
+    let compiled = job.compile(&imported)?;
+    let (artifact, _dir) = job.temporary(&compiled, &imported)?;
+    job.trace.write()?;
+    drop(job);
     show(&graph, &artifact, json)
 }
 
@@ -183,7 +185,8 @@ fn text(graph: &[(String, Value)], artifact: &Artifact) -> String {
         rows.push(vec!["level".to_owned(), format!("{}, {note}", level.name)]);
     }
     for symbol in &m.symbols {
-        rows.push(vec!["symbol".to_owned(), symbol.name.clone()]);
+        let max = if symbol.max > 0 { format!("at most {}", symbol.max) } else { String::new() };
+        rows.push(vec!["symbol".to_owned(), symbol.name.clone(), max]);
     }
     let mut text = table(&rows);
     for p in &m.programs {

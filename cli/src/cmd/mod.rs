@@ -17,6 +17,7 @@ mod targets;
 mod verify;
 
 use crate::failure::Outcome;
+use crate::output;
 use clap::{Parser, Subcommand};
 
 /// Ahead-of-time compiler for state space models
@@ -26,6 +27,9 @@ pub(crate) struct Cli {
     /// Print one JSON object with a versioned schema instead of text
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// Show neither progress nor remarks on stderr, only warnings and errors
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -69,6 +73,9 @@ enum Verb {
 /// Runs the verb.
 pub(crate) fn run(cli: Cli) -> Outcome {
     let json = cli.json;
+    if json || cli.quiet {
+        output::be_quiet();
+    }
     match cli.verb {
         Verb::Inspect(args) => inspect::run(&args, json),
         Verb::Check(args) => check::run(&args, json),

@@ -3,7 +3,7 @@
 use crate::failure::{Failure, Outcome};
 use crate::model;
 use crate::options::{CompileArgs, SessionArgs};
-use crate::output::print_json;
+use crate::output::{note, print_json};
 use crate::tensors::{self, Tensors};
 use serde_json::json;
 use ssmc_runtime::{Session, State, Tensor};
@@ -37,7 +37,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     let given = tensors::read(&args.inputs)?;
-    let opened = model::open(&args.model, &args.compile)?;
+    let mut opened = model::open(&args.model, &args.compile)?;
     let manifest = opened.artifact.manifest();
     let program = manifest.programs.iter().find(|p| p.name == args.program).ok_or_else(|| {
         let known: Vec<&str> = manifest.programs.iter().map(|p| p.name.as_str()).collect();
@@ -57,15 +57,18 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     let views: Vec<_> = buffers.iter().map(|(name, buffer)| (name.as_str(), buffer.view())).collect();
     let mut state = if program.stateful { Some(state(args, &session, options.max_batch)?) } else { None };
     let start = Instant::now();
-    let outputs = match &mut state {
-        Some(state) => {
-            let ids = inputs.get("input_ids").map(|ids| ids.shape().to_vec()).unwrap_or_default();
-            let tokens = ids.get(1).copied().unwrap_or(1) as u64;
-            session.run_stateful(&args.program, state, tokens, &views)?
+    let ids = inputs.get("input_ids").map(|ids| ids.shape().to_vec()).unwrap_or_default();
+    let tokens = ids.get(1).copied().unwrap_or(1) as u64;
+    let (outputs, profile) = match &mut state {
+        state if opened.trace.is_on() => {
+            session.run_profiled(&args.program, state.as_mut().map(|state| (state, tokens)), &views)?
         }
-        None => session.run(&args.program, &views)?,
+        Some(state) => (session.run_stateful(&args.program, state, tokens, &views)?, Vec::new()),
+        None => (session.run(&args.program, &views)?, Vec::new()),
     };
     let seconds = start.elapsed().as_secs_f64();
+    opened.trace.launches(&args.program, start, &profile);
+    opened.trace.write()?;
     let mut found = Tensors::new();
     for (name, buffer) in outputs.iter() {
         found.insert(name.to_owned(), tensors::from_buffer(buffer)?);
@@ -89,7 +92,8 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
         );
     }
     let threads = session.n_threads();
-    eprintln!("{}: {:.3} ms on {} with {threads} threads", args.program, 1e3 * seconds, session.level());
+    let (program, level) = (&args.program, session.level());
+    note(&format!("{program}: {:.3} ms on {level} with {threads} threads", 1e3 * seconds));
     Ok(())
 }
 

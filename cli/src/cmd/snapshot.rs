@@ -2,9 +2,9 @@
 
 use super::stages::{self, Files};
 use crate::failure::{Failure, Outcome};
-use crate::model;
+use crate::model::Job;
 use crate::options::CompileArgs;
-use crate::output::{Progress, print, print_json};
+use crate::output::{note, print, print_json};
 use serde_json::json;
 use similar::TextDiff;
 use ssmc_ir::Stage;
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
         if json {
             return print_json("snapshot", json!({"dir": args.dir, "written": new.len()}));
         }
-        eprintln!("wrote {} files to {}", new.len(), args.dir.display());
+        note(&format!("wrote {} files to {}", new.len(), args.dir.display()));
         return Ok(());
     }
     let changes = changes(&old, &new);
@@ -95,14 +95,13 @@ fn changes(old: &Files, new: &Files) -> Vec<Change> {
 }
 
 fn generate(args: &Args) -> Outcome<Files> {
-    let model = model::import(&args.model)?;
-    let progress = Progress::new();
-    progress.say("compiling");
+    let mut job = Job::new(&args.model, &args.compile)?;
+    let model = job.import()?;
     let mut files = Files::new();
-    let compiled = ssmc::Compiler::new(args.compile.options()?)
-        .compile_until(&model, Stage::Emitted, &mut |reached| files.extend(stages::texts(reached)))
-        .map_err(|error| Failure::from(error).in_file(&args.model))?;
-    progress.say("printing code");
+    let compiled =
+        job.compile_until(&model, Stage::Emitted, &mut |reached| files.extend(stages::texts(reached)))?;
+    job.trace.write()?;
+    job.progress.say("printing code");
     let compiled = compiled.expect("nothing stops before the last stage");
     files.extend(stages::emitted(&compiled.kernels)?);
     Ok(files)

@@ -4,7 +4,7 @@ use super::language::{self, PromptArgs};
 use crate::failure::{Failure, Outcome};
 use crate::model;
 use crate::options::{CompileArgs, SessionArgs};
-use crate::output::{bytes, print, print_json, table};
+use crate::output::{bytes, note, print, print_json, table};
 use clap::Subcommand;
 use serde_json::json;
 use ssmc_artifact::decode_state;
@@ -76,7 +76,7 @@ fn save(args: &SaveArgs, json: bool) -> Outcome {
         let fields = json!({"output": args.output, "bytes": blob.len(), "position": state.position()});
         return print_json("state", fields);
     }
-    eprintln!("saved the state at position {}: {}", state.position(), bytes(blob.len() as u64));
+    note(&format!("saved the state at position {}: {}", state.position(), bytes(blob.len() as u64)));
     Ok(())
 }
 

@@ -1,16 +1,21 @@
 //! `ssmc verify`
 
+mod blame;
 mod layers;
+mod sequences;
+#[cfg(test)]
+#[cfg(feature = "llvm")]
+mod tests;
 
 use super::language;
 use crate::compare::{Difference, Tolerance, compare};
 use crate::failure::{Failure, Outcome};
-use crate::model;
+use crate::model::Job;
 use crate::options::{CompileArgs, SessionArgs};
 use crate::output::{Progress, print, print_json, table};
 use crate::tensors::{self, Tensors};
 use serde_json::{Value, json};
-use ssmc::{Compiled, CompiledProgram, Rng};
+use ssmc::{Compiled, CompiledProgram, Compiler, Rng};
 use ssmc_artifact::Program;
 use ssmc_ir::{Bindings, Interpreter, Symbol, Tensor};
 use ssmc_runtime::{Artifact, Session, State, Tensor as Buffer};
@@ -25,7 +30,8 @@ pub(crate) struct Args {
     /// a folder with inputs_0.npz, outputs_0.npz, inputs_1.npz ...
     #[arg(long, value_name = "PATH")]
     reference: Option<PathBuf>,
-    /// Compare every kernel's outputs too, and name the first node that differs
+    /// Compare every kernel's outputs even if all outputs agree. Where one does not, the first kernel that differs and
+    /// the pass, rule or kernel at fault are named in any case
     #[arg(long)]
     per_layer: bool,
     /// Allowed error, relative to the largest magnitude of each reference tensor
@@ -65,10 +71,14 @@ impl Compared {
 struct Verifier<'a> {
     args: &'a Args,
     compiled: &'a Compiled,
+    compiler: &'a Compiler,
     artifact: &'a Artifact,
     tolerance: Tolerance,
+    progress: &'a Progress,
     compared: Vec<Compared>,
     layers: Vec<layers::Layer>,
+    /// What makes the first wrong answer wrong.
+    culprit: Option<blame::Culprit>,
 }
 
 /// One call: inputs without states, and the states before it.
@@ -83,29 +93,31 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     if args.len < 2 {
         return Err(Failure::usage("--len must be at least 2"));
     }
-    let model = model::import(&args.model)?;
-    let progress = Progress::new();
-    progress.say("compiling");
-    let compiled = ssmc::Compiler::new(args.compile.options()?)
-        .compile(&model)
-        .map_err(|error| Failure::from(error).in_file(&args.model))?;
-    let (artifact, _dir) = model::temporary(&compiled, &model, &args.model)?;
+    let mut job = Job::new(&args.model, &args.compile)?;
+    let model = job.import()?;
+    let compiled = job.compile(&model)?;
+    let (artifact, _dir) = job.temporary(&compiled, &model)?;
+    job.trace.write()?;
     let tolerance = Tolerance { rtol: args.rtol, atol: args.atol };
     let mut verifier = Verifier {
         args,
         compiled: &compiled,
+        compiler: &job.compiler,
         artifact: &artifact,
         tolerance,
+        progress: &job.progress,
         compared: Vec::new(),
         layers: Vec::new(),
+        culprit: None,
     };
-    progress.say("comparing");
+    job.progress.say("comparing");
     match &args.reference {
         Some(path) => verifier.with_reference(path)?,
         None => verifier.with_interpreter()?,
     }
-    drop(progress);
-    verifier.finish(json)
+    let (compared, layers, culprit) = (verifier.compared, verifier.layers, verifier.culprit);
+    drop(job);
+    finish(args, &compared, &layers, culprit.as_ref(), json)
 }
 
 impl Verifier<'_> {
@@ -121,49 +133,42 @@ impl Verifier<'_> {
 
     /// Every program against the interpreter, on random inputs; `step` continues `prefill`.
     fn with_interpreter(&mut self) -> Outcome {
-        let names: Vec<&'static str> = self.compiled.programs.iter().map(|p| p.name).collect();
-        let stateful = language::require_language_model(self.artifact.manifest()).is_ok();
-        let mut session: Option<(Session, State)> = None;
-        let mut states = Tensors::new();
-        for name in names {
-            let entry = self.entry(name)?;
-            let manifest = self.artifact.manifest();
+        let programs: Vec<(&'static str, bool)> = self
+            .compiled
+            .programs
+            .iter()
+            .map(|p| Ok((p.name, self.entry(p.name)?.stateful)))
+            .collect::<Outcome<_>>()?;
+        let is_stateful = language::require_language_model(self.artifact.manifest()).is_ok();
+        self.progress.expect(programs.len() + if is_stateful { 2 } else { 0 });
+        let mut chain = Chain::default();
+        for (name, stateful) in programs {
+            self.progress.say(format!("comparing {name}"));
             let mut rng = Rng::new(self.args.seed);
-            let inputs = tensors::random(manifest, entry, 1, self.args.len, &mut rng)?;
-            let mut call = Call { case: "random".to_owned(), program: name, inputs, states: Tensors::new() };
-            if !entry.stateful {
-                self.stateless(&call, None)?;
-                continue;
-            }
+            let manifest = self.artifact.manifest();
+            let inputs = tensors::random(manifest, self.entry(name)?, 1, self.args.len, &mut rng)?;
+            let call = Call { case: "random".to_owned(), program: name, inputs, states: Tensors::new() };
             if !stateful {
+                self.stateless(&call, None)?;
+            } else if is_stateful {
+                self.stateful(call, &mut chain)?;
+            } else {
                 return Err(Failure::input(format!("program {name} has state, but is no prefill or step")));
             }
-            if session.is_none() {
-                states = self.zero_states(name)?;
-                let session_new = self.session(&call)?;
-                let state = session_new.new_state(1)?;
-                session = Some((session_new, state));
-            }
-            call.states = states;
-            let outputs = self.truth(&call)?;
-            let program = self.program(name)?;
-            let names = program.states.clone();
-            if let Some((session, state)) = &mut session {
-                let before = state.clone();
-                let found = run_stateful(session, state, &call)?;
-                self.compare(&call, &outputs, &found);
-                let saved = saved_states(state)?;
-                self.compare(&call, &keep(&outputs, &names), &saved);
-                self.layers(&call, session, Some(before))?;
-            }
-            states = keep(&outputs, &names);
+            self.progress.advance();
+        }
+        if is_stateful {
+            self.sequences()?;
         }
         Ok(())
     }
 
     /// `forward` against recorded tensors.
     fn with_reference(&mut self, path: &Path) -> Outcome {
-        for (case, inputs, outputs) in cases(path)? {
+        let cases = cases(path)?;
+        self.progress.expect(cases.len());
+        for (case, inputs, outputs) in cases {
+            self.progress.say(format!("comparing case {case}"));
             let entry = self.entry("forward")?;
             let is_input = |name: &str| entry.inputs.iter().any(|info| info.name == name);
             let is_output = |name: &str| entry.outputs.iter().any(|info| info.name == name);
@@ -178,6 +183,7 @@ impl Verifier<'_> {
             let inputs = tensors::for_program(entry, &given).map_err(|f| f.in_file(path))?;
             let call = Call { case, program: "forward", inputs, states: Tensors::new() };
             self.stateless(&call, Some(expected))?;
+            self.progress.advance();
         }
         Ok(())
     }
@@ -190,7 +196,30 @@ impl Verifier<'_> {
         let mut session = self.session(call)?;
         let found = run_stateless(&mut session, call)?;
         self.compare(call, &expected, &found);
-        self.layers(call, &mut session, None)
+        self.explain(call, &expected, &mut session, None)
+    }
+
+    /// A call that continues the state which the calls before it left, in the session and in the interpreter.
+    fn stateful(&mut self, mut call: Call<'_>, chain: &mut Chain) -> Outcome {
+        if chain.session.is_none() {
+            chain.states = self.zero_states(call.program)?;
+            let session = self.session(&call)?;
+            let state = session.new_state(1)?;
+            chain.session = Some((session, state));
+        }
+        call.states = std::mem::take(&mut chain.states);
+        let expected = self.truth(&call)?;
+        let states = keep(&expected, &self.program(call.program)?.states);
+        if let Some((session, state)) = &mut chain.session {
+            let before = state.clone();
+            let found = run_stateful(session, state, &call)?;
+            self.compare(&call, &expected, &found);
+            let saved = saved_states(state)?;
+            self.compare(&call, &states, &saved);
+            self.explain(&call, &expected, session, Some(before))?;
+        }
+        chain.states = states;
+        Ok(())
     }
 
     /// A session that is large enough for the call.
@@ -243,51 +272,75 @@ impl Verifier<'_> {
         }
     }
 
-    /// Compares the kernels of a call, if that is asked for or the call has failed.
-    fn layers(&mut self, call: &Call<'_>, session: &mut Session, state: Option<State>) -> Outcome {
+    /// Compares the kernels of a call, if that is asked for or the call has failed; of the first one that has failed,
+    /// finds what makes it wrong.
+    fn explain(
+        &mut self,
+        call: &Call<'_>,
+        expected: &Tensors,
+        session: &mut Session,
+        state: Option<State>,
+    ) -> Outcome {
         let failed =
             self.compared.iter().any(|c| c.program == call.program && c.case == call.case && !c.passed());
         if !(failed || self.args.per_layer) {
             return Ok(());
         }
         let program = self.program(call.program)?;
-        let found = layers::compare_layers(program, call, session, state, self.tolerance)?;
+        let found = layers::compare_layers(program, call, session, state.clone(), self.tolerance)?;
+        if failed && self.culprit.is_none() {
+            self.progress.say("looking for what is wrong");
+            let first = found.iter().find(|layer| !layer.difference.passed());
+            self.culprit = Some(self.culprit(call, expected, first, session, state)?);
+        }
         self.layers.extend(found);
         Ok(())
     }
+}
 
-    fn finish(&self, json: bool) -> Outcome {
-        let n_failed = self.compared.iter().filter(|c| !c.passed()).count();
-        let first = self.layers.iter().find(|l| !l.difference.passed());
-        if json {
-            let outputs: Vec<Value> = self.compared.iter().map(compared_json).collect();
-            let layers: Vec<Value> = self.layers.iter().map(layers::Layer::to_json).collect();
-            print_json(
-                "verify",
-                json!({
-                    "passed": n_failed == 0, "outputs": outputs, "layers": layers,
-                    "first_difference": first.map(layers::Layer::to_json),
-                }),
-            )?;
-        } else {
-            let mut text = table(&self.compared.iter().map(row).collect::<Vec<_>>());
-            if self.args.per_layer {
-                text.push_str("kernels\n");
-                text.push_str(&table(&self.layers.iter().map(layers::Layer::row).collect::<Vec<_>>()));
-            }
-            print(&text)?;
+/// What runs of `prefill` and `step` leave to the next one.
+#[derive(Default)]
+struct Chain {
+    session: Option<(Session, State)>,
+    states: Tensors,
+}
+
+/// Prints the comparisons; fails if one of them has.
+fn finish(
+    args: &Args,
+    compared: &[Compared],
+    layers: &[layers::Layer],
+    culprit: Option<&blame::Culprit>,
+    json: bool,
+) -> Outcome {
+    let n_failed = compared.iter().filter(|c| !c.passed()).count();
+    let first = layers.iter().find(|l| !l.difference.passed());
+    if json {
+        let outputs: Vec<Value> = compared.iter().map(compared_json).collect();
+        let all: Vec<Value> = layers.iter().map(layers::Layer::to_json).collect();
+        print_json(
+            "verify",
+            json!({
+                "passed": n_failed == 0, "outputs": outputs, "layers": all,
+                "first_difference": first.map(layers::Layer::to_json),
+                "culprit": culprit.map(blame::Culprit::to_json),
+            }),
+        )?;
+    } else {
+        let mut text = table(&compared.iter().map(row).collect::<Vec<_>>());
+        if args.per_layer {
+            text.push_str("kernels\n");
+            text.push_str(&table(&layers.iter().map(layers::Layer::row).collect::<Vec<_>>()));
         }
-        if n_failed == 0 {
-            return Ok(());
-        }
-        let place = match first {
-            Some(layer) => format!("; the first kernel that differs: {}", layer.describe()),
-            None => {
-                "; every kernel agrees with the rewritten graph, so rewriting changed the meaning".to_owned()
-            }
-        };
-        Err(Failure::check(format!("{n_failed} of {} outputs differ{place}", self.compared.len())))
+        print(&text)?;
     }
+    if n_failed == 0 {
+        return Ok(());
+    }
+    let kernel = first.map(|layer| format!("; the first kernel that differs: {}", layer.describe()));
+    let culprit = culprit.map(|culprit| format!("; {culprit}")).unwrap_or_default();
+    let n = compared.len();
+    Err(Failure::check(format!("{n_failed} of {n} outputs differ{}{culprit}", kernel.unwrap_or_default())))
 }
 
 fn pair((name, tensor): (&String, &Tensor)) -> (String, Tensor) {

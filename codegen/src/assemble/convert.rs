@@ -7,6 +7,8 @@ use ssmc_artifact::SymbolRole;
 use ssmc_artifact::{self as artifact, Expr};
 use ssmc_ir::dim::Atom;
 use ssmc_ir::{DType, Dim, DimFn, Symbol};
+#[cfg(feature = "llvm")]
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 /// The symbols of a model, in the order of the manifest.
@@ -64,15 +66,16 @@ impl Symbols {
         }
     }
 
-    /// The table of the manifest. Roles follow from the names that exporters and frontends give.
+    /// The table of the manifest. Roles follow from the names that exporters and frontends give; a maximum of 0 is
+    /// none.
     #[cfg(feature = "llvm")]
-    pub(super) fn table(&self) -> Vec<artifact::Symbol> {
+    pub(super) fn table(&self, maxima: &BTreeMap<String, i64>) -> Vec<artifact::Symbol> {
         self.0
             .iter()
             .map(|s| artifact::Symbol {
                 name: s.name().to_owned(),
                 min: 0,
-                max: 0,
+                max: maxima.get(s.name()).copied().unwrap_or(0),
                 divisibility: 1,
                 role: role(s.name()).into(),
             })

@@ -14,7 +14,7 @@ pub use convert::Symbols;
 pub use kernels::{AssembleError, KernelEntry, Kernels, LaunchEntry, ProgramEntry, StoredWeight};
 pub use packing::{PANEL, Packing};
 #[cfg(feature = "llvm")]
-pub use write::{ArtifactInput, WriteError, legal, write};
+pub use write::{ArtifactInput, OnDone, WriteError, legal, write};
 
 use ssmc_ir::{Plan, Weights};
 

@@ -12,7 +12,9 @@ use ssmc_artifact::{
     ArtifactError, ArtifactWriter, Golden, Level, Manifest, NO_ENTRY, Program, Property, ReportEntry, Slot,
     WeightInfo,
 };
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Why no artefact was written.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +41,12 @@ pub struct ArtifactInput {
     pub golden: Golden,
     /// Name and text.
     pub texts: Vec<(String, String)>,
+    /// The greatest values of symbols, by name, where they are known.
+    pub maxima: BTreeMap<String, i64>,
 }
+
+/// A part of the work that is done: what, since when, and how long it took.
+pub type OnDone<'a> = &'a mut dyn FnMut(String, Instant, Duration);
 
 /// The kernels of one level as its emitter wants them.
 ///
@@ -60,16 +67,25 @@ pub fn legal(kernels: &Kernels, level: usize) -> Result<Vec<Kernel>, WriteError>
     Ok(out)
 }
 
-/// Compiles for every level and writes the artefact. Returns its length.
+/// Compiles for every level and writes the artefact, showing each part to `on_done`. Returns its length.
 ///
 /// # Errors
 /// A kernel cannot be compiled, or the file cannot be written; nothing is left behind then.
-pub fn write(path: &Path, kernels: &Kernels, input: ArtifactInput) -> Result<u64, WriteError> {
+pub fn write(
+    path: &Path,
+    kernels: &Kernels,
+    input: ArtifactInput,
+    on_done: OnDone<'_>,
+) -> Result<u64, WriteError> {
     let mut writer = ArtifactWriter::create(path)?;
     let mut entries: Vec<Vec<u64>> = vec![Vec::new(); kernels.kernels.len()];
     for (level, target) in kernels.targets.iter().enumerate() {
+        let start = Instant::now();
         let legal = legal(kernels, level)?;
+        on_done(format!("legalize {}", target.level.name()), start, start.elapsed());
+        let start = Instant::now();
         let image = llvm::compile(&legal, target)?;
+        on_done(format!("machine code {}", target.level.name()), start, start.elapsed());
         for kernel in &legal {
             let name = format!("kernel/{}/{}", target.level.name(), kernel.name);
             writer.add_text(name, kernel.to_string());
@@ -79,6 +95,7 @@ pub fn write(path: &Path, kernels: &Kernels, input: ArtifactInput) -> Result<u64
         }
         writer.add_code(describe_level(target), image.bytes);
     }
+    let start = Instant::now();
     for weight in &kernels.weights {
         write_weight(&mut writer, weight)?;
     }
@@ -106,7 +123,7 @@ pub fn write(path: &Path, kernels: &Kernels, input: ArtifactInput) -> Result<u64
         model_name: input.model_name,
         model_hash: input.model_hash,
         producer: concat!("ssmc ", env!("CARGO_PKG_VERSION")).to_owned(),
-        symbols: kernels.symbols.table(),
+        symbols: kernels.symbols.table(&input.maxima),
         levels: Vec::new(),
         weights: Vec::new(),
         kernels: described.collect(),
@@ -115,7 +132,9 @@ pub fn write(path: &Path, kernels: &Kernels, input: ArtifactInput) -> Result<u64
         report: input.report,
         properties: input.properties,
     };
-    Ok(writer.finish(manifest)?)
+    let length = writer.finish(manifest)?;
+    on_done("file".to_owned(), start, start.elapsed());
+    Ok(length)
 }
 
 fn describe_level(target: &CpuTarget) -> Level {

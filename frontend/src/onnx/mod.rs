@@ -13,7 +13,7 @@ mod fault;
 mod import;
 mod importer;
 mod limits;
-mod proto;
+pub mod proto;
 mod registry;
 mod shape;
 mod tensor;
@@ -23,10 +23,12 @@ mod types;
 mod tests;
 
 use crate::error::ImportError;
+use crate::shapes::{Binding, InputShape, ShapeFault};
 use check::Faults;
 use external::ExternalFiles;
 use importer::Importer;
-use proto::{GraphProto, ModelProto};
+use prost::Message;
+use proto::{GraphProto, ModelProto, ValueInfoProto};
 use ssmc_ir::{Model, ModelMeta};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -39,11 +41,35 @@ use std::path::Path;
 /// # Errors
 /// All faults of the file at once: unreadable, not ONNX, structurally wrong, ill typed, or not supported.
 pub fn import(path: &Path) -> Result<Model, ImportError> {
-    let proto = decode::decode(path)?;
-    import_model(&proto, path)
+    import_with(path, &[])
 }
 
-fn import_model(proto: &ModelProto, path: &Path) -> Result<Model, ImportError> {
+/// [`import`] with shapes in the place of those that the file declares for its inputs.
+///
+/// # Errors
+/// As [`import`], and if a shape contradicts its declaration.
+pub fn import_with(path: &Path, shapes: &[InputShape]) -> Result<Model, ImportError> {
+    let proto = decode::decode(path)?;
+    import_model(&proto, path, shapes)
+}
+
+/// The message of a model file, for tools that rewrite models.
+///
+/// # Errors
+/// The file cannot be read, or is not ONNX.
+pub fn read_message(path: &Path) -> Result<ModelProto, ImportError> {
+    decode::decode(path)
+}
+
+/// Writes a message as a model file.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_message(path: &Path, message: &ModelProto) -> std::io::Result<()> {
+    std::fs::write(path, message.encode_to_vec())
+}
+
+fn import_model(proto: &ModelProto, path: &Path, shapes: &[InputShape]) -> Result<Model, ImportError> {
     let refuse = |faults: Faults| {
         let (path, list) = (path.to_owned(), faults.list);
         if faults.invalid {
@@ -60,22 +86,36 @@ fn import_model(proto: &ModelProto, path: &Path) -> Result<Model, ImportError> {
     let name = if graph.name().is_empty() { "main" } else { graph.name() };
     let files = ExternalFiles::beside(path);
     let mut importer = Importer::new(name, functions, check::opsets(&proto.opset_import), files, faults);
-    import_graph(&mut importer, graph);
+    let binding = import_graph(&mut importer, graph, shapes)
+        .map_err(|faults| ImportError::InputShapes { path: path.to_owned(), faults })?;
     let (graph, weights, faults) = importer.finish();
     if !faults.list.is_empty() {
         return Err(refuse(faults));
     }
-    let meta = ModelMeta { family: "onnx".into(), ..ModelMeta::default() };
+    let meta = ModelMeta { family: "onnx".into(), maxima: binding.maxima, ..ModelMeta::default() };
     Ok(Model { graph, weights, meta, warnings: Vec::new() })
 }
 
 /// Imports the inputs, nodes and outputs of the model's graph.
-fn import_graph<'m>(importer: &mut Importer<'m>, graph: &'m GraphProto) {
+fn import_graph<'m>(
+    importer: &mut Importer<'m>,
+    graph: &'m GraphProto,
+    shapes: &[InputShape],
+) -> Result<Binding, Vec<ShapeFault>> {
     let constants: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
     let taken = types::dim_names(&graph.input);
-    for info in graph.input.iter().filter(|i| !constants.contains(i.name())) {
-        let value = match types::input_type(info, &taken) {
-            Ok(ty) => Some(importer.region_input(info.name(), ty)),
+    let inputs: Vec<&ValueInfoProto> = graph.input.iter().filter(|i| !constants.contains(i.name())).collect();
+    let given = |info: &ValueInfoProto| shapes.iter().find(|shape| shape.input == info.name());
+    let declared: Vec<_> =
+        inputs.iter().map(|info| types::input_type(info, &taken, given(info).map(Binding::shape))).collect();
+    let ports = inputs.iter().zip(&declared).map(|(info, ty)| {
+        let shape = ty.as_ref().ok().map(|ty| &ty.shape);
+        (info.name(), shape.filter(|_| types::declares_shape(info)))
+    });
+    let binding = Binding::new(shapes, &ports.collect::<Vec<_>>())?;
+    for (info, ty) in inputs.into_iter().zip(declared) {
+        let value = match ty {
+            Ok(ty) => Some(importer.region_input(info.name(), ty.with_shape(binding.apply(&ty.shape)))),
             Err(fault) => {
                 importer.faults.push(format!("input {:?}", info.name()), &fault);
                 None
@@ -85,11 +125,12 @@ fn import_graph<'m>(importer: &mut Importer<'m>, graph: &'m GraphProto) {
     }
     importer.initializers(graph);
     if importer.nodes(&graph.node).is_err() {
-        return;
+        return Ok(binding);
     }
     for info in &graph.output {
         if let Err(fault) = importer.graph_output(info) {
             importer.faults.push(format!("output {:?}", info.name()), &fault);
         }
     }
+    Ok(binding)
 }

@@ -6,7 +6,7 @@ use super::proto::type_proto::Value as TypeValue;
 use super::proto::{ValueInfoProto, type_proto};
 use super::shape::{MAX_DIM, check_shape};
 use super::tensor;
-use ssmc_ir::{DType, Dim, TensorType};
+use ssmc_ir::{DType, Dim, Shape, TensorType};
 use std::collections::BTreeSet;
 
 fn tensor_type(info: &ValueInfoProto) -> Result<Option<&type_proto::Tensor>, Fault> {
@@ -30,11 +30,21 @@ pub(crate) fn declared_dtype(info: &ValueInfoProto) -> Result<Option<DType>, Fau
     }
 }
 
-/// The type of a graph input: a named dim is a symbol, a nameless one a symbol of its own.
+/// Whether a shape is declared.
+pub(crate) fn declares_shape(info: &ValueInfoProto) -> bool {
+    tensor_type(info).is_ok_and(|tensor| tensor.is_some_and(|tensor| tensor.shape.is_some()))
+}
+
+/// The type of a graph input: a named dim is a symbol, a nameless one a symbol of its own. Where no shape is declared
+/// it is `otherwise`.
 ///
 /// # Errors
 /// Element type or rank is missing, or a dim is out of range.
-pub(crate) fn input_type(info: &ValueInfoProto, taken: &BTreeSet<&str>) -> Result<TensorType, Fault> {
+pub(crate) fn input_type(
+    info: &ValueInfoProto,
+    taken: &BTreeSet<&str>,
+    otherwise: Option<Shape>,
+) -> Result<TensorType, Fault> {
     let incomplete = |what: &str| Fault::Mismatch {
         what: "type".into(),
         expected: format!("a tensor type with {what}"),
@@ -42,7 +52,11 @@ pub(crate) fn input_type(info: &ValueInfoProto, taken: &BTreeSet<&str>) -> Resul
     };
     let tensor = tensor_type(info)?.ok_or_else(|| incomplete("an element type"))?;
     let dtype = tensor::dtype(tensor.elem_type())?;
-    let shape = tensor.shape.as_ref().ok_or_else(|| incomplete("a shape"))?;
+    let Some(shape) = &tensor.shape else {
+        let shape = otherwise.ok_or_else(|| incomplete("a shape"))?;
+        check_shape(&shape)?;
+        return Ok(TensorType::new(dtype, shape));
+    };
     let mut dims = Vec::new();
     for (axis, dim) in shape.dim.iter().enumerate() {
         dims.push(match &dim.value {

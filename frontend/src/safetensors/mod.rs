@@ -14,21 +14,26 @@ mod schema;
 pub mod synthetic;
 
 use crate::error::ImportError;
+use crate::shapes::{Binding, InputShape, ShapeFault};
 use checkpoint::Checkpoint;
 use config::Config;
 use fault::{Fault, Faults};
 use recipes::LanguageModel;
 use schema::{Schema, Source};
-use ssmc_ir::{Diagnostic, Model, ModelMeta, Severity};
+use ssmc_ir::{Diagnostic, Graph, Model, ModelMeta, Severity};
+use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
 use std::io;
 use std::path::Path;
 
 /// How a model folder is imported.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImportOptions {
     /// Tensors that the model's family does not have are a warning, not an error.
     pub ignore_unexpected_tensors: bool,
+    /// What is said about the shapes of inputs. The programs of a folder are derived from `batch` and `seq_len`, which
+    /// may be bounded, but neither fixed nor renamed.
+    pub input_shapes: Vec<InputShape>,
 }
 
 /// Imports a folder with `config.json` and `model.safetensors`, or shards listed in `model.safetensors.index.json`.
@@ -78,14 +83,29 @@ pub fn import_dir(dir: &Path, options: &ImportOptions) -> Result<Model, ImportEr
         let fault = Diagnostic::error("ssmc::import::graph", e.place.clone(), e.to_string());
         ImportError::Invalid { path: dir.to_owned(), faults: vec![fault] }
     })?;
+    let maxima = bounds(&graph, &options.input_shapes)
+        .map_err(|faults| ImportError::InputShapes { path: dir.to_owned(), faults })?;
     let tokenizer = Some(dir.join("tokenizer.json")).filter(|path| path.is_file());
     let meta = ModelMeta {
         family: model.family.name().to_owned(),
         chunk_size: model.chunk_size(),
         eos_token_ids,
         tokenizer,
+        maxima,
     };
     Ok(Model { graph, weights, meta, warnings: faults.into_vec() })
+}
+
+/// The greatest values that are given for the symbols of the graph's inputs.
+fn bounds(graph: &Graph, given: &[InputShape]) -> Result<BTreeMap<String, i64>, Vec<ShapeFault>> {
+    let declared: Vec<_> =
+        graph.inputs().iter().map(|port| (port.name.as_str(), Some(&graph.ty(port.value).shape))).collect();
+    let binding = Binding::new(given, &declared)?;
+    let changed = binding.dims.iter().filter(|(symbol, dim)| dim.as_symbol() != Some(symbol));
+    let faults: Vec<ShapeFault> = changed
+        .map(|(symbol, dim)| ShapeFault::Programs { symbol: symbol.to_string(), found: dim.to_string() })
+        .collect();
+    if faults.is_empty() { Ok(binding.maxima) } else { Err(faults) }
 }
 
 /// The end-of-text tokens of `generation_config.json`, which generation obeys, or else of `config.json`.

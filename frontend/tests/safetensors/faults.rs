@@ -366,7 +366,11 @@ fn unexpected_tensors_can_be_ignored() {
     let mut raw = Raw::read(&dir.path().join(WEIGHTS));
     raw.add("mtp.weight", "F32", &[2], &[0; 8]);
     raw.write(&dir.path().join(WEIGHTS));
-    let model = import_dir(dir.path(), &ImportOptions { ignore_unexpected_tensors: true }).unwrap();
+    let model = import_dir(
+        dir.path(),
+        &ImportOptions { ignore_unexpected_tensors: true, ..ImportOptions::default() },
+    )
+    .unwrap();
     let warnings: Vec<_> = model.warnings.iter().map(|d| (d.severity, d.code)).collect();
     assert_eq!(warnings, [(Severity::Warning, "ssmc::import::ignored_tensor")]);
     assert!(model.weights.get("mtp.weight").is_none());

@@ -13,14 +13,23 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The comparison of one tensor that a launch wrote.
 pub(super) struct Layer {
     program: String,
-    launch: usize,
+    pub(super) launch: usize,
+    /// The argument of the launch that was compared.
+    pub(super) arg: usize,
     op: &'static str,
     value: ValueId,
     locations: Vec<String>,
+    /// What the argument should hold.
+    pub(super) truth: Tensor,
     pub(super) difference: Difference,
 }
 
 impl Layer {
+    /// The bytes of what was compared.
+    pub(super) fn n_bytes(&self) -> usize {
+        (self.truth.len() * self.truth.dtype().bits()).div_ceil(8)
+    }
+
     pub(super) fn describe(&self) -> String {
         let place = self.locations.join(", ");
         let d = &self.difference;
@@ -64,22 +73,34 @@ pub(super) fn compare_layers(
         group.outputs.iter().filter_map(of).collect::<Vec<_>>()
     });
     let mut watcher = Watcher { watches: watches.collect(), truth: &truth, tolerance, found: Vec::new() };
-    let buffers = buffers(&call.inputs)?;
-    let views: Vec<_> = buffers.iter().map(|(name, buffer)| (*name, buffer.view())).collect();
-    let state = state.as_mut().map(|state| (state, 1));
-    session.run_observed(call.program, state, &views, &mut watcher)?;
-    let layer = |(launch, value, difference): (usize, ValueId, Difference)| {
+    watch(call, session, state.as_mut(), &mut watcher)?;
+    let layer = |(launch, value, arg, difference): (usize, ValueId, usize, Difference)| {
         let group = &program.plan.groups[launch];
         Layer {
             program: call.program.to_owned(),
             launch,
+            arg,
             op: program.plan.graph.node(group.root).op.name(),
             value,
             locations: launches[launch].locations.clone(),
+            truth: truth[&value].clone(),
             difference,
         }
     };
     Ok(watcher.found.into_iter().map(layer).collect())
+}
+
+/// Runs a call and shows its launches to the observer.
+pub(super) fn watch(
+    call: &Call<'_>,
+    session: &mut Session,
+    state: Option<&mut State>,
+    observer: &mut dyn LaunchObserver,
+) -> Outcome {
+    let buffers = buffers(&call.inputs)?;
+    let views: Vec<_> = buffers.iter().map(|(name, buffer)| (*name, buffer.view())).collect();
+    session.run_observed(call.program, state.map(|state| (state, 1)), &views, observer)?;
+    Ok(())
 }
 
 /// What the interpreter computes for every value that a kernel writes.
@@ -131,7 +152,8 @@ struct Watcher<'a> {
     watches: Vec<Vec<(ValueId, usize)>>,
     truth: &'a BTreeMap<ValueId, Tensor>,
     tolerance: Tolerance,
-    found: Vec<(usize, ValueId, Difference)>,
+    /// Launch, value, argument and what they differ by.
+    found: Vec<(usize, ValueId, usize, Difference)>,
 }
 
 impl LaunchObserver for Watcher<'_> {
@@ -150,7 +172,7 @@ impl LaunchObserver for Watcher<'_> {
                 ratio: f64::INFINITY,
                 worst: None,
             });
-            self.found.push((launch.launch, *value, difference));
+            self.found.push((launch.launch, *value, *arg, difference));
         }
     }
 }

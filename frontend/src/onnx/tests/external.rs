@@ -25,7 +25,7 @@ fn faults(entries: &[(&str, &str)]) -> String {
         std::os::unix::fs::symlink(inside.join("w.bin"), inside.join("good_link.bin")).unwrap();
         fs::hard_link(inside.join("twice.bin"), inside.join("hard.bin")).unwrap();
     }
-    match import_model(&with_external(entries), &inside.join("model.onnx")) {
+    match import_model(&with_external(entries), &inside.join("model.onnx"), &[]) {
         Ok(model) => {
             let weight = model.graph.nodes().find(|(_, n)| n.op.name() == "constant").expect("w is small");
             format!("{:?}", weight.1.op)

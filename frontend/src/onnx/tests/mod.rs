@@ -147,7 +147,7 @@ fn model(version: i64, graph: GraphProto) -> ModelProto {
 }
 
 fn import(model: &ModelProto) -> Result<Model, ImportError> {
-    import_model(model, Path::new("no-folder/model.onnx"))
+    import_model(model, Path::new("no-folder/model.onnx"), &[])
 }
 
 fn tensor(dims: &[usize], data: &[f64]) -> Tensor {

@@ -1,0 +1,105 @@
+//! Flags that steer compiling.
+
+mod common;
+
+use common::{expect, text, tiny_lm};
+use serde_json::Value;
+use std::fs;
+
+/// A field of a protobuf message that holds bytes.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    [&[number << 3 | 2, u8::try_from(bytes.len()).expect("the messages are short")], bytes].concat()
+}
+
+/// An ONNX model `y = exp(x)` with `x` of shape `[n, 2]`.
+fn onnx() -> Vec<u8> {
+    let dims = [field(1, &field(2, b"n")), field(1, &[8, 2])].concat();
+    let float = field(1, &[&[8, 1], field(2, &dims).as_slice()].concat());
+    let port = |name: &str| [field(1, name.as_bytes()), field(2, &float)].concat();
+    let node = [field(1, b"x"), field(2, b"y"), field(3, b"n"), field(4, b"Exp")].concat();
+    let graph = [field(1, &node), field(2, b"g"), field(11, &port("x")), field(12, &port("y"))].concat();
+    [vec![8, 8], field(7, &graph), field(8, &[16, 17])].concat()
+}
+
+/// The graph of the model at stage `imported`, compiled with these shapes.
+fn imported(shapes: &[&str]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, dump) = (text(&dir.path().join("m.onnx")), text(&dir.path().join("dump")));
+    fs::write(&model, onnx()).unwrap();
+    let mut args = vec!["compile", &model, "--stop-after", "imported", "--dump-stages", &dump];
+    shapes.iter().for_each(|shape| args.extend(["--input-shapes", shape]));
+    expect(0, &args);
+    fs::read_to_string(dir.path().join("dump/forward.imported.ssm")).unwrap()
+}
+
+#[test]
+fn shapes_fix_and_rename_sizes() {
+    assert!(imported(&[]).contains("%x: f32[n, 2]"));
+    assert!(imported(&["x:3,2"]).contains("%x: f32[3, 2]"));
+    assert!(imported(&["x:rows<=64,_"]).contains("%x: f32[rows, 2]"));
+}
+
+#[test]
+fn shapes_that_do_not_fit_name_input_axis_expected_and_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = text(&dir.path().join("m.onnx"));
+    fs::write(&model, onnx()).unwrap();
+    let check = |shape: &str| expect(2, &["check", &model, "--input-shapes", shape]).1;
+    let stderr = check("x:_,3");
+    assert!(stderr.contains("input \"x\" axis 1: expected 2, found 3"), "{stderr}");
+    assert!(check("w:1").contains("\"w\""));
+    assert!(check("x:1").contains("expected 2 axes, found 1"));
+    assert!(check("x").contains("NAME:EXTENT"));
+    let folder = text(&tiny_lm());
+    let (_, stderr) = expect(2, &["check", &folder, "--input-shapes", "input_ids:1,8"]);
+    assert!(stderr.contains("seq_len<=N"), "{stderr}");
+    expect(0, &["check", &folder, "--input-shapes", "input_ids:_<=4,_<=512"]);
+}
+
+#[test]
+fn a_scan_without_the_mode_asked_for_is_named() {
+    let model = text(&tiny_lm());
+    let (_, stderr) = expect(3, &["compile", &model, "--stop-after", "rewritten", "--mode", "chunked"]);
+    assert!(stderr.contains("ssm.selective_scan") && stderr.contains("no chunked mode"), "{stderr}");
+    expect(0, &["compile", &model, "--stop-after", "rewritten", "--mode", "recurrent"]);
+    expect(2, &["compile", &model, "--mode", "parallel"]);
+}
+
+#[test]
+fn a_limit_ends_rewriting_at_the_same_step_every_time() {
+    let model = text(&tiny_lm());
+    let dir = tempfile::tempdir().unwrap();
+    let run = |limit: &str, name: &str| {
+        let dump = text(&dir.path().join(name));
+        let args = ["compile", &model, "--stop-after", "rewritten", "--dump-stages", &dump];
+        let (_, stderr) = expect(0, &[args.as_slice(), &["--bisect-limit", limit]].concat());
+        (stderr, fs::read_to_string(dir.path().join(name).join("forward.rewritten.ssm")).unwrap())
+    };
+    let (stderr, graph) = run("3", "a");
+    assert!(stderr.contains("bisect: 3 steps taken, the last: pass fold"), "{stderr}");
+    assert!(!graph.contains("ssm.selective_scan"));
+    let (stderr, graph) = run("60", "b");
+    assert!(stderr.contains("bisect: 60 steps taken, the last: rule "), "{stderr}");
+    assert_eq!(run("60", "c"), (stderr, graph));
+}
+
+#[test]
+fn a_trace_has_passes_with_times() {
+    let dir = tempfile::tempdir().unwrap();
+    let trace = text(&dir.path().join("trace.json"));
+    let args = ["--quiet", "compile", &text(&tiny_lm()), "--stop-after", "rewritten", "--trace", &trace];
+    let (stdout, stderr) = expect(0, &args);
+    assert!(stdout.is_empty() && stderr.is_empty(), "{stdout}{stderr}");
+    let trace: Value = serde_json::from_str(&fs::read_to_string(&trace).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let track = |name: &str| {
+        let named = events.iter().find(|e| e["ph"] == "M" && e["args"]["name"] == name).unwrap();
+        named["tid"].clone()
+    };
+    let step = track("step");
+    let of_step: Vec<_> = events.iter().filter(|e| e["ph"] == "X" && e["tid"] == step).collect();
+    let names: Vec<_> = of_step.iter().map(|e| e["name"].as_str().unwrap()).collect();
+    assert!(names.contains(&"scan-loop") && names.last() == Some(&"rewrite"), "{names:?}");
+    let ends = |e: &Value| e["ts"].as_f64().unwrap() + e["dur"].as_f64().unwrap();
+    assert!(of_step.windows(2).all(|pair| ends(pair[0]) <= pair[1]["ts"].as_f64().unwrap() + 0.01));
+}
