@@ -1,3 +1,3 @@
-//! Filetests, and kernels against their machine code. See CONTRIBUTING.md for the form of filetests.
+//! Filetests, and ONNX models rewritten into equivalent ones. See CONTRIBUTING.md for the form of filetests.
 
 pub mod filetest;

@@ -8,6 +8,7 @@ use ssmc_ir::ops::{
     LayerNorm, Op, Pad, Reduce, ReduceFn, RmsNorm, Scan, Select, SelectiveScan, Slice, Ssd, UnaryFn,
 };
 use ssmc_ir::{BuildError, DType, Dim, GraphBuilder, TensorType, ValueId};
+use std::path::Path;
 
 type Built = Result<ValueId, BuildError>;
 
@@ -306,6 +307,27 @@ fn every_rule_fires_and_keeps_the_numbers() {
         let new = rewrite(&old, &only(name)).unwrap();
         assert!(new.report.fired.contains_key(name), "{name} did not fire");
         assert_equal(&old, &new.graph);
+    }
+}
+
+/// Each case twice as text, for reading and for the runner of filetests, which holds what comes of it.
+#[test]
+fn every_case_is_a_filetest() {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/filetests/rules"));
+    for (name, build) in CASES {
+        for (file, fires) in [(format!("{name}.ssm"), true), (format!("{name}.not.ssm"), false)] {
+            let not = if fires { "" } else { ";;! fires = false\n" };
+            let head = format!(";;! test = \"rewrite\"\n;;! rule = \"{name}\"\n{not}");
+            let body = format!("{head}{}", graph(*build, fires));
+            let path = folder.join(file);
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            if !text.starts_with(&body) && std::env::var_os("SSMC_BLESS").is_some() {
+                std::fs::create_dir_all(folder).unwrap();
+                std::fs::write(&path, body).unwrap();
+            } else {
+                assert!(text.starts_with(&body), "{} is out of date: cargo xtask bless", path.display());
+            }
+        }
     }
 }
 

@@ -13,9 +13,13 @@
 //! Lines of `;;!` at the head say what is done. What is expected stands in the lines of `;;` at the end, which
 //! `SSMC_BLESS=1` rewrites, or, for faults, as `;; error: CODE` in the line of the fault.
 
+mod code;
+#[cfg(feature = "llvm")]
+mod compiled;
 mod header;
 mod run;
 mod subtests;
+mod values;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -75,8 +79,18 @@ pub fn evaluate(text: &str) -> Result<String, String> {
             Vec::new()
         }
         "canonical" => subtests::canonical(parts.body)?,
-        "rewrite" => subtests::rewritten(parts.body)?,
-        "run" => run::run(parts.body, &parts.expected)?,
+        "rewrite" => subtests::rewritten(parts.body, &header)?,
+        "explain" => subtests::explained(parts.body)?,
+        "infer" => subtests::inferred(parts.body, &parts.expected)?,
+        "run" => run::run(parts.body, &header, &parts.expected)?,
+        "lower" => code::lowered(parts.body, &header)?,
+        "legalize" => code::legalized(parts.body, &header)?,
+        "interp" => code::interpreted(parts.body, &parts.expected)?,
+        #[cfg(feature = "llvm")]
+        "llvm" => code::llvm(parts.body, &header)?,
+        // Without LLVM there is nothing to compare with.
+        #[cfg(not(feature = "llvm"))]
+        "llvm" => return Ok(text.to_owned()),
         other => return Err(format!("test = {other:?}: no such test")),
     };
     let mut file = parts.body.to_owned();

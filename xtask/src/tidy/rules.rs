@@ -1,9 +1,10 @@
-//! Every rewrite rule has a test that names it and a row in `docs/rules.md`.
+//! Every rewrite rule has a test that names it, a filetest in which it fires, and a row in `docs/rules.md`.
 
 use super::repo::{Repo, is_test};
 use regex::Regex;
 
 const FOLDER: &str = "passes/src/rules/";
+const FILETESTS: &str = "tests/filetests/";
 const DOCUMENT: &str = "docs/rules.md";
 /// How the searcher reads products: no rule of its own, part of every test of one.
 const READING: &str = "rearrange-product";
@@ -28,11 +29,21 @@ pub(super) fn check(repo: &Repo) -> Vec<String> {
         if name != READING && !tests.iter().any(|text| text.contains(&format!("\"{name}\""))) {
             faults.push(format!("{name}: no test names it"));
         }
+        if name != READING && !fires(repo, &name) {
+            faults.push(format!("{name}: fires in no filetest of {FILETESTS} (cargo xtask bless)"));
+        }
         if !document.contains(&format!("`{name}`")) {
             faults.push(format!("{name}: not in {DOCUMENT} (cargo xtask codegen)"));
         }
     }
     faults
+}
+
+/// Whether a filetest says that the rule fires; running it proves that.
+fn fires(repo: &Repo, name: &str) -> bool {
+    let mut tests = repo.files.iter().filter(|(path, _)| path.starts_with(FILETESTS));
+    let names = format!(";;! rule = \"{name}\"\n");
+    tests.any(|(_, text)| text.contains(&names) && !text.contains(";;! fires = false"))
 }
 
 #[cfg(test)]
@@ -45,9 +56,13 @@ mod tests {
         let rule = ("passes/src/rules/gate.rs", "Rule {\n    name: \"silu-product\",\n}");
         let test = ("passes/src/rules/tests.rs", "(\"silu-product\", |g, fires| {");
         let document = ("docs/rules.md", "### `silu-product`");
-        assert_eq!(check(&files(&[rule, test, document])), Vec::<String>::new());
-        assert_eq!(check(&files(&[rule, document])), ["silu-product: no test names it"]);
-        assert!(check(&files(&[rule, test]))[0].contains("not in docs/rules.md"));
+        let fires =
+            ("tests/filetests/rules/silu.ssm", ";;! test = \"rewrite\"\n;;! rule = \"silu-product\"\n");
+        let keeps = ("tests/filetests/rules/not.ssm", ";;! rule = \"silu-product\"\n;;! fires = false\n");
+        assert_eq!(check(&files(&[rule, test, fires, document])), Vec::<String>::new());
+        assert_eq!(check(&files(&[rule, test, keeps, document])).len(), 1);
+        assert!(check(&files(&[rule, fires, test]))[0].contains("not in docs/rules.md"));
+        assert_eq!(check(&files(&[rule, document])).len(), 2);
         assert_eq!(check(&files(&[])).len(), 1);
     }
 }
