@@ -6,6 +6,8 @@ mod bless;
 mod corpus;
 mod demo;
 mod process;
+mod progress;
+mod scramble;
 mod tidy;
 
 use std::error::Error;
@@ -27,6 +29,8 @@ tasks:
     --json FILE               write the results, - for stdout
     --bin FILE                ssmc to use instead of building one
     --profile NAME            cargo profile of what is built (dev)
+  scramble SEED DIR [options]
+                            corpus with every ONNX model rewritten into an equivalent one
   bench spine [options]     compile and run a large model with random weights
     --shape NAME              mamba-130m (the default) or mamba2-130m
     --storage NAME            element type of the weights: f32 (the default), f16 or bf16
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
     let result = match task.as_str() {
         "tidy" => tidy::main(&rest),
         "corpus" => corpus::main(&rest),
+        "scramble" => scramble::main(&rest),
         "bench" => bench::main(&rest),
         "bless" => bless::bless(&rest),
         "codegen" => bless::codegen(&rest),

@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 use crate::args::Args;
+use crate::progress::Bar;
 use crate::{Result, process};
 pub(crate) use compare::error_over_peak;
 
 use case::{Case, Kind};
 use run::Tools;
 
-const OPTIONS: &[&str] = &["kind", "filter", "target", "stage", "json", "bin", "profile"];
+pub(crate) const OPTIONS: &[&str] = &["kind", "filter", "target", "stage", "json", "bin", "profile"];
 
 /// Runs the cases; whether none failed.
 pub(crate) fn main(args: &[String]) -> Result<bool> {
@@ -27,6 +28,11 @@ pub(crate) fn main(args: &[String]) -> Result<bool> {
         args.iter().cloned().partition(|arg| arg == "--streaming");
     let args = Args::parse(&args, OPTIONS)?;
     let [folder] = &args.words[..] else { return Err("expected one corpus folder".into()) };
+    run(Path::new(folder), &args, !flags.is_empty())
+}
+
+/// Runs the cases of a folder with these options, or streams them; whether none failed.
+pub(crate) fn run(folder: &Path, args: &Args, is_streaming: bool) -> Result<bool> {
     let kind = args.get("kind");
     if !matches!(kind, None | Some("onnx" | "checkpoint")) {
         return Err("--kind: expected onnx or checkpoint".into());
@@ -37,12 +43,12 @@ pub(crate) fn main(args: &[String]) -> Result<bool> {
         Some(other) => return Err(format!("--stage: expected kernel, found {other}").into()),
     };
     let filter = Regex::new(args.get("filter").unwrap_or(""))?;
-    let mut cases = cases(Path::new(folder), kind, &filter)?;
-    if !flags.is_empty() {
+    let mut cases = cases(folder, kind, &filter)?;
+    if is_streaming {
         cases.retain(|case| case.kind == Kind::Onnx);
     }
     if cases.is_empty() {
-        return Err(format!("no case in {folder} matches").into());
+        return Err(format!("no case in {} matches", folder.display()).into());
     }
     let profile = args.get("profile").unwrap_or("dev");
     let ssmc = match args.get("bin") {
@@ -59,8 +65,11 @@ pub(crate) fn main(args: &[String]) -> Result<bool> {
         target: args.get("target").filter(|target| *target != "cpu").map(str::to_owned),
     };
     let mut rows = Vec::new();
+    let mut bar = Bar::new(cases.len());
     for case in &cases {
-        let row = if flags.is_empty() { run::run(case, &tools) } else { streaming::run(case, &tools) };
+        bar.show(rows.len(), &case.name);
+        let row = if is_streaming { streaming::run(case, &tools) } else { run::run(case, &tools) };
+        bar.clear();
         println!("{row}");
         rows.push(row);
     }
@@ -74,14 +83,19 @@ pub(crate) fn main(args: &[String]) -> Result<bool> {
     Ok(summary.failed == 0)
 }
 
-/// The cases of a folder, by name.
-fn cases(folder: &Path, kind: Option<&str>, filter: &Regex) -> Result<Vec<Case>> {
+/// The folders of all cases, by name.
+pub(crate) fn folders(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let mut folders: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     folders.retain(|path| path.join("case.json").is_file());
     folders.sort();
+    Ok(folders)
+}
+
+/// The cases of a folder, by name.
+fn cases(folder: &Path, kind: Option<&str>, filter: &Regex) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
-    for path in folders {
+    for path in folders(folder)? {
         let case = Case::load(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         if filter.is_match(&case.name) && kind.is_none_or(|kind| kind == case.kind.group()) {
             cases.push(case);
