@@ -136,7 +136,10 @@ impl Compiler {
             _ => None,
         };
         let counter = Counter::new(self.options.bisect_limit);
-        let parts = [Some((programs, model)), streaming.as_ref().map(|(programs, raised)| (programs.clone(), raised))];
+        let parts = [
+            Some((programs, model)),
+            streaming.as_ref().map(|(programs, raised)| (programs.clone(), raised)),
+        ];
         for (programs, model) in parts.into_iter().flatten() {
             observe(Reached::Programs(&programs));
             for program in programs {
