@@ -169,6 +169,11 @@ impl<'a> Partition<'a> {
             Op::TopK(_) => true,
             Op::Conv(_) | Op::RmsNorm(_) | Op::LayerNorm(_) | Op::GatedRmsNorm(_) => true,
             Op::CausalConv1d(_) => i != 0,
+            Op::LongConv(_) | Op::Dft(_) => true,
+            Op::ComplexScan(_) => {
+                let shape = |i: usize| user.operands[i].map(|v| &self.graph.ty(v).shape);
+                i > 3 || shape(i) != shape(2)
+            }
             // x, dt and z are read once per element; everything else is shared by channels, states or steps.
             Op::SelectiveScan(_) => !matches!(i, 0 | 1 | 6),
             Op::Ssd(_) | Op::DiscretizedScan(_) => true,

@@ -97,7 +97,10 @@ fn start_from_zero(graph: &Graph, names: &[&str]) -> Result<Graph, EditError> {
 
 /// Whether an absent operand means zeros, or one sequence.
 fn may_be_absent(node: &Node, i: usize) -> bool {
-    node.op.operands().get(i).is_some_and(|o| matches!(o.name, "h0" | "state" | "seq_idx"))
+    node.op
+        .operands()
+        .get(i)
+        .is_some_and(|o| matches!(o.name, "h0" | "h0_re" | "h0_im" | "state" | "history" | "seq_idx"))
 }
 
 #[cfg(test)]

@@ -351,7 +351,7 @@ fn touched(graph: &Graph, group: &Group, value: ValueId) -> Dim {
 /// Whether a state is the tail of a convolution.
 fn is_window(graph: &Graph, state: ValueId) -> bool {
     let users = graph.users();
-    users[state].iter().any(|(node, _)| matches!(graph.node(*node).op, Op::CausalConv1d(_)))
+    users[state].iter().any(|(node, _)| matches!(graph.node(*node).op, Op::CausalConv1d(_) | Op::LongConv(_)))
 }
 
 /// Bounds of an integer input that indexes a table.

@@ -3,8 +3,8 @@
 use ssmc_ir::ops::{Op, Scan};
 use ssmc_ir::{Graph, Node, ValueId};
 
-/// The class of the recurrence that a node is: `s6`, `ssd`, `matrix`, `wkv`, `diag`, with `step_` before it for a single step; empty
-/// if the node is none.
+/// The class of the recurrence that a node is: `s6`, `ssd`, `matrix`, `wkv`, `diag`, `long_conv`, with `step_` before
+/// it for a single step; empty if the node is none.
 pub(super) fn class(graph: &Graph, node: &Node) -> String {
     let (class, sequence) = match &node.op {
         Op::SelectiveScan(_) => ("s6", node.operands[0]),
@@ -19,6 +19,8 @@ pub(super) fn class(graph: &Graph, node: &Node) -> String {
         }
         Op::Wkv(_) => ("wkv", node.operands[1]),
         Op::Scan(Scan { .. }) => ("diag", node.operands[1]),
+        Op::ComplexScan(_) => ("diag", node.operands[2]),
+        Op::LongConv(_) => ("long_conv", node.operands[0]),
         _ => return String::new(),
     };
     let is_step = sequence.is_some_and(|x| graph.ty(x).shape.get(1).is_some_and(|d| d.is(1)));

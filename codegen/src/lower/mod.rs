@@ -6,11 +6,14 @@
 
 mod access;
 mod block;
+mod complex_scan;
 mod conv;
 mod conv1d;
+mod dft;
 mod elementwise;
 mod index;
 mod linear_attention;
+mod long_conv;
 mod matmul;
 mod norm;
 mod reduce;
@@ -198,6 +201,9 @@ pub fn lower(graph: &Graph, group: &Group, target: &CpuTarget) -> Result<Lowered
         Op::LayerNorm(op) => norm::layer_norm(&mut lowering, op)?,
         Op::GatedRmsNorm(op) => norm::gated_rms_norm(&mut lowering, op)?,
         Op::CausalConv1d(op) => conv1d::lower(&mut lowering, op)?,
+        Op::LongConv(op) => long_conv::lower(&mut lowering, op)?,
+        Op::Dft(op) => dft::lower(&mut lowering, op)?,
+        Op::ComplexScan(op) => complex_scan::lower(&mut lowering, op)?,
         Op::Conv(op) => conv::lower(&mut lowering, op)?,
         Op::Loop(_) | Op::If(_) | Op::WeightRef(_) => return lowering.unsupported("it has no kernel"),
         Op::Constant(_)

@@ -2,8 +2,8 @@
 
 use super::ctx::Ctx;
 use super::import::{
-    control, convolution, elementwise, layout, logic, norm, pad, product, recurrent, reduce, scatter,
-    sources, split,
+    control, convolution, elementwise, fourier, layout, logic, norm, pad, product, recurrent, reduce,
+    scatter, sources, split,
 };
 use super::importer::{Imported, Val};
 use ssmc_ir::ops::{BinaryFn, Cmp, ReduceFn, UnaryFn};
@@ -60,6 +60,7 @@ static OPS: &[OpEntry] = &[
     op("Conv", 1, convolution::conv),
     op("Cos", 7, |c| elementwise::unary(c, UnaryFn::Cos)),
     op("CumSum", 11, reduce::cumsum),
+    op("DFT", 17, fourier::dft),
     op("DepthToSpace", 1, layout::depth_to_space),
     op("Div", 7, |c| elementwise::arithmetic(c, BinaryFn::Div)),
     op("Dropout", 7, elementwise::dropout),

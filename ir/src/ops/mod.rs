@@ -4,6 +4,7 @@
 //! docs. `ops!` turns the list into the [`Op`] enum.
 
 mod attr;
+mod complex_scan;
 mod contract;
 mod control;
 mod conv;
@@ -12,6 +13,7 @@ mod error;
 mod eval;
 mod layout;
 mod linear_attention;
+mod long_conv;
 mod norm;
 mod reduce;
 mod scan;
@@ -20,6 +22,7 @@ mod source;
 mod wkv;
 
 pub use attr::{Attr, AttrError, AttrMut, AttrVisitor, F64, Keyword};
+pub use complex_scan::ComplexScan;
 pub use contract::{Contract, Label, Spec};
 pub use control::{If, Loop, LoopCount};
 pub use conv::{Activation, CausalConv1d, Conv};
@@ -28,6 +31,7 @@ pub use error::OpError;
 pub use eval::{Args, EvalCtx, EvalError, RunRegion, Tolerance};
 pub use layout::{Broadcast, Concat, Gather, Pad, Reshape, Reverse, Slice, Transpose};
 pub use linear_attention::LinearAttention;
+pub use long_conv::{Dft, LongConv};
 pub use norm::{GatedRmsNorm, LayerNorm, RmsNorm};
 pub use reduce::{ArgMax, CumSum, Reduce, ReduceFn};
 pub use scan::{Discretization, DiscretizedScan, Mode, ReadOut, Scan, SelectiveScan, Ssd};
@@ -175,8 +179,8 @@ ops! {
     Broadcast, Reshape, Transpose, Slice, Reverse, Concat, Pad, Gather, Scatter,
     Reduce, CumSum, ArgMax, TopK,
     Contract,
-    Conv, CausalConv1d,
-    Scan, DiscretizedScan, SelectiveScan, Ssd, LinearAttention, Wkv,
+    Conv, CausalConv1d, LongConv, Dft,
+    Scan, ComplexScan, DiscretizedScan, SelectiveScan, Ssd, LinearAttention, Wkv,
     RmsNorm, LayerNorm, GatedRmsNorm,
     Loop, If,
 }

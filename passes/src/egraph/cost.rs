@@ -124,7 +124,14 @@ impl CostModel {
                     if c.activation == ssmc_ir::ops::Activation::Silu { r.transcendental } else { 0.0 };
                 out * (2.0 * width * r.flop + activation)
             }
+            Op::LongConv(_) => {
+                let taps = firsts[1].map_or(1.0, |k| self.size(&k.shape[k.rank() - 2]));
+                r.flop * 2.0 * taps * out
+            }
+            // A sine and a cosine for every term of every sum.
+            Op::Dft(d) => out * self.size(&d.length) * (8.0 * r.flop + 2.0 * r.transcendental),
             Op::Scan(_) => r.serial_flop * 2.0 * out,
+            Op::ComplexScan(_) => r.serial_flop * 8.0 * out,
             // x, dt, b, then the states: an exponential, two products and a fused multiply-add each.
             Op::DiscretizedScan(_) => out * (5.0 * r.serial_flop + r.transcendental),
             Op::SelectiveScan(s) => {

@@ -79,8 +79,12 @@ fn step(graph: &Graph, value: ValueId, axis: usize, out: &mut Vec<(ValueId, usiz
             }
         }
         Op::Conv(_) if axis == 1 => return false,
-        Op::CausalConv1d(_) if axis == 2 => return false,
-        Op::Conv(_) | Op::CausalConv1d(_) => out.extend(x.map(|x| (x, axis))),
+        Op::CausalConv1d(_) | Op::LongConv(_) if axis == 2 => return false,
+        Op::Conv(_) | Op::CausalConv1d(_) | Op::LongConv(_) | Op::Dft(_) => out.extend(x.map(|x| (x, axis))),
+        Op::ComplexScan(_) => {
+            let axis = if result > 1 && axis > 0 { axis + 1 } else { axis };
+            out.extend((0..4).filter_map(operand).map(|x| (x, axis)));
+        }
         Op::Scan(_) => {
             let axis = if result == 1 && axis > 0 { axis + 1 } else { axis };
             out.extend([operand(0), operand(1)].into_iter().flatten().map(|x| (x, axis)));

@@ -258,3 +258,25 @@ fn stated_axes_are_checked() {
     assert!(derive(&[("y", 1)]).is_err_and(|e| e.to_string().contains("no such input")));
     assert!(derive(&[("x", 2)]).is_err_and(|e| e.to_string().contains("another axis than time")));
 }
+
+#[test]
+fn long_convolutions_carry_what_their_kernel_reaches() {
+    for width in [1, 5, 20] {
+        let streaming = streams(&format!(
+            r#"func @f(%x: f32[batch, seq_len, 3]) {{
+    %k = weight {{name="k", shape=[{width}, 3]}} : f32[{width}, 3]
+    %y, %tail = ssm.long_conv %x, %k : f32[batch, seq_len, 3], f32[batch, {}, 3]
+    %z = mul %x, %y : f32[batch, seq_len, 3]
+    return %z "z"
+}}"#,
+            width - 1,
+        ));
+        assert_eq!(streaming.states.len(), usize::from(width > 1));
+    }
+    let ahead = r#"func @f(%x: f32[batch, seq_len, 3]) {
+    %k = weight {name="k", shape=[5, 3]} : f32[5, 3]
+    %y, %tail = ssm.long_conv %x, %k {lead=2} : f32[batch, seq_len, 3], f32[batch, 4, 3]
+    return %y "y"
+}"#;
+    assert!(refused(ahead).contains("ssm.long_conv"), "{}", refused(ahead));
+}

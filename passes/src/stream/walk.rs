@@ -153,6 +153,7 @@ impl<'a> Walker<'a> {
             Op::CumSum(op) => self.cumsum(node, op),
             Op::Conv(op) => self.conv(node, op),
             Op::CausalConv1d(op) => self.causal_conv(node, op),
+            Op::LongConv(op) => self.long_conv(node, op),
             Op::Scan(op) => self.scan(node, op),
             _ => self.refuse(Reason::NoForm),
         }

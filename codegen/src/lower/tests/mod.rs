@@ -3,6 +3,7 @@
 
 mod elementwise;
 mod fuzz;
+mod long;
 #[cfg(feature = "llvm")]
 mod machine;
 mod matrix;

@@ -3,6 +3,7 @@
 pub(crate) mod control;
 pub(crate) mod convolution;
 pub(crate) mod elementwise;
+pub(crate) mod fourier;
 pub(crate) mod layout;
 pub(crate) mod logic;
 pub(crate) mod norm;

@@ -235,3 +235,28 @@ fn arithmetic_that_leaves_64_bits_is_no_panic() {
     let found = refused(&model(18, graph(&["x[n]"], vec![], nodes, &["y[m]"])));
     assert!(found[0].contains("unsupported"), "{found:?}");
 }
+
+#[test]
+fn dft_of_real_and_complex_tensors() {
+    let flags =
+        |inverse: i64, onesided: i64| vec![("inverse", A::Int(inverse)), ("onesided", A::Int(onesided))];
+    let axis = |mut attributes: Vec<(&'static str, A)>| {
+        attributes.push(("axis", A::Int(0)));
+        attributes
+    };
+    let real = || tensor(&[4, 1], &[1.0, 2.0, 3.0, 4.0]);
+    let whole = [10.0, 0.0, -2.0, 2.0, -2.0, 0.0, -2.0, -2.0];
+    check(case(17, "DFT x -> y", axis(flags(0, 0)), vec![]), real(), &[4, 2], &whole);
+    // From version 20 on the axis is an input, the last but one if absent.
+    check(case(20, "DFT x -> y", flags(0, 1), vec![]), real(), &[3, 2], &whole[..6]);
+    let inputs = || vec![ints("n", &[2]), ints("a", &[-2])];
+    check(case(20, "DFT x n a -> y", flags(0, 0), inputs()), real(), &[2, 2], &[3.0, 0.0, -1.0, 0.0]);
+    let spectrum = || tensor(&[4, 2], &whole);
+    let back = [1.0, 0.0, 2.0, 0.0, 3.0, 0.0, 4.0, 0.0];
+    check(case(20, "DFT x -> y", flags(1, 0), vec![]), spectrum(), &[4, 2], &back);
+    let half = || tensor(&[3, 2], &whole[..6]);
+    check(case(20, "DFT x -> y", flags(1, 1), vec![]), half(), &[4, 1], &[1.0, 2.0, 3.0, 4.0]);
+    let five = || vec![ints("n", &[5])];
+    let x = tensor(&[3, 2], &[5.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+    check(case(20, "DFT x n -> y", flags(1, 1), five()), x, &[5, 1], &[1.0; 5]);
+}

@@ -3,8 +3,8 @@
 use super::elementwise::{silu, softplus};
 use super::num::{Field, Num};
 use super::{Args, EvalError, arg, optional, optional_floats, strides};
-use crate::ops::{Discretization, DiscretizedScan, Scan, SelectiveScan, Ssd};
-use crate::tensor::{Data, Tensor};
+use crate::ops::{ComplexScan, Discretization, DiscretizedScan, Scan, SelectiveScan, Ssd};
+use crate::tensor::{Complex, Data, Tensor};
 
 /// The steps of one sequence of the batch in order of execution, each with whether the state starts anew there.
 pub(super) fn steps(
@@ -119,6 +119,30 @@ pub(in crate::ops) fn scan(op: &Scan, x: &Args<'_>) -> Result<Vec<Tensor>, EvalE
         Data::Int(_) | Data::Bool(_) => return Err(EvalError::NoSuchFunction { op: "ssm.scan", dtype }),
     };
     Ok(vec![Tensor::new(dtype, b.shape(), h)?, Tensor::new(dtype, state_shape(b.shape()).0, last)?])
+}
+
+/// The complex numbers of two real tensors.
+fn pairs(re: &Tensor, im: &Tensor) -> Result<Vec<Complex>, EvalError> {
+    Ok(re.as_floats()?.iter().zip(im.as_floats()?).map(|(re, im)| Complex::new(*re, *im)).collect())
+}
+
+pub(in crate::ops) fn complex_scan(op: &ComplexScan, x: &Args<'_>) -> Result<Vec<Tensor>, EvalError> {
+    let (a_re, b_re, seq) = (arg(x, 0)?, arg(x, 2)?, seq_idx(x, 6)?);
+    let (a, b) = (pairs(a_re, arg(x, 1)?)?, pairs(b_re, arg(x, 3)?)?);
+    let h0 = match (optional(x, 4), optional(x, 5)) {
+        (Some(re), Some(im)) => Some(pairs(re, im)?),
+        _ => None,
+    };
+    let scan = Scan { reverse: op.reverse };
+    let (h, last) = scan_elems(&scan, (&a, a_re.shape()), (&b, b_re.shape()), h0.as_deref(), seq);
+    let state = state_shape(b_re.shape()).0;
+    let mut results = Vec::new();
+    for (elems, shape) in [(h, b_re.shape()), (last, &state[..])] {
+        for part in [|x: &Complex| x.re, |x: &Complex| x.im] {
+            results.push(Tensor::floats(b_re.dtype(), shape, elems.iter().map(part).collect())?);
+        }
+    }
+    Ok(results)
 }
 
 /// (a_bar, the factor of b in b_bar) of one step.

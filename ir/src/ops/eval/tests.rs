@@ -346,6 +346,95 @@ fn ssm_cases() -> Vec<Case> {
             vec![f32s(&[1, 1, 1], &[1.0]), f32s(&[1, 1], &[1.0])],
             vec![f32s(&[1, 1, 1], &[1.0 / (1.0 + e)]), f32s(&[1, 0, 1], &[])],
         ),
+        // Taps 1 10 100 act on 1 2 3 and on what went before; then the first tap looks ahead.
+        partial(
+            "ssm.long_conv",
+            vec![
+                Some(f32s(&[1, 3, 1], &[1.0, 2.0, 3.0])),
+                Some(f32s(&[3, 1], &[1.0, 10.0, 100.0])),
+                Some(f32s(&[1, 2, 1], &[7.0, 8.0])),
+            ],
+            vec![f32s(&[1, 3, 1], &[781.0, 812.0, 123.0]), f32s(&[1, 2, 1], &[2.0, 3.0])],
+        ),
+        case(
+            "ssm.long_conv {lead=1}",
+            vec![f32s(&[1, 3, 1], &[1.0, 2.0, 3.0]), f32s(&[3, 1], &[1.0, 10.0, 100.0])],
+            vec![f32s(&[1, 3, 1], &[12.0, 123.0, 230.0]), f32s(&[1, 2, 1], &[2.0, 3.0])],
+        ),
+        // A kernel of its own for each sequence, longer than they are.
+        case(
+            "ssm.long_conv",
+            vec![f32s(&[2, 1, 1], &[3.0, 5.0]), f32s(&[2, 2, 1], &[1.0, 10.0, 2.0, 20.0])],
+            vec![f32s(&[2, 1, 1], &[3.0, 10.0]), f32s(&[2, 1, 1], &[3.0, 5.0])],
+        ),
+        // A quarter turn per step.
+        case(
+            "ssm.complex_scan",
+            vec![
+                f32s(&[1, 1, 1], &[0.0]),
+                f32s(&[1, 1, 1], &[1.0]),
+                f32s(&[1, 3, 1], &[1.0, 0.0, 2.0]),
+                f32s(&[1, 3, 1], &[0.0, 0.0, 3.0]),
+            ],
+            vec![
+                f32s(&[1, 3, 1], &[1.0, 0.0, 1.0]),
+                f32s(&[1, 3, 1], &[0.0, 1.0, 3.0]),
+                f32s(&[1, 1], &[1.0]),
+                f32s(&[1, 1], &[3.0]),
+            ],
+        ),
+        // Backwards from a state, with another sequence in the middle.
+        partial(
+            "ssm.complex_scan {reverse=true}",
+            vec![
+                Some(f32s(&[1, 1, 1], &[2.0])),
+                Some(f32s(&[1, 1, 1], &[1.0])),
+                Some(f32s(&[1, 2, 1], &[0.5, 0.0])),
+                Some(f32s(&[1, 2, 1], &[0.25, 0.0])),
+                Some(f32s(&[1, 1], &[1.0])),
+                Some(f32s(&[1, 1], &[-1.0])),
+                Some(i32s(&[1, 2], &[0, 1])),
+            ],
+            vec![
+                f32s(&[1, 2, 1], &[0.5, 3.0]),
+                f32s(&[1, 2, 1], &[0.25, -1.0]),
+                f32s(&[1, 1], &[0.5]),
+                f32s(&[1, 1], &[0.25]),
+            ],
+        ),
+        case(
+            "dft {length=2}",
+            vec![f32s(&[2], &[1.0, 3.0])],
+            vec![f32s(&[2], &[4.0, -2.0]), f32s(&[2], &[0.0; 2])],
+        ),
+        // 1 i -1 -i turns once per four steps.
+        case(
+            "dft {length=4}",
+            vec![f32s(&[4], &[1.0, 0.0, -1.0, 0.0]), f32s(&[4], &[0.0, 1.0, 0.0, -1.0])],
+            vec![f32s(&[4], &[0.0, 4.0, 0.0, 0.0]), f32s(&[4], &[0.0; 4])],
+        ),
+        case(
+            "dft {inverse=true, length=4}",
+            vec![f32s(&[4], &[0.0, 4.0, 0.0, 0.0]), f32s(&[4], &[0.0; 4])],
+            vec![f32s(&[4], &[1.0, 0.0, -1.0, 0.0]), f32s(&[4], &[0.0, 1.0, 0.0, -1.0])],
+        ),
+        // A shorter signal is padded, on any axis; half of the spectrum is the other half's mirror image.
+        case(
+            "dft {axis=1, length=4, onesided=true}",
+            vec![f32s(&[1, 2], &[1.0, 2.0])],
+            vec![f32s(&[1, 3], &[3.0, 1.0, -1.0]), f32s(&[1, 3], &[0.0, -2.0, 0.0])],
+        ),
+        // The imaginary parts of the first and the middle element have no meaning.
+        case(
+            "dft {inverse=true, length=4, onesided=true}",
+            vec![f32s(&[3], &[3.0, 1.0, -1.0]), f32s(&[3], &[9.0, -2.0, 9.0])],
+            vec![f32s(&[4], &[1.0, 2.0, 0.0, 0.0]), f32s(&[4], &[0.0; 4])],
+        ),
+        case(
+            "dft {inverse=true, length=3, onesided=true}",
+            vec![f32s(&[2], &[6.0, 0.0]), f32s(&[2], &[0.0, 0.0])],
+            vec![f32s(&[3], &[2.0; 3]), f32s(&[3], &[0.0; 3])],
+        ),
         case(
             "ssm.scan",
             vec![half.clone(), x.clone()],
