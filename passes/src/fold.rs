@@ -2,7 +2,8 @@
 //!
 //! Whole subgraphs of constants are evaluated by the reference interpreter in `f64` and rounded once, to the element
 //! type of the value that the rest of the graph needs. What only enlarges a constant (broadcasts, counters) stays in
-//! the graph, and so do casts and layouts of large matrices, whose storage type is worth keeping.
+//! the graph, and so do casts and layouts of large matrices, whose storage type is worth keeping. Small integer weights
+//! become literals, so that passes see the indices that they are.
 
 use crate::pass::{Changed, Pass, PassCtx, PassError};
 use ssmc_ir::edit::{EditError, Rewriter};
@@ -11,6 +12,7 @@ use ssmc_ir::{
     Def, Entity, Graph, GraphBuilder, Interpreter, Model, Node, NodeId, Tensor, ValueId, Weight, Weights,
 };
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Evaluates nodes whose operands are all constants or weights. Regions are left alone: their constants are folded
 /// once a loop is raised.
@@ -95,7 +97,14 @@ fn fold(graph: &Graph, weights: &mut Weights) -> Result<Graph, PassError> {
         evaluate(graph, &cone, weights, &mut folded)?;
     }
     let mut rewriter = Rewriter::new(graph);
+    let mut emitted = Emitted::default();
     for (id, node) in graph.nodes() {
+        if let Some(literal) = small_integers(node, weights) {
+            rewriter.builder().set_loc_id(node.loc);
+            let new = rewriter.builder().op(literal, &[]).map_err(EditError::from)?;
+            rewriter.set(node.results[0], new);
+            continue;
+        }
         if kinds[id.idx()] != Kind::Eager {
             // Lazy nodes that only constants need may miss an operand that was not copied.
             let is_complete = node.operands.iter().flatten().all(|v| rewriter.get(*v).is_ok());
@@ -107,7 +116,7 @@ fn fold(graph: &Graph, weights: &mut Weights) -> Result<Graph, PassError> {
         for value in &node.results {
             if let Some(tensor) = folded.remove(value) {
                 rewriter.builder().set_loc_id(node.loc);
-                let new = emit(rewriter.builder(), graph, *value, &tensor, weights)?;
+                let new = emitted.emit(rewriter.builder(), graph, *value, &tensor, weights)?;
                 rewriter.set(*value, new);
             }
         }
@@ -208,23 +217,50 @@ fn evaluate(
     Ok(())
 }
 
-/// The literal or weight node for a folded value.
-fn emit(
-    b: &mut GraphBuilder,
-    graph: &Graph,
-    value: ValueId,
-    tensor: &Tensor,
-    weights: &mut Weights,
-) -> Result<ValueId, EditError> {
-    let ty = graph.ty(value).clone();
-    let bytes = tensor.to_bytes();
-    if ty.shape.n_elems().as_const().is_some_and(|n| n <= LITERAL) {
-        let constant = Constant { dtype: ty.dtype, shape: ty.shape, data: bytes };
-        return Ok(b.op(constant, &[])?);
+/// The literal that an integer weight with few elements is.
+fn small_integers(node: &Node, weights: &Weights) -> Option<Constant> {
+    let Op::WeightRef(w) = &node.op else { return None };
+    let is_small = w.shape.n_elems().as_const().is_some_and(|n| n <= LITERAL);
+    let weight = weights.get(&w.name).filter(|_| is_small && w.dtype.is_int() && w.dtype.bits() >= 8)?;
+    Some(Constant { dtype: w.dtype, shape: w.shape.clone(), data: weight.bytes.as_slice().to_vec() })
+}
+
+/// Weights that were made of folded values, by a hash of their bytes: equal ones are one.
+#[derive(Default)]
+struct Emitted {
+    names: BTreeMap<u64, Vec<String>>,
+}
+
+impl Emitted {
+    /// The literal or weight node for a folded value.
+    fn emit(
+        &mut self,
+        b: &mut GraphBuilder,
+        graph: &Graph,
+        value: ValueId,
+        tensor: &Tensor,
+        weights: &mut Weights,
+    ) -> Result<ValueId, EditError> {
+        let ty = graph.ty(value).clone();
+        let bytes = tensor.to_bytes();
+        if ty.shape.n_elems().as_const().is_some_and(|n| n <= LITERAL) {
+            let constant = Constant { dtype: ty.dtype, shape: ty.shape, data: bytes };
+            return Ok(b.op(constant, &[])?);
+        }
+        let mut hasher = DefaultHasher::new();
+        bytes.hash(&mut hasher);
+        let known = self.names.entry(hasher.finish()).or_default();
+        let is_equal =
+            |name: &&String| weights.get(name).is_some_and(|w| w.ty == ty && w.bytes.as_slice() == bytes);
+        if let Some(name) = known.iter().find(is_equal) {
+            let node = WeightRef { dtype: ty.dtype, name: name.clone(), shape: ty.shape };
+            return Ok(b.op(node, &[])?);
+        }
+        let name = (weights.len()..).map(|i| format!("folded.{i}")).find(|name| weights.get(name).is_none());
+        let name = name.expect("there are more numbers than weights");
+        known.push(name.clone());
+        let node = WeightRef { dtype: ty.dtype, name: name.clone(), shape: ty.shape.clone() };
+        weights.insert(name, Weight { ty, bytes: bytes.into() });
+        Ok(b.op(node, &[])?)
     }
-    let name = (weights.len()..).map(|i| format!("folded.{i}")).find(|name| weights.get(name).is_none());
-    let name = name.expect("there are more numbers than weights");
-    let node = WeightRef { dtype: ty.dtype, name: name.clone(), shape: ty.shape.clone() };
-    weights.insert(name, Weight { ty, bytes: bytes.into() });
-    Ok(b.op(node, &[])?)
 }

@@ -5,7 +5,7 @@ use crate::cse::Cse;
 use crate::dce::Dce;
 use crate::fold::Fold;
 use crate::manager::Phase;
-use crate::raise::ScanLoop;
+use crate::raise::{ComplexStep, LongConvs, ScanLoop};
 use ssmc_ir::Stage;
 
 /// From `imported` to `canonical`.
@@ -18,7 +18,20 @@ pub const CANONICAL: Phase = Phase {
 pub const RAISED: Phase = Phase {
     stage: Stage::Raised,
     passes: &[
-        &ScanLoop, &Dce, &Simplify, &Fold, &Cse, &Products, &Dce, &Layout, &Products, &Simplify, &Cse, &Dce,
+        &ScanLoop,
+        &ComplexStep,
+        &LongConvs,
+        &Dce,
+        &Simplify,
+        &Fold,
+        &Cse,
+        &Products,
+        &Dce,
+        &Layout,
+        &Products,
+        &Simplify,
+        &Cse,
+        &Dce,
     ],
 };
 

@@ -104,6 +104,22 @@ fn slice(b: &mut GraphBuilder, x: ValueId, op: &Slice) -> Simplified {
             let start = inner.start + &op.start;
             Ok(Some(b.op(Slice { start, ..op.clone() }, &xs)?))
         }
+        // Through the slice of another axis, if a concatenation lies behind it.
+        Some((Op::Slice(inner), xs)) if inner.axis != op.axis => match of_parts(b, xs[0], op)? {
+            Some(part) => match slice(b, part, &inner)? {
+                Some(x) => Ok(Some(x)),
+                None => b.op(inner, &[part]).map(Some),
+            },
+            None => Ok(None),
+        },
+        Some((Op::Concat(_), _)) => of_parts(b, x, op),
+        Some((Op::Reshape(_), xs)) => {
+            let Some(axis) = dense_axis(b.shape(x), b.shape(xs[0]), op.axis) else { return Ok(None) };
+            let mut dims = b.shape(x).to_vec();
+            dims[op.axis] = op.len.clone();
+            let part = sliced(b, xs[0], &Slice { axis, ..op.clone() })?;
+            view::reshape(b, part, &dims).map(Some)
+        }
         Some((Op::Transpose(Transpose { perm }), xs)) => {
             let inner = Slice { axis: perm[op.axis], ..op.clone() };
             let x = match slice(b, xs[0], &inner)? {
@@ -114,6 +130,66 @@ fn slice(b: &mut GraphBuilder, x: ValueId, op: &Slice) -> Simplified {
         }
         _ => Ok(None),
     }
+}
+
+/// The slice of a value, simplified.
+fn sliced(b: &mut GraphBuilder, x: ValueId, op: &Slice) -> Result<ValueId, BuildError> {
+    match slice(b, x, op)? {
+        Some(x) => Ok(x),
+        None => b.op(op.clone(), &[x]),
+    }
+}
+
+/// The axis of `from` that is axis `axis` of `shape`, where both differ only in unit axes.
+fn dense_axis(shape: &[Dim], from: &[Dim], axis: usize) -> Option<usize> {
+    if !view::same_dense(shape, from) || shape[axis].is(1) {
+        return None;
+    }
+    let n_before = shape[..axis].iter().filter(|d| !d.is(1)).count();
+    (0..from.len()).filter(|i| !from[*i].is(1)).nth(n_before)
+}
+
+/// The part of a concatenation that a slice along its axis takes, seen through unit axes: of one operand, or of several
+/// that are slices themselves.
+fn of_parts(b: &mut GraphBuilder, x: ValueId, op: &Slice) -> Simplified {
+    let (concat, xs) = match def(b, x) {
+        Some((Op::Concat(concat), xs)) if concat.axis == op.axis && op.stride == 1 => (concat, xs),
+        Some((Op::Reshape(_), xs)) => {
+            let Some(axis) = dense_axis(b.shape(x), b.shape(xs[0]), op.axis) else { return Ok(None) };
+            let mut dims = b.shape(x).to_vec();
+            dims[op.axis] = op.len.clone();
+            let part = of_parts(b, xs[0], &Slice { axis, ..op.clone() })?;
+            return part.map(|part| view::reshape(b, part, &dims)).transpose();
+        }
+        _ => return Ok(None),
+    };
+    let (Some(start), Some(len)) = (op.start.as_const(), op.len.as_const()) else { return Ok(None) };
+    let mut parts = Vec::new();
+    let mut offset = 0;
+    for x in &xs {
+        if offset >= start + len {
+            break;
+        }
+        let Some(n) = b.shape(*x)[op.axis].as_const() else { return Ok(None) };
+        let (from, to) = ((start - offset).max(0), (start + len - offset).min(n));
+        if from < to {
+            parts.push((*x, Slice { axis: op.axis, start: from.into(), len: (to - from).into(), stride: 1 }));
+        }
+        offset += n;
+    }
+    if let [(x, part)] = &parts[..] {
+        return sliced(b, *x, part).map(Some);
+    }
+    let is_slice = |x: &ValueId| match def(b, *x) {
+        Some((Op::Slice(_), _)) => true,
+        Some((Op::Reshape(_), xs)) => matches!(def(b, xs[0]), Some((Op::Slice(_), _))),
+        _ => false,
+    };
+    if parts.is_empty() || !parts.iter().all(|(x, _)| is_slice(x)) {
+        return Ok(None);
+    }
+    let parts = parts.iter().map(|(x, part)| sliced(b, *x, part)).collect::<Result<Vec<_>, _>>()?;
+    b.op(concat, &parts).map(Some)
 }
 
 /// Whether every number of `narrow` is one of `wide`.
@@ -141,10 +217,16 @@ fn cast(b: &mut GraphBuilder, x: ValueId, op: &Cast) -> Simplified {
     Ok(None)
 }
 
-/// A gather of one known index is a slice.
+/// A gather of one known index, or of several that follow each other, is a slice.
 fn gather(b: &mut GraphBuilder, x: ValueId, indices: ValueId, op: &Gather) -> Simplified {
     let Some(extent) = b.shape(x)[op.axis].as_const() else { return Ok(None) };
     let Some((Op::Constant(c), _)) = def(b, indices) else { return Ok(None) };
+    if c.shape.rank() == 1
+        && let Some((start, len)) = run(&c, extent)
+    {
+        let part = Slice { axis: op.axis, start: start.into(), len: len.into(), stride: 1 };
+        return sliced(b, x, &part).map(Some);
+    }
     let Some(index) = c.as_scalar().map(|i| i as i64) else { return Ok(None) };
     let index = if index < 0 { index + extent } else { index };
     if !(0..extent).contains(&index) {
@@ -158,6 +240,21 @@ fn gather(b: &mut GraphBuilder, x: ValueId, indices: ValueId, op: &Gather) -> Si
         None => b.op(part, &[x])?,
     };
     view::reshape(b, part, &dims).map(Some)
+}
+
+/// First and number of the indices, if there are several, one after the other, inside of an axis.
+fn run(c: &Constant, extent: i64) -> Option<(i64, i64)> {
+    let size = c.dtype.bits() / 8;
+    if size == 0 || c.data.len() < 2 * size {
+        return None;
+    }
+    let indices: Option<Vec<i64>> =
+        c.data.chunks_exact(size).map(|e| ssmc_ir::scalar::decode(c.dtype, e).map(|i| i as i64)).collect();
+    let indices = indices?;
+    let start = if indices[0] < 0 { indices[0] + extent } else { indices[0] };
+    let follow = indices.windows(2).all(|pair| pair[1] == pair[0] + 1 && (pair[0] < 0) == (pair[1] < 0));
+    let len = indices.len() as i64;
+    (follow && start >= 0 && start + len <= extent).then_some((start, len))
 }
 
 fn select(b: &GraphBuilder, xs: &[ValueId]) -> Option<ValueId> {

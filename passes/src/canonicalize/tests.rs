@@ -173,6 +173,55 @@ fn arithmetic_on_dims_is_done() {
 }
 
 #[test]
+fn equal_folded_weights_are_one() {
+    let (model, _) = optimized(
+        "func @f(%x: f32[batch, 80], %y: f32[batch, 80]) {
+           %w = weight {name=\"w\", shape=[80]} : f32[80]
+           %1 = neg %w : f32[80]
+           %2 = reshape %1 {shape=[1, 80]} : f32[1, 80]
+           %3 = broadcast %2 {axes=[0, 1], shape=[batch, 80]} : f32[batch, 80]
+           %4 = add %x, %3 : f32[batch, 80]
+           %5 = broadcast %1 {axes=[1], shape=[batch, 80]} : f32[batch, 80]
+           %6 = sub %y, %5 : f32[batch, 80]
+           return %4 \"p\", %6 \"q\"
+         }",
+        &[CANONICAL],
+    );
+    assert_eq!(model.weights.len(), 1, "{}", model.graph);
+}
+
+#[test]
+fn rows_that_follow_each_other_are_a_slice() {
+    let found = canonical(
+        "func @f(%x: f32[5, 4]) {
+           %i = constant {data=[1, 2, 3], dtype=i64, shape=[3]} : i64[3]
+           %j = constant {data=[3, 2], dtype=i64, shape=[2]} : i64[2]
+           %k = constant {data=[-2, -1], dtype=i64, shape=[2]} : i64[2]
+           %1 = gather %x, %i : f32[3, 4]
+           %2 = gather %x, %j : f32[2, 4]
+           %3 = gather %x, %k : f32[2, 4]
+           return %1 \"p\", %2 \"q\", %3 \"r\"
+         }",
+    );
+    assert_eq!(found, ["slice", "gather", "slice"]);
+}
+
+#[test]
+fn slices_of_joined_tensors_are_slices_of_the_parts() {
+    let found = canonical(
+        "func @f(%x: f32[batch, 3], %y: f32[batch, 4]) {
+           %1 = concat %x, %y {axis=1} : f32[batch, 7]
+           %2 = reshape %1 {shape=[batch, 1, 7]} : f32[batch, 1, 7]
+           %3 = slice %2 {axis=2, len=3} : f32[batch, 1, 3]
+           %4 = slice %2 {axis=2, len=2, start=4} : f32[batch, 1, 2]
+           %5 = slice %2 {axis=2, len=2, start=2} : f32[batch, 1, 2]
+           return %3 \"p\", %4 \"q\", %5 \"r\"
+         }",
+    );
+    assert_eq!(found, ["concat", "reshape", "slice", "reshape", "slice", "reshape"]);
+}
+
+#[test]
 fn equal_nodes_merge() {
     let found = canonical(
         "func @f(%x: f32[batch]) {

@@ -123,7 +123,7 @@ impl Reader<'_, '_> {
         Ok(Affine { a: self.mul(coef, form.a)?, b: self.mul(coef, form.b)? })
     }
 
-    fn expand(&mut self, x: Lifted, axes: &[usize], shape: &Shape) -> Result<Lifted, BuildError> {
+    pub(super) fn expand(&mut self, x: Lifted, axes: &[usize], shape: &Shape) -> Result<Lifted, BuildError> {
         let trips = self.lifter.trips.clone();
         Ok(match x {
             Lifted::Same(x) => {

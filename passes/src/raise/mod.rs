@@ -1,13 +1,21 @@
 //! Recurrences become scan ops.
 //!
+//! - `complex_step`: one step of a complex recurrence over pairs of real numbers.
+//! - `long_conv`: convolutions along the sequence, most of them by Fourier transforms.
 //! - `scan_loop`: loops whose carried values are first-order recurrences.
 
 mod affine;
+mod complex_step;
 mod lift;
+mod long_conv;
+mod pairs;
+mod product;
 mod scan_loop;
 mod trace;
 
 #[cfg(test)]
 mod tests;
 
+pub use complex_step::ComplexStep;
+pub use long_conv::LongConvs;
 pub use scan_loop::ScanLoop;

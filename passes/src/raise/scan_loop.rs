@@ -6,11 +6,14 @@
 
 use super::affine::{Affine, Coef, Reader};
 use super::lift::{Lifted, Lifter, Obstacle, value};
+use super::pairs::{self, Complex};
 use super::trace::Tracer;
 use crate::pass::{Changed, Evidence, Pass, PassCtx, PassError, Remark, RemarkKind};
 use crate::view;
 use ssmc_ir::edit::Rewriter;
-use ssmc_ir::ops::{Binary, BinaryFn, Cast, Concat, Iota, Loop, Op, Reshape, Reverse, Scan, Slice};
+use ssmc_ir::ops::{
+    Binary, BinaryFn, Cast, ComplexScan, Concat, Iota, Loop, Op, Reshape, Reverse, Scan, Slice,
+};
 use ssmc_ir::{
     BuildError, DType, Dim, Entity, Graph, GraphBuilder, Loc, Model, Node, Shape, ValueId, Weights,
 };
@@ -139,6 +142,10 @@ impl<'a, 'b> Raise<'a, 'b> {
                         self.advance()?;
                         progress = true;
                     }
+                    Err(_) if self.complex(carried)? => {
+                        self.advance()?;
+                        progress = true;
+                    }
                     Err(obstacle) => first = first.or(Some(obstacle)),
                 }
             }
@@ -240,11 +247,85 @@ impl<'a, 'b> Raise<'a, 'b> {
             }
             Affine { a, b } if ty.dtype.is_float() || ty.dtype.is_complex() => {
                 let (a, b) = (self.coef(a, state)?, self.coef(b, state)?);
-                let (h, h_last) = self.scan(a, b, initial)?;
+                let op = Scan { reverse: self.reverse };
+                let [h, h_last] = self.scan(op.into(), &[a, b], &[initial])?[..] else {
+                    return Err(Obstacle::DType { carried, ty });
+                };
                 (h, Some(h_last))
             }
             Affine { .. } => return Err(Obstacle::DType { carried, ty }),
         };
+        self.settle(carried, states, last)
+    }
+
+    /// Resolves a carried value that is a complex recurrence over pairs along some axis; `false` if it is none.
+    fn complex(&mut self, carried: usize) -> Result<bool, Obstacle> {
+        let (state, next) = (self.state(carried), self.next(carried));
+        let ty = self.body.ty(state).clone();
+        if !ty.dtype.is_float() {
+            return Ok(false);
+        }
+        for axis in (0..ty.rank()).rev().filter(|axis| ty.shape[*axis].is(2)) {
+            let mut reader = Reader {
+                body: self.body,
+                known: &self.known,
+                carried,
+                state,
+                lifter: &mut self.lifter,
+                memo: BTreeMap::new(),
+            };
+            match pairs::complex(&mut reader, next, axis) {
+                Ok(Some(form)) => {
+                    self.resolve_complex(carried, axis, form)?;
+                    return Ok(true);
+                }
+                Ok(None) | Err(Obstacle::NotAffine { .. } | Obstacle::Coupled { .. }) => {}
+                Err(obstacle) => return Err(obstacle),
+            }
+        }
+        Ok(false)
+    }
+
+    /// One scan over both parts, which are joined again behind it.
+    fn resolve_complex(&mut self, carried: usize, axis: usize, form: Complex) -> Result<(), Obstacle> {
+        let initial = self.initial[carried];
+        let trips = self.lifter.trips.clone();
+        let pair = self.lifter.b.shape(initial).to_vec();
+        let without = |front: &[Dim]| -> Shape {
+            let dims = pair.iter().enumerate().filter(|(i, _)| *i != axis).map(|(_, d)| d);
+            front.iter().chain(dims).cloned().collect()
+        };
+        let mut stacked = Vec::new();
+        for x in form.a.into_iter().chain(form.b) {
+            let x = self.lifter.stacked(x)?;
+            stacked.push(self.lifter.b.reshape(x, without(std::slice::from_ref(&trips)))?);
+        }
+        let mut starts = Vec::new();
+        for part in 0..2 {
+            let x = self.lifter.b.slice(initial, axis, part, 1)?;
+            starts.push(self.lifter.b.reshape(x, without(&[]))?);
+        }
+        let op = ComplexScan { reverse: self.reverse };
+        let results = self.scan(op.into(), &stacked, &starts)?;
+        let mut joined = Vec::new();
+        for (i, parts) in results.chunks(2).enumerate() {
+            let mut dims = pair.clone();
+            dims[axis] = Dim::from(1);
+            if i == 0 {
+                dims.insert(0, trips.clone());
+            }
+            let b = &mut *self.lifter.b;
+            let parts =
+                parts.iter().map(|x| b.reshape(*x, Shape::from(&dims[..]))).collect::<Result<Vec<_>, _>>()?;
+            joined.push(b.op(Concat { axis: axis + usize::from(i == 0) }, &parts)?);
+        }
+        self.settle(carried, joined[0], Some(joined[1]))
+    }
+
+    /// Makes known what a carried value is before and after every iteration.
+    fn settle(&mut self, carried: usize, states: ValueId, last: Option<ValueId>) -> Result<(), Obstacle> {
+        let (state, next, initial) = (self.state(carried), self.next(carried), self.initial[carried]);
+        let ty = self.body.ty(state).clone();
         let all = self.with_initial(states, initial)?;
         let at = |start: Dim, len: Dim| Slice { axis: 0, start, len, stride: 1 };
         let (trips, one) = (self.lifter.trips.clone(), Dim::from(1));
@@ -302,15 +383,16 @@ impl<'a, 'b> Raise<'a, 'b> {
         Ok(value(self.lifter.elementwise(&add, &[done, Lifted::Same(initial)])?))
     }
 
-    /// The states after every iteration, stacked, and the last one.
-    fn scan(&mut self, a: ValueId, b: ValueId, initial: ValueId) -> Result<(ValueId, ValueId), Obstacle> {
+    /// The results of a scan op: stacked states, then last states. Its operands are stacked coefficients and inputs,
+    /// initial states, and no sequence numbers.
+    fn scan(&mut self, op: Op, coefs: &[ValueId], initial: &[ValueId]) -> Result<Vec<ValueId>, Obstacle> {
         self.scans += 1;
         let g = &mut *self.lifter.b;
-        let rank = g.ty(initial).rank();
+        let rank = g.ty(initial[0]).rank();
         let graph = g.graph();
-        let is_batch = |axis: &usize| ![a, b].iter().any(|x| self.tracer.reaches_weight(graph, *x, axis + 1));
+        let is_batch = |axis: &usize| !coefs.iter().any(|x| self.tracer.reaches_weight(graph, *x, axis + 1));
         let batch = (0..rank).find(is_batch);
-        let is_zero = is_zero(graph, self.weights, initial);
+        let is_zero = initial.iter().all(|x| is_zero(graph, self.weights, *x));
         let unit = |shape: &[Dim]| Shape::from([&[Dim::from(1)], shape].concat());
         // From [T,s..] to [B,T,s..] and from [s..] to [B,s..].
         let (stacked, single): (Vec<usize>, Vec<usize>) = match batch {
@@ -322,8 +404,9 @@ impl<'a, 'b> Raise<'a, 'b> {
             None => ((0..=rank).collect(), (0..rank).collect()),
         };
         let mut operands = Vec::new();
-        for (x, perm) in [(Some(a), &stacked), (Some(b), &stacked), ((!is_zero).then_some(initial), &single)]
-        {
+        let coefs = coefs.iter().map(|x| (Some(*x), &stacked));
+        let initial = initial.iter().map(|x| ((!is_zero).then_some(*x), &single));
+        for (x, perm) in coefs.chain(initial) {
             let Some(x) = x else {
                 operands.push(None);
                 continue;
@@ -333,9 +416,11 @@ impl<'a, 'b> Raise<'a, 'b> {
             operands.push(Some(x));
         }
         operands.push(None);
-        let results = g.node(Scan { reverse: self.reverse }, &operands, Vec::new())?;
+        let results = g.node(op, &operands, Vec::new())?;
+        let n_stacked = results.len() / 2;
         let mut back = Vec::new();
-        for (x, perm) in results.into_iter().zip([stacked, single]) {
+        for (i, x) in results.into_iter().enumerate() {
+            let perm = if i < n_stacked { &stacked } else { &single };
             let x = if batch.is_none() { g.reshape(x, Shape::from(&g.shape(x)[1..]))? } else { x };
             let mut inverse = vec![0; perm.len()];
             for (to, from) in perm.iter().enumerate() {
@@ -343,7 +428,7 @@ impl<'a, 'b> Raise<'a, 'b> {
             }
             back.push(view::permute(g, x, &inverse)?);
         }
-        Ok((back[0], back[1]))
+        Ok(back)
     }
 }
 
@@ -357,7 +442,7 @@ fn is_zero(graph: &Graph, weights: &Weights, x: ValueId) -> bool {
         Op::WeightRef(w) => {
             weights.get(&w.name).is_some_and(|w| w.bytes.as_slice().iter().all(|byte| *byte == 0))
         }
-        Op::Broadcast(_) | Op::Reshape(_) | Op::Transpose(_) | Op::Cast(_) => {
+        Op::Broadcast(_) | Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) | Op::Cast(_) => {
             node.operands[0].is_some_and(|x| is_zero(graph, weights, x))
         }
         _ => false,

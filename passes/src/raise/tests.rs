@@ -192,3 +192,50 @@ fn other_recurrences_stay_loops_with_a_reason() {
         unary_body("%1 = mul %h, %g : f32[batch] %2 = add %1, %x : f32[batch] %3 = add %g, %h : f32[batch]");
     assert!(kept(&coupled).contains("depends on other carried values"), "{}", kept(&coupled));
 }
+
+/// A loop whose state holds real and imaginary parts along axis 2.
+fn complex_loop(re: &str, x: &str) -> String {
+    format!(
+        "func @f(%x: f32[seq_len, batch, 4, 2], %h0: f32[batch, 4, 2]) {{
+           %a = weight {{name=\"a\", shape=[4, 2]}} : f32[4, 2]
+           %h, %y = loop %h0, %x, %a {{n_carried=1, scan_axes=[0], scan_reverse=[false], stack_axes=[0], \
+               stack_reverse=[false], trip_count=seq_len}} : f32[batch, 4, 2], f32[seq_len, batch, 4, 2] {{
+             func @body(%i: i64[], %h: f32[batch, 4, 2], %x: f32[batch, 4, 2], %a: f32[4, 2]) {{
+               %hr = slice %h {{axis=2, len=1}} : f32[batch, 4, 1]
+               %hi = slice %h {{axis=2, len=1, start=1}} : f32[batch, 4, 1]
+               %ar0 = slice %a {{axis=1, len=1}} : f32[4, 1]
+               %ai0 = slice %a {{axis=1, len=1, start=1}} : f32[4, 1]
+               %ar = broadcast %ar0 {{axes=[1, 2], shape=[batch, 4, 1]}} : f32[batch, 4, 1]
+               %ai = broadcast %ai0 {{axes=[1, 2], shape=[batch, 4, 1]}} : f32[batch, 4, 1]
+               %p = mul %ar, %hr : f32[batch, 4, 1]
+               %q = mul %hi, %ai : f32[batch, 4, 1]
+               %s = mul %ar, %hi : f32[batch, 4, 1]
+               %t = mul %ai, %hr : f32[batch, 4, 1]
+               %re = {re} %p, %q : f32[batch, 4, 1]
+               %im = add %s, %t : f32[batch, 4, 1]
+               %n = concat %re, %im {{axis=2}} : f32[batch, 4, 2]
+               %next = {x} %x, %n : f32[batch, 4, 2]
+               return %next \"h\", %next \"y\"
+             }}
+           }}
+           return %h \"h\", %y \"y\"
+         }}"
+    )
+}
+
+#[test]
+fn a_complex_recurrence_over_pairs() {
+    let graph = raised(&complex_loop("sub", "add"), 1);
+    let node = graph.nodes().find(|(_, n)| matches!(n.op, Op::ComplexScan(_))).expect("a complex scan").1;
+    let shape = |i: usize| graph.ty(node.operands[i].unwrap()).shape.to_string();
+    assert_eq!([shape(2), shape(4)], ["[batch, seq_len, 4]", "[batch, 4]"]);
+    assert!(!graph.nodes().any(|(_, n)| matches!(n.op, Op::Scan(_))), "{graph}");
+}
+
+#[test]
+fn coupled_parts_that_are_no_rotation_stay() {
+    let reason = kept(&complex_loop("add", "add"));
+    assert!(reason.contains("no first-order recurrence"), "{reason}");
+    let reason = kept(&complex_loop("sub", "max"));
+    assert!(reason.contains("no first-order recurrence"), "{reason}");
+}
