@@ -61,6 +61,7 @@ fn dtype(dtype: Dtype) -> DType {
         Dtype::I64 => DType::I64,
         Dtype::U64 => DType::U64,
         Dtype::F16 => DType::F16,
+        Dtype::Bf16 => DType::BF16,
         Dtype::F32 => DType::F32,
         Dtype::F64 => DType::F64,
     }

@@ -11,6 +11,7 @@ pub mod rules;
 pub mod canonicalize;
 pub mod cse;
 pub mod dce;
+pub mod flatten;
 pub mod fold;
 pub mod manager;
 pub mod pass;

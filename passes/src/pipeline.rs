@@ -3,6 +3,7 @@
 use crate::canonicalize::{Layout, Products, Simplify};
 use crate::cse::Cse;
 use crate::dce::Dce;
+use crate::flatten::Flatten;
 use crate::fold::Fold;
 use crate::manager::Phase;
 use crate::raise::{ComplexStep, LongConvs, ScanLoop};
@@ -21,6 +22,7 @@ pub const RAISED: Phase = Phase {
         &ScanLoop,
         &ComplexStep,
         &LongConvs,
+        &Flatten,
         &Dce,
         &Simplify,
         &Fold,

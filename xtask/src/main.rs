@@ -5,6 +5,7 @@ mod bench;
 mod bless;
 mod corpus;
 mod demo;
+mod onnx_tests;
 mod process;
 mod progress;
 mod scramble;
@@ -31,6 +32,14 @@ tasks:
     --profile NAME            cargo profile of what is built (dev)
   scramble SEED DIR [options]
                             corpus with every ONNX model rewritten into an equivalent one
+  onnx-node-tests [options] compile and run the backend tests of the package onnx
+    --wheel FILE              the package instead of the one that scripts/onnx-node-tests.sh fetches
+    --filter RE               tests whose name matches
+    --json FILE               write the results, - for stdout
+    --bless all               rewrite frontend/onnx-node-tests.txt and docs/onnx.md
+    --jobs N                  tests at a time
+    --bin FILE --runner FILE  ssmc and ssmc-runner to use instead of building them
+    --profile NAME            as above
   bench spine [options]     compile and run a large model with random weights
     --shape NAME              mamba-130m (the default) or mamba2-130m
     --storage NAME            element type of the weights: f32 (the default), f16 or bf16
@@ -48,6 +57,7 @@ fn main() -> ExitCode {
         "tidy" => tidy::main(&rest),
         "corpus" => corpus::main(&rest),
         "scramble" => scramble::main(&rest),
+        "onnx-node-tests" => onnx_tests::main(&rest),
         "bench" => bench::main(&rest),
         "bless" => bless::bless(&rest),
         "codegen" => bless::codegen(&rest),

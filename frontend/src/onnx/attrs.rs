@@ -133,6 +133,15 @@ impl<'m> Attrs<'m> {
         std::str::from_utf8(bytes).map(Some).map_err(|_| self.wrong(name, "text in UTF-8", "other bytes"))
     }
 
+    /// A list of texts.
+    pub(crate) fn strings(&self, name: &'static str) -> Result<Option<Vec<String>>, Fault> {
+        let Some(attribute) = self.typed(name, AttributeType::Strings)? else { return Ok(None) };
+        let text = |bytes: &prost::bytes::Bytes| {
+            String::from_utf8(bytes.to_vec()).map_err(|_| self.wrong(name, "texts in UTF-8", "other bytes"))
+        };
+        attribute.strings.iter().map(text).collect::<Result<_, _>>().map(Some)
+    }
+
     /// A text with a default.
     pub(crate) fn string_or(&self, name: &'static str, default: &'static str) -> Result<&'m str, Fault> {
         Ok(self.string(name)?.unwrap_or(default))

@@ -26,8 +26,23 @@ const MAX_INLINE: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Val(usize);
 
+/// A value that is no tensor.
+#[derive(Clone, Debug)]
+pub(crate) enum Special {
+    /// A sequence of known length.
+    List(Vec<Val>),
+    /// A sequence that a loop carries: what one iteration has appended so far.
+    Open(Vec<Val>),
+    /// A sequence that a loop has made: its equally shaped tensors along axis 0.
+    Stacked(Val),
+    /// An optional value that is not there.
+    Absent,
+}
+
 struct Entry {
+    /// Of no meaning where `special` is something.
     ty: TensorType,
+    special: Option<Special>,
     /// The elements, if they are integers known when compiling.
     known: Option<Known>,
     /// The elements of an initializer or constant, and its name.
@@ -135,13 +150,25 @@ impl<'m> Importer<'m> {
         let region = self.region();
         let (ty, id) = (region.builder.ty(value).clone(), region.id);
         let in_region = BTreeMap::from([(id, value)]);
-        self.push_entry(Entry { ty, known: None, literal: None, loc: Loc::Unknown, in_region })
+        self.push_entry(Entry { ty, special: None, known: None, literal: None, loc: Loc::Unknown, in_region })
     }
 
     /// The value of an integer tensor known when compiling.
     pub(crate) fn known_value(&mut self, known: Known, loc: Loc) -> Val {
         let (ty, known) = (known.ty(), Some(known));
-        self.push_entry(Entry { ty, known, literal: None, loc, in_region: BTreeMap::new() })
+        self.push_entry(Entry { ty, special: None, known, literal: None, loc, in_region: BTreeMap::new() })
+    }
+
+    /// The value of a sequence or optional.
+    pub(crate) fn special_value(&mut self, special: Special) -> Val {
+        let ty = TensorType::new(DType::Bool, Shape::from([0]));
+        let (special, loc, in_region) = (Some(special), Loc::Unknown, BTreeMap::new());
+        self.push_entry(Entry { ty, special, known: None, literal: None, loc, in_region })
+    }
+
+    /// What a value is, if it is no tensor.
+    pub(crate) fn special(&self, v: Val) -> Option<&Special> {
+        self.entries[v.0].special.as_ref()
     }
 
     /// The value of a literal tensor.
@@ -154,7 +181,7 @@ impl<'m> Importer<'m> {
         });
         let ty = literal.ty();
         let literal = Some((Rc::new(literal), name.to_owned()));
-        self.push_entry(Entry { ty, known, literal, loc, in_region: BTreeMap::new() })
+        self.push_entry(Entry { ty, special: None, known, literal, loc, in_region: BTreeMap::new() })
     }
 
     /// Decodes a tensor of the model.
@@ -195,6 +222,9 @@ impl<'m> Importer<'m> {
             return Ok(*value);
         }
         let entry = &self.entries[v.0];
+        if entry.special.is_some() {
+            return Err(Fault::Unsupported("a sequence or optional value in place of a tensor".into()));
+        }
         let (loc, literal, known) = (entry.loc.clone(), entry.literal.clone(), entry.known.clone());
         let value = match (literal, known) {
             (Some((literal, _)), _) if literal.n_elems() <= MAX_INLINE => {
@@ -533,6 +563,9 @@ impl<'m> Importer<'m> {
             Ok(None) | Err(Failure::Reported) => return Ok(()),
             Err(Failure::Fault(fault)) => return Err(fault),
         };
+        if self.special(v).is_some() {
+            return Err(Fault::Unsupported("an output that is no tensor".into()));
+        }
         check_output(info, self.ty(v))?;
         self.region_outputs(&[(info.name().to_owned(), v)])
     }

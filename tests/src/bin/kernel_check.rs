@@ -105,6 +105,7 @@ fn tensor(array: &Array) -> Result<Tensor, Box<dyn Error>> {
         Dtype::I64 => DType::I64,
         Dtype::I32 => DType::I32,
         Dtype::F16 => DType::F16,
+        Dtype::Bf16 => DType::Bf16,
         Dtype::F32 => DType::F32,
         Dtype::F64 => DType::F64,
         Dtype::Bool => DType::Bool,

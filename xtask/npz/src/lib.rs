@@ -25,6 +25,8 @@ pub enum Dtype {
     I64,
     U64,
     F16,
+    /// Spelled as the package `ml_dtypes` does.
+    Bf16,
     F32,
     F64,
 }
@@ -41,6 +43,7 @@ impl Dtype {
         (Dtype::I64, "<i8", 8),
         (Dtype::U64, "<u8", 8),
         (Dtype::F16, "<f2", 2),
+        (Dtype::Bf16, "<V2", 2),
         (Dtype::F32, "<f4", 4),
         (Dtype::F64, "<f8", 8),
     ];
@@ -124,6 +127,10 @@ impl Array {
             Dtype::U64 => read!(u64),
             Dtype::F32 => read!(f32),
             Dtype::F64 => read!(f64),
+            Dtype::Bf16 => {
+                let chunks = self.bytes.chunks_exact(2);
+                chunks.map(|x| f64::from(f32::from_le_bytes([0, 0, x[0], x[1]]))).collect()
+            }
             Dtype::F16 => {
                 let chunks = self.bytes.chunks_exact(2);
                 chunks.map(|x| f16_to_f64(u16::from_le_bytes([x[0], x[1]]))).collect()
@@ -205,6 +212,8 @@ mod tests {
         for (bits, value) in expected {
             assert_eq!(f16_to_f64(bits), value);
         }
+        let half = Array { dtype: Dtype::Bf16, shape: vec![1], bytes: 0xc020u16.to_le_bytes().to_vec() };
+        assert_eq!(half.to_f64(), [-2.5]);
         assert!(f16_to_f64(0x7c01).is_nan());
         assert_eq!(f16_to_f64(0xfc00), f64::NEG_INFINITY);
     }

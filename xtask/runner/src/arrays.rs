@@ -18,6 +18,7 @@ const TYPES: &[(Dtype, DType)] = &[
     (Dtype::I64, DType::I64),
     (Dtype::U64, DType::U64),
     (Dtype::F16, DType::F16),
+    (Dtype::Bf16, DType::Bf16),
     (Dtype::F32, DType::F32),
     (Dtype::F64, DType::F64),
 ];

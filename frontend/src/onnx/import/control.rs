@@ -2,8 +2,8 @@
 
 use super::super::ctx::Ctx;
 use super::super::fault::Fault;
-use super::super::importer::{Failure, Imported, Val};
-use super::super::proto::{GraphProto, NodeProto};
+use super::super::importer::{Failure, Imported, Special, Val};
+use super::super::proto::{GraphProto, NodeProto, ValueInfoProto};
 use super::super::shape::{self, Known};
 use ssmc_ir::ops;
 use ssmc_ir::{DType, Dim, Graph, Shape, TensorType};
@@ -30,16 +30,20 @@ struct Formal<'m> {
 }
 
 /// Names the inputs of a body; the declared element types must agree.
-fn formals<'m>(body: &'m GraphProto, types: Vec<TensorType>) -> Result<Vec<Formal<'m>>, Fault> {
-    if body.input.len() != types.len() {
+fn formals<'m>(
+    inputs: impl Iterator<Item = &'m ValueInfoProto>,
+    types: Vec<TensorType>,
+) -> Result<Vec<Formal<'m>>, Fault> {
+    let inputs: Vec<&ValueInfoProto> = inputs.collect();
+    if inputs.len() != types.len() {
         return Err(Fault::Mismatch {
             what: "body inputs".into(),
             expected: types.len().to_string(),
-            found: body.input.len().to_string(),
+            found: inputs.len().to_string(),
         });
     }
-    body.input
-        .iter()
+    inputs
+        .into_iter()
         .zip(types)
         .map(|(input, ty)| {
             if let Some(declared) = super::super::types::declared_dtype(input)?
@@ -95,6 +99,8 @@ struct LoopPlan<'m> {
     formals: Vec<Formal<'m>>,
     carried: Vec<Val>,
     scanned: Vec<Scanned>,
+    /// Sequences that the body appends to: their places among all that is carried, and their names in the body.
+    sequences: Vec<(usize, &'m str)>,
     trip_count: Dim,
 }
 
@@ -106,7 +112,7 @@ impl<'m> LoopPlan<'m> {
         c: &mut Ctx<'_, 'm>,
         stacked: impl FnOnce(&Ctx<'_, 'm>, usize) -> Result<Vec<Stacked>, Fault>,
     ) -> Imported<Vec<Val>> {
-        let Self { body, count, condition, formals, carried, scanned, trip_count } = self;
+        let Self { body, count, condition, formals, carried, scanned, sequences, trip_count } = self;
         let types: Vec<TensorType> = carried.iter().map(|v| c.ty(*v).clone()).collect();
         let has_condition = condition.is_some();
         let (graph, captures) = region(
@@ -122,6 +128,10 @@ impl<'m> LoopPlan<'m> {
                     let yes = Known { dtype: DType::Bool, shape: Vec::new(), elems: vec![Dim::from(1)] };
                     let yes = c.make_known(yes);
                     c.imp.bind(name, Some(yes));
+                }
+                for (_, name) in &sequences {
+                    let open = c.imp.special_value(Special::Open(Vec::new()));
+                    c.imp.bind(name, Some(open));
                 }
                 for formal in formals {
                     let value = c.imp.region_input(formal.name, formal.ty);
@@ -140,10 +150,24 @@ impl<'m> LoopPlan<'m> {
                         return Err(Fault::Unsupported("a loop that ends on a condition".into()));
                     }
                 }
-                if outputs.len() < types.len() {
-                    let expected = format!("at least {} body outputs", types.len());
+                let n_carried = types.len() + sequences.len();
+                if outputs.len() < n_carried {
+                    let expected = format!("at least {n_carried} body outputs");
                     return Err(Fault::OutputCount { expected, found: outputs.len() });
                 }
+                let mut appended = Vec::new();
+                for (at, _) in sequences.iter().rev() {
+                    let sequence = outputs.remove(*at);
+                    match c.imp.special(sequence) {
+                        Some(Special::Open(all)) if all.len() == 1 => appended.push(all[0]),
+                        _ => {
+                            let what =
+                                "a loop that does not append one tensor to a sequence in each iteration";
+                            return Err(Fault::Unsupported(what.into()));
+                        }
+                    }
+                }
+                outputs.extend(appended.into_iter().rev());
                 for (i, (ty, v)) in types.iter().zip(&outputs).enumerate() {
                     if c.ty(*v) != ty {
                         let (found, what) = (c.ty(*v), format!("carried value {i}"));
@@ -184,7 +208,12 @@ impl<'m> LoopPlan<'m> {
             .chain(captures)
             .map(Some)
             .collect();
-        Ok(c.emit_all(op, &operands, vec![graph])?)
+        let mut results = c.emit_all(op, &operands, vec![graph])?;
+        let stacks = results.split_off(results.len() - sequences.len());
+        for ((at, _), stack) in sequences.iter().zip(stacks) {
+            results.insert(*at, c.imp.special_value(Special::Stacked(stack)));
+        }
+        Ok(results)
     }
 }
 
@@ -253,10 +282,11 @@ pub(crate) fn scan(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
         body,
         count: None,
         condition: None,
-        formals: formals(body, types)?,
+        formals: formals(body.input.iter(), types)?,
         trip_count: trip_count(c, &scanned)?,
         carried: states,
         scanned,
+        sequences: Vec::new(),
     };
     plan.build(c, |c, n| {
         let axes = per_tensor(c, "scan_output_axes", n)?;
@@ -326,10 +356,11 @@ fn inner_scan<'m>(
         body,
         count: None,
         condition: None,
-        formals: formals(body, types)?,
+        formals: formals(body.input.iter(), types)?,
         trip_count: trip_count(c, &scanned)?,
         carried: states.to_vec(),
         scanned,
+        sequences: Vec::new(),
     };
     plan.build(c, |_, n| Ok(vec![Stacked { axis: 0, reverse: false }; n]))
 }
@@ -354,11 +385,26 @@ pub(crate) fn loop_op(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     };
     let trip_count = shape::apply(ssmc_ir::DimFn::Max, &trips, &Dim::from(0)).ok_or(shape::OVERFLOW)?;
     shape::check_shape(std::slice::from_ref(&trip_count))?;
-    let carried = (2..c.n_inputs()).map(|i| c.input(i)).collect::<Result<Vec<_>, _>>()?;
+    let (mut carried, mut sequences) = (Vec::new(), Vec::new());
+    for idx in 2..c.n_inputs() {
+        let v = c.input(idx)?;
+        match c.imp.special(v) {
+            None => carried.push(v),
+            Some(Special::List(list)) if list.is_empty() => {
+                let name = body.input.get(idx).map_or("", |input| input.name());
+                sequences.push((idx - 2, name));
+            }
+            Some(_) => {
+                return Err(Fault::Unsupported("a loop that carries a sequence with tensors".into()).into());
+            }
+        }
+    }
     let scalar = |dtype| TensorType::new(dtype, Shape::scalar());
     let types = [scalar(DType::I64), scalar(DType::Bool)].into_iter();
     let types = types.chain(carried.iter().map(|v| c.ty(*v).clone())).collect();
-    let mut formals = formals(body, types)?;
+    let is_sequence = |i: usize| sequences.iter().any(|(at, _)| at + 2 == i);
+    let inputs = body.input.iter().enumerate().filter(|(i, _)| !is_sequence(*i)).map(|(_, input)| input);
+    let mut formals = formals(inputs, types)?;
     let rest = formals.split_off(2);
     let plan = LoopPlan {
         body,
@@ -367,6 +413,7 @@ pub(crate) fn loop_op(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
         formals: rest,
         carried,
         scanned: Vec::new(),
+        sequences,
         trip_count,
     };
     plan.build(c, |_, n| Ok(vec![Stacked { axis: 0, reverse: false }; n]))

@@ -10,7 +10,13 @@ use ssmc_ir::ops;
 const MAX_ATTRIBUTE: i64 = 1 << 31;
 
 /// The list in an attribute, each at least `low`, or a default.
-fn sizes(c: &Ctx<'_, '_>, name: &'static str, n: usize, low: i64, default: i64) -> Result<Vec<usize>, Fault> {
+pub(crate) fn sizes(
+    c: &Ctx<'_, '_>,
+    name: &'static str,
+    n: usize,
+    low: i64,
+    default: i64,
+) -> Result<Vec<usize>, Fault> {
     let Some(given) = c.attrs.ints(name)? else { return Ok(vec![default as usize; n]) };
     if given.len() != n || given.iter().any(|v| !(low..=MAX_ATTRIBUTE).contains(v)) {
         return Err(c.attrs.wrong(name, format!("{n} numbers from {low}"), format!("{given:?}")));
@@ -21,19 +27,24 @@ fn sizes(c: &Ctx<'_, '_>, name: &'static str, n: usize, low: i64, default: i64) 
 /// `Conv` over any number of spatial axes.
 pub(crate) fn conv(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     let (x, w) = (c.input(0)?, c.input(1)?);
+    Ok(conv_of(c, x, w, c.opt(2))?)
+}
+
+/// The convolution of these tensors by the attributes of the node.
+pub(crate) fn conv_of(c: &mut Ctx<'_, '_>, x: Val, w: Val, bias: Option<Val>) -> Result<Vec<Val>, Fault> {
     let (x_dims, w_dims) = (c.dims(x), c.dims(w));
     let Some(n) = x_dims.len().checked_sub(2).filter(|n| *n > 0) else {
         let (expected, found) = ("at least 3 axes".into(), c.ty(x).to_string());
-        return Err(Fault::Input { idx: 0, expected, found }.into());
+        return Err(Fault::Input { idx: 0, expected, found });
     };
     if w_dims.len() != n + 2 {
         let (expected, found) = (format!("{} axes", n + 2), c.ty(w).to_string());
-        return Err(Fault::Input { idx: 1, expected, found }.into());
+        return Err(Fault::Input { idx: 1, expected, found });
     }
     if let Some(kernel) = c.attrs.ints("kernel_shape")?
         && (kernel.len() != n || kernel.iter().zip(&w_dims[2..]).any(|(k, d)| !d.is(*k)))
     {
-        return Err(c.attrs.wrong("kernel_shape", c.ty(w), format!("{kernel:?}")).into());
+        return Err(c.attrs.wrong("kernel_shape", c.ty(w), format!("{kernel:?}")));
     }
     let strides = sizes(c, "strides", n, 1, 1)?;
     let dilations = sizes(c, "dilations", n, 1, 1)?;
@@ -55,15 +66,15 @@ pub(crate) fn conv(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
         }
         other => {
             let expected = "NOTSET, VALID, SAME_UPPER or SAME_LOWER";
-            return Err(c.attrs.wrong("auto_pad", expected, format!("{other:?}")).into());
+            return Err(c.attrs.wrong("auto_pad", expected, format!("{other:?}")));
         }
     };
     let conv = ops::Conv { dilations, groups, pads, strides };
-    Ok(c.emit_all(conv, &[Some(x), Some(w), c.opt(2)], Vec::new())?)
+    c.emit_all(conv, &[Some(x), Some(w), bias], Vec::new())
 }
 
 /// The padding that makes the output ceil(extent / stride) long.
-fn same(extent: &Dim, kernel: &Dim, stride: usize, dilation: usize) -> Result<usize, Fault> {
+pub(crate) fn same(extent: &Dim, kernel: &Dim, stride: usize, dilation: usize) -> Result<usize, Fault> {
     let unproven = || Fault::Unproven(format!("the padding of extent {extent} is constant"));
     let reach = kernel.as_const().and_then(|k| (k - 1).checked_mul(dilation as i64)).ok_or_else(unproven)?;
     let total = if stride == 1 {

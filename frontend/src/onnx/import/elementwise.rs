@@ -112,7 +112,11 @@ pub(crate) fn pow(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     }
     let wide = if c.dtype(y).is_float() { DType::F64 } else { DType::I64 };
     let (x, y) = (c.cast(x, wide)?, c.cast(y, wide)?);
-    let z = c.binary(BinaryFn::Pow, x, y)?;
+    let mut z = c.binary(BinaryFn::Pow, x, y)?;
+    if wide == DType::F64 {
+        // The conversion truncates: a whole number must not come out just below itself.
+        z = c.binary_scalar(BinaryFn::Mul, z, 1.0 + 1e-10)?;
+    }
     one(c.cast(z, dtype)?)
 }
 
@@ -172,6 +176,16 @@ fn cast_to(c: &mut Ctx<'_, '_>, x: Val, to: DType) -> Result<Val, Fault> {
     if let Some(known) = folded {
         return Ok(c.make_known(known));
     }
+    // Few numbers stay known as floats too: lengths of ranges come from them.
+    if let (Some(ints), DType::F32 | DType::F64) = (c.known(x).and_then(Known::as_consts), to)
+        && c.rank(x) == 0
+    {
+        let bytes: Vec<u8> = match to {
+            DType::F32 => ints.iter().flat_map(|n| (*n as f32).to_le_bytes()).collect(),
+            _ => ints.iter().flat_map(|n| (*n as f64).to_le_bytes()).collect(),
+        };
+        return Ok(c.make_literal(tensor::Literal { dtype: to, dims: Vec::new(), bytes: bytes.into() }));
+    }
     c.cast(x, to)
 }
 
@@ -227,25 +241,31 @@ pub(crate) fn clip(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
 /// `Gelu`: x * Phi(x), or its approximation by tanh.
 pub(crate) fn gelu(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     let x = c.input(0)?;
-    let inner = match c.attrs.string_or("approximate", "none")? {
-        "none" => {
-            let scaled = c.binary_scalar(BinaryFn::Mul, x, std::f64::consts::FRAC_1_SQRT_2)?;
-            c.unary(UnaryFn::Erf, scaled)?
-        }
-        "tanh" => {
-            let square = c.binary(BinaryFn::Mul, x, x)?;
-            let cube = c.binary(BinaryFn::Mul, square, x)?;
-            let small = c.binary_scalar(BinaryFn::Mul, cube, 0.044715)?;
-            let sum = c.binary(BinaryFn::Add, x, small)?;
-            let scale = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
-            let scaled = c.binary_scalar(BinaryFn::Mul, sum, scale)?;
-            c.unary(UnaryFn::Tanh, scaled)?
-        }
+    let by_tanh = match c.attrs.string_or("approximate", "none")? {
+        "none" => false,
+        "tanh" => true,
         other => return Err(c.attrs.wrong("approximate", "none or tanh", format!("{other:?}")).into()),
+    };
+    one(gelu_of(c, x, by_tanh)?)
+}
+
+/// x * Phi(x), or its approximation by tanh.
+pub(crate) fn gelu_of(c: &mut Ctx<'_, '_>, x: Val, by_tanh: bool) -> Result<Val, Fault> {
+    let inner = if by_tanh {
+        let square = c.binary(BinaryFn::Mul, x, x)?;
+        let cube = c.binary(BinaryFn::Mul, square, x)?;
+        let small = c.binary_scalar(BinaryFn::Mul, cube, 0.044715)?;
+        let sum = c.binary(BinaryFn::Add, x, small)?;
+        let scale = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
+        let scaled = c.binary_scalar(BinaryFn::Mul, sum, scale)?;
+        c.unary(UnaryFn::Tanh, scaled)?
+    } else {
+        let scaled = c.binary_scalar(BinaryFn::Mul, x, std::f64::consts::FRAC_1_SQRT_2)?;
+        c.unary(UnaryFn::Erf, scaled)?
     };
     let plus_one = c.binary_scalar(BinaryFn::Add, inner, 1.0)?;
     let half = c.binary_scalar(BinaryFn::Mul, x, 0.5)?;
-    one(c.binary(BinaryFn::Mul, half, plus_one)?)
+    c.binary(BinaryFn::Mul, half, plus_one)
 }
 
 /// `Swish`: x * sigmoid(alpha * x).

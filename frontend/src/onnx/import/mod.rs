@@ -1,17 +1,32 @@
 //! One function per ONNX operator.
 
+pub(crate) mod activation;
+pub(crate) mod attention;
+mod build;
 pub(crate) mod control;
 pub(crate) mod convolution;
 pub(crate) mod elementwise;
 pub(crate) mod fourier;
+pub(crate) mod generate;
 pub(crate) mod layout;
 pub(crate) mod logic;
+pub(crate) mod loss;
+pub(crate) mod microsoft;
 pub(crate) mod norm;
 pub(crate) mod pad;
+pub(crate) mod pool;
 pub(crate) mod product;
+pub(crate) mod quantize;
+pub(crate) mod rearrange;
 pub(crate) mod recurrent;
 pub(crate) mod reduce;
+pub(crate) mod resize;
+pub(crate) mod rnn;
+pub(crate) mod sample;
 pub(crate) mod scatter;
+pub(crate) mod sequence;
 pub(crate) mod sources;
 mod span;
 pub(crate) mod split;
+pub(crate) mod transposed;
+pub(crate) mod trig;

@@ -3,6 +3,7 @@
 use super::super::ctx::{Ctx, one};
 use super::super::fault::Fault;
 use super::super::importer::{Imported, Val};
+use super::super::shape::{self, OVERFLOW};
 use ssmc_ir::Dim;
 use ssmc_ir::ops::{BinaryFn, Contract, Spec};
 use std::collections::BTreeMap;
@@ -47,17 +48,20 @@ fn contract(c: &mut Ctx<'_, '_>, operands: &[Val], inputs: &[Vec<u8>], output: &
 /// `MatMul` as numpy defines it.
 pub(crate) fn matmul(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     let (a, b) = (c.input(0)?, c.input(1)?);
+    one(matmul_of(c, a, b)?)
+}
+
+/// The product of two tensors as numpy defines it.
+pub(crate) fn matmul_of(c: &mut Ctx<'_, '_>, a: Val, b: Val) -> Result<Val, Fault> {
     let (p, q) = (c.rank(a), c.rank(b));
     for (idx, rank) in [p, q].into_iter().enumerate() {
         if rank == 0 {
-            return Err(
-                Fault::Input { idx, expected: "at least 1 axis".into(), found: "a scalar".into() }.into()
-            );
+            return Err(Fault::Input { idx, expected: "at least 1 axis".into(), found: "a scalar".into() });
         }
     }
     let (inner_a, inner_b) = (c.dims(a)[p - 1].clone(), c.dims(b)[q.saturating_sub(2)].clone());
     if inner_a != inner_b {
-        return Err(Fault::Broadcast { a: c.ty(a).clone(), b: c.ty(b).clone() }.into());
+        return Err(Fault::Broadcast { a: c.ty(a).clone(), b: c.ty(b).clone() });
     }
     // Labels: 0 summed, 1 rows, 2 columns, 3.. batch axes from the last one.
     let batch = |n: usize| (0..n).rev().map(|i| label(3 + i)).collect::<Result<Vec<u8>, _>>();
@@ -76,7 +80,7 @@ pub(crate) fn matmul(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
         right.push(column);
         out.push(column);
     }
-    one(contract(c, &[a, b], &[left, right], &out)?)
+    contract(c, &[a, b], &[left, right], &out)
 }
 
 /// `Gemm`: alpha * A' * B' + beta * C.
@@ -112,10 +116,38 @@ pub(crate) fn einsum(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     let ranks: Vec<usize> = operands.iter().map(|v| c.rank(*v)).collect();
     let wrong = |expected: &str| c.attrs.wrong("equation", expected, format!("{equation:?}"));
     let (inputs, output) = parse(equation, &ranks).map_err(wrong)?;
-    if inputs.iter().any(|labels| repeats(labels)) {
-        return Err(Fault::Unsupported(format!("a diagonal in the equation {equation:?}")).into());
+    let (mut operands, mut inputs) = (operands, inputs);
+    for (operand, labels) in operands.iter_mut().zip(&mut inputs) {
+        while let Some(axis) = (0..labels.len()).find(|i| labels[..*i].contains(&labels[*i])) {
+            let first = labels.iter().position(|l| *l == labels[axis]).unwrap_or(0);
+            *operand = diagonal(c, *operand, first, axis)?;
+            labels.remove(axis);
+        }
     }
     one(contract(c, &operands, &inputs, &output)?)
+}
+
+/// The elements whose indices along two axes of one extent agree; the second axis disappears.
+fn diagonal(c: &mut Ctx<'_, '_>, x: Val, first: usize, second: usize) -> Result<Val, Fault> {
+    let dims = c.dims(x);
+    let (n, rank) = (dims[first].clone(), dims.len());
+    if dims[second] != n {
+        return Err(Fault::Broadcast { a: c.ty(x).clone(), b: c.ty(x).clone() });
+    }
+    // Both axes behind the others and merged, the diagonal lies n + 1 elements apart.
+    let others: Vec<usize> = (0..rank).filter(|i| ![first, second].contains(i)).collect();
+    let x = c.transpose(x, &[others.as_slice(), &[first, second]].concat())?;
+    let kept: Vec<Dim> = others.iter().map(|i| dims[*i].clone()).collect();
+    let flat = shape::mul(&n, &n).ok_or(OVERFLOW)?;
+    let x = c.reshape(x, &[kept.as_slice(), &[flat]].concat())?;
+    let step = n.as_const().and_then(|n| n.checked_add(1));
+    let step = step.ok_or_else(|| Fault::Unproven(format!("the extent {n} of a diagonal is constant")))?;
+    let x = c.slice(x, rank - 2, Dim::from(0), n, step)?;
+    // The axis back to its place among the others.
+    let at = others.iter().filter(|i| **i < first).count();
+    let mut perm: Vec<usize> = (0..rank - 2).collect();
+    perm.insert(at, rank - 2);
+    c.transpose(x, &perm)
 }
 
 fn repeats(labels: &[u8]) -> bool {

@@ -113,9 +113,21 @@ pub(crate) fn cumsum(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     one(c.emit(CumSum { axis, exclusive, reverse }, &[x])?)
 }
 
-/// `ArgMax`; the last of equal elements is the first from the end.
+/// `ArgMax`.
 pub(crate) fn arg_max(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     let x = c.input(0)?;
+    place(c, x)
+}
+
+/// `ArgMin`: the place of the largest in reversed order.
+pub(crate) fn arg_min(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
+    let x = c.input(0)?;
+    let x = super::generate::reversed_order(c, x)?;
+    place(c, x)
+}
+
+/// The place of the largest; the last of equal elements is the first from the end.
+fn place(c: &mut Ctx<'_, '_>, x: Val) -> Imported<Vec<Val>> {
     let axis = c.axis(0, c.rank(x))?;
     let (keep, last) = (c.attrs.flag("keepdims", true)?, c.attrs.flag("select_last_index", false)?);
     let mut dims = c.dims(x);

@@ -380,3 +380,24 @@ pub(crate) fn top_k(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     }
     Ok(c.emit_all(ops::TopK { axis, k, largest }, &[Some(x)], Vec::new())?)
 }
+
+/// The elements of `x` at `indices` along an axis; the indices have its rank.
+pub(crate) fn gather_along(c: &mut Ctx<'_, '_>, x: Val, indices: Val, axis: usize) -> Result<Val, Fault> {
+    let dims = c.dims(x);
+    let positions = positions_along(c, indices, axis, &dims)?;
+    let flat = c.reshape(x, &[shape::product(&dims)?])?;
+    c.emit(ops::Gather { axis: 0 }, &[flat, positions])
+}
+
+/// `x` with `updates` at `indices` along an axis; both have its rank.
+pub(crate) fn scatter_along(
+    c: &mut Ctx<'_, '_>,
+    x: Val,
+    indices: Val,
+    updates: Val,
+    axis: usize,
+) -> Result<Val, Fault> {
+    let dims = c.dims(x);
+    let positions = positions_along(c, indices, axis, &dims)?;
+    scatter_rows(c, ScatterFn::Set, x, positions, updates, dims.len())
+}

@@ -75,7 +75,13 @@ pub(crate) fn size(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
 
 /// `Range`: max(ceil((limit - start) / delta), 0) numbers from `start` by `delta`.
 pub(crate) fn range(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
-    let bounds = [c.input(0)?, c.input(1)?, c.input(2)?];
+    let mut bounds = [c.input(0)?, c.input(1)?, c.input(2)?];
+    for v in &mut bounds {
+        // Exporters write vectors of one number too.
+        if c.dims(*v).iter().all(|d| d.is(1)) && c.known(*v).is_some() {
+            *v = c.reshape(*v, &[])?;
+        }
+    }
     let dtype = c.dtype(bounds[0]);
     for (idx, v) in bounds.iter().enumerate() {
         if c.rank(*v) != 0 || c.dtype(*v) != dtype {

@@ -6,6 +6,7 @@ mod external;
 mod mutate;
 mod ops;
 mod scatter;
+mod sequences;
 mod tensors;
 
 use super::import_model;
