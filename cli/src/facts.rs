@@ -57,6 +57,9 @@ pub fn report(compiled: &Compiled) -> Vec<ReportEntry> {
             let reason = match &remark.kind {
                 RemarkKind::Raised { evidence, scans } => format!("raised to {scans} scan ops ({evidence})"),
                 RemarkKind::Kept { reason } => format!("not raised: {reason}"),
+                RemarkKind::State { input, output } => {
+                    format!("output {output:?} is the next state of input {input:?}")
+                }
             };
             push(ReportKind::Note, format!("recurrence at {}", remark.place), reason);
         }

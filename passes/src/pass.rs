@@ -60,6 +60,13 @@ pub enum RemarkKind {
         /// What stands in the way.
         reason: String,
     },
+    /// An output is the next value of an input: the same memory may hold both.
+    State {
+        /// The input's name.
+        input: String,
+        /// The output's name.
+        output: String,
+    },
 }
 
 /// Something that a person may want to know about one place of the model.
@@ -80,6 +87,13 @@ impl fmt::Display for Remark {
                 write!(f, "{}: raised to {scans} scan ops ({evidence}) [{}]", self.place, self.pass)
             }
             RemarkKind::Kept { reason } => write!(f, "{}: not raised: {reason} [{}]", self.place, self.pass),
+            RemarkKind::State { input, output } => {
+                write!(
+                    f,
+                    "{}: output {output:?} is the next state of input {input:?} [{}]",
+                    self.place, self.pass
+                )
+            }
         }
     }
 }

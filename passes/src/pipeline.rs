@@ -1,24 +1,29 @@
 //! The passes in order, on one screen.
 
-use crate::canonicalize::{Layout, Products, Simplify};
+use crate::canonicalize::{Layout, Products, Repeat, Simplify, Split};
 use crate::cse::Cse;
 use crate::dce::Dce;
 use crate::flatten::Flatten;
 use crate::fold::Fold;
 use crate::manager::Phase;
-use crate::raise::{ComplexStep, LongConvs, ScanLoop};
+use crate::raise::{ComplexStep, LongConvs, OneStep, ScanLoop, Unrolled};
 use ssmc_ir::Stage;
 
 /// From `imported` to `canonical`.
 pub const CANONICAL: Phase = Phase {
     stage: Stage::Canonical,
-    passes: &[&Dce, &Simplify, &Fold, &Cse, &Products, &Dce, &Layout, &Products, &Simplify, &Cse, &Dce],
+    passes: &[
+        &Dce, &Simplify, &Fold, &Repeat, &Cse, &Products, &Split, &Products, &Dce, &Layout, &Products,
+        &Simplify, &Cse, &Dce,
+    ],
 };
 
 /// From `canonical` to `raised`.
 pub const RAISED: Phase = Phase {
     stage: Stage::Raised,
     passes: &[
+        &Unrolled,
+        &OneStep,
         &ScanLoop,
         &ComplexStep,
         &LongConvs,

@@ -24,7 +24,17 @@ const CASES: &[Case] = &[
     Case { name: "hf_mamba_scan_dynamic_dynamo21", scans: [2, 0], shortest: 1 },
     Case { name: "hf_mamba_scan_dynamo20", scans: [2, 0], shortest: 1 },
     Case { name: "hf_mamba_scan_external_data", scans: [2, 0], shortest: 1 },
+    Case { name: "hf_falcon_mamba_dynamo22", scans: [2, 0], shortest: 1 },
+    Case { name: "hf_jamba_dynamo20", scans: [3, 0], shortest: 1 },
+    Case { name: "hf_mamba_unrolled_dynamo23", scans: [2, 0], shortest: 1 },
+    Case { name: "hf_mamba_unrolled_legacy17", scans: [2, 0], shortest: 1 },
+    Case { name: "hf_mamba_unrolled_onnxsim", scans: [2, 0], shortest: 1 },
+    Case { name: "mamba_ssm_block_dynamo18", scans: [2, 0], shortest: 1 },
     Case { name: "mambapy_scan_dynlen_dynamo20", scans: [2, 0], shortest: 0 },
+    Case { name: "mambapy_seq_dynbatch_legacy17", scans: [2, 0], shortest: 1 },
+    Case { name: "mambapy_vim_bidir_dynamo18", scans: [4, 0], shortest: 1 },
+    Case { name: "selscan_ref_gated_last_legacy17", scans: [1, 0], shortest: 1 },
+    Case { name: "torchmamba1_loop_legacy18", scans: [2, 0], shortest: 1 },
     Case { name: "trained_typeseg_bimamba_scan", scans: [6, 6], shortest: 0 },
 ];
 

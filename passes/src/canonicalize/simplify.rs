@@ -58,6 +58,9 @@ fn def(b: &GraphBuilder, value: ValueId) -> Option<(Op, Vec<ValueId>)> {
 fn identity(b: &mut GraphBuilder, node: &Node, operands: &[Option<ValueId>]) -> Simplified {
     let xs: Vec<ValueId> = operands.iter().flatten().copied().collect();
     let Some(&x) = xs.first() else { return Ok(None) };
+    if let Some(y) = before_repeating(b, &node.op, &xs)? {
+        return Ok(Some(y));
+    }
     match &node.op {
         Op::Reshape(op) => view::reshape(b, x, &op.shape).map(Some),
         Op::Transpose(op) => view::permute(b, x, &op.perm).map(Some),
@@ -92,6 +95,41 @@ fn broadcast(b: &mut GraphBuilder, x: ValueId, op: &Broadcast) -> Result<ValueId
     let x = view::reshape(b, x, &dims)?;
     let axes = kept.iter().map(|i| op.axes[*i]).collect();
     b.op(Broadcast { axes, shape: op.shape.clone() }, &[x])
+}
+
+/// An elementwise op on tensors that all repeat themselves along an axis: what it gives repeats itself as well.
+fn before_repeating(b: &mut GraphBuilder, op: &Op, xs: &[ValueId]) -> Simplified {
+    if !matches!(op, Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select(_) | Op::Cast(_)) {
+        return Ok(None);
+    }
+    let shape = b.shape(xs[0]).clone();
+    let mut parts = Vec::new();
+    for x in xs {
+        match def(b, *x) {
+            Some((Op::Broadcast(op), operands)) => parts.push((op.axes, operands[0])),
+            _ => return Ok(None),
+        }
+    }
+    let varies = |axis: &usize| {
+        let mut parts = parts.iter();
+        parts.any(|(axes, x)| axes.iter().zip(b.shape(*x).iter()).any(|(to, d)| to == axis && !d.is(1)))
+    };
+    let kept: Vec<usize> = (0..shape.rank()).filter(varies).collect();
+    if (0..shape.rank()).all(|axis| kept.contains(&axis) || shape[axis].is(1)) {
+        return Ok(None);
+    }
+    let dims: Shape = kept.iter().map(|axis| shape[*axis].clone()).collect();
+    let mut operands = Vec::new();
+    for (axes, x) in parts {
+        let from = b.shape(x).clone();
+        let dense: Vec<usize> = (0..axes.len()).filter(|i| kept.contains(&axes[*i])).collect();
+        let x = view::reshape(b, x, &dense.iter().map(|i| from[*i].clone()).collect::<Vec<_>>())?;
+        let place = |axis: usize| kept.iter().position(|k| *k == axis);
+        let to: Vec<usize> = dense.iter().filter_map(|i| place(axes[*i])).collect();
+        operands.push(if *b.shape(x) == dims { x } else { b.broadcast(x, &to, dims.clone())? });
+    }
+    let y = b.op(op.clone(), &operands)?;
+    b.broadcast(y, &kept, shape).map(Some)
 }
 
 fn slice(b: &mut GraphBuilder, x: ValueId, op: &Slice) -> Simplified {

@@ -2,6 +2,7 @@
 //!
 //! - `complex_step`: one step of a complex recurrence over pairs of real numbers.
 //! - `long_conv`: convolutions along the sequence, most of them by Fourier transforms.
+//! - `unroll`: recurrences that were written out step by step.
 //! - `scan_loop`: loops whose carried values are first-order recurrences.
 
 mod affine;
@@ -12,6 +13,7 @@ mod pairs;
 mod product;
 mod scan_loop;
 mod trace;
+mod unroll;
 
 #[cfg(test)]
 mod tests;
@@ -19,3 +21,4 @@ mod tests;
 pub use complex_step::ComplexStep;
 pub use long_conv::LongConvs;
 pub use scan_loop::ScanLoop;
+pub use unroll::{OneStep, Unrolled};

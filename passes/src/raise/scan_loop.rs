@@ -63,7 +63,7 @@ impl Pass for ScanLoop {
 }
 
 /// One loop on its way to scans.
-struct Raise<'a, 'b> {
+pub(super) struct Raise<'a, 'b> {
     lifter: Lifter<'b>,
     body: &'a Graph,
     op: &'a Loop,
@@ -81,7 +81,7 @@ struct Raise<'a, 'b> {
 }
 
 impl<'a, 'b> Raise<'a, 'b> {
-    fn new(
+    pub(super) fn new(
         b: &'b mut GraphBuilder,
         node: &'a Node,
         op: &'a Loop,
@@ -127,7 +127,7 @@ impl<'a, 'b> Raise<'a, 'b> {
     }
 
     /// The results that replace those of the loop, and the number of scans among what computes them.
-    fn run(mut self) -> Result<(Vec<ValueId>, usize), Obstacle> {
+    pub(super) fn run(mut self) -> Result<(Vec<ValueId>, usize), Obstacle> {
         self.advance()?;
         while self.last.iter().any(Option::is_none) {
             let mut first = None;

@@ -22,7 +22,7 @@ fn kept(text: &str) -> String {
     match &report.remarks[..] {
         [remark] => match &remark.kind {
             RemarkKind::Kept { reason } => reason.clone(),
-            RemarkKind::Raised { .. } => panic!("{remark}"),
+            RemarkKind::Raised { .. } | RemarkKind::State { .. } => panic!("{remark}"),
         },
         other => panic!("{other:?}"),
     }

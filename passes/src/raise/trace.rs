@@ -99,7 +99,8 @@ fn step(graph: &Graph, value: ValueId, axis: usize, out: &mut Vec<(ValueId, usiz
     true
 }
 
-/// The operand axes that a result axis of a reshape comes from: exactly where the axes before or after agree, else all.
+/// The operand axes that a result axis of a reshape comes from: exactly where the axes before or after agree, else all
+/// those between the ones that do.
 fn reshaped(from: &[ssmc_ir::Dim], to: &[ssmc_ir::Dim], axis: usize) -> Vec<usize> {
     let dense =
         |shape: &[ssmc_ir::Dim]| -> Vec<usize> { (0..shape.len()).filter(|i| !shape[*i].is(1)).collect() };
@@ -114,6 +115,7 @@ fn reshaped(from: &[ssmc_ir::Dim], to: &[ssmc_ir::Dim], axis: usize) -> Vec<usiz
     } else if from_back < n_back {
         vec![from_axes[from_axes.len() - 1 - from_back]]
     } else {
-        from_axes
+        let middle = n_front..from_axes.len().saturating_sub(n_back);
+        from_axes.get(middle).map_or(from_axes.clone(), <[usize]>::to_vec)
     }
 }
