@@ -1,6 +1,6 @@
 //! Arguments that several verbs share.
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Kind, Outcome};
 use clap::Args;
 use regex::Regex;
 use ssmc::CompileOptions;
@@ -12,9 +12,15 @@ use ssmc_passes::stream::StreamOptions;
 use ssmc_runtime::SessionOptions;
 use std::path::PathBuf;
 
+/// The machines that compiled code runs on.
+const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+
 /// How a model is compiled.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CompileArgs {
+    /// What to compile for: x86_64-unknown-linux-gnu, the only target of this version
+    #[arg(long, value_name = "TRIPLE", default_value = TRIPLE, hide_default_value = true)]
+    pub(crate) target: String,
     /// CPU level to compile for: x86-64-v2, x86-64-v3, x86-64-v4 or native; may be repeated
     /// [default: x86-64-v3 and x86-64-v4]
     #[arg(long, value_name = "LEVEL")]
@@ -60,6 +66,10 @@ fn mode(text: &str) -> Result<Mode, String> {
 
 impl CompileArgs {
     pub(crate) fn options(&self) -> Outcome<CompileOptions> {
+        if self.target != TRIPLE {
+            let message = format!("--target: expected {TRIPLE}, found {}", self.target);
+            return Err(Failure::new(Kind::Unsupported, message));
+        }
         let mut rewrite =
             RewriteOptions { disabled_rules: self.disable_rules.clone(), ..RewriteOptions::default() };
         match self.opt_level {

@@ -63,6 +63,8 @@ fn a_scan_without_the_mode_asked_for_is_named() {
     assert!(stderr.contains("ssm.selective_scan") && stderr.contains("no chunked mode"), "{stderr}");
     expect(0, &["compile", &model, "--stop-after", "rewritten", "--mode", "recurrent"]);
     expect(2, &["compile", &model, "--mode", "parallel"]);
+    let (_, stderr) = expect(3, &["compile", &model, "--target", "cuda"]);
+    assert!(stderr.contains("found cuda"), "{stderr}");
 }
 
 #[test]

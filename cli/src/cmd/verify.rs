@@ -16,7 +16,7 @@ use crate::output::{Progress, print, print_json, table};
 use crate::tensors::{self, Tensors};
 use serde_json::{Value, json};
 use ssmc::{Compiled, CompiledProgram, Compiler, Rng};
-use ssmc_artifact::Program;
+use ssmc_artifact::{Program, SymbolRole};
 use ssmc_ir::{Bindings, Interpreter, Symbol, Tensor};
 use ssmc_runtime::{Artifact, Session, State, Tensor as Buffer};
 use std::fs;
@@ -242,7 +242,9 @@ impl Verifier<'_> {
     fn zero_states(&self, name: &str) -> Outcome<Tensors> {
         let program = self.program(name)?;
         let graph = &program.imported;
-        let one: Bindings = [(Symbol::new("batch"), 1)].into();
+        let symbols = self.artifact.manifest().symbols.iter();
+        let batches = symbols.filter(|symbol| symbol.role() == SymbolRole::Batch);
+        let one: Bindings = batches.map(|symbol| (Symbol::new(&symbol.name), 1)).collect();
         let mut states = Tensors::new();
         for state in &program.states {
             let Some(value) = graph.input(state) else { continue };

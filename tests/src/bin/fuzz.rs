@@ -1,5 +1,5 @@
-//! Mutates the seeds without coverage feedback: `ssmc-fuzz TARGET SECONDS [SEED]`. For machines without the nightly
-//! compiler that cargo-fuzz needs.
+//! Mutates the seeds without coverage feedback: `ssmc-fuzz TARGET SECONDS [SEED [MODEL.onnx ..]]`. For machines without
+//! the nightly compiler that cargo-fuzz needs. Further models are seeds too.
 //!
 //! A model that panics or takes too long is written to `ssmc-fuzz-TARGET-N.onnx` in the current folder.
 
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 /// The number of faults found.
 fn run(args: &[String]) -> Result<usize, Box<dyn Error>> {
     let [name, seconds, rest @ ..] = args else {
-        return Err("usage: ssmc-fuzz TARGET SECONDS [SEED]".into());
+        return Err("usage: ssmc-fuzz TARGET SECONDS [SEED [MODEL.onnx ..]]".into());
     };
     let known = || TARGETS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     let target = TARGETS.iter().find(|(known, _)| known == name);
@@ -35,7 +35,10 @@ fn run(args: &[String]) -> Result<usize, Box<dyn Error>> {
     let end = Instant::now() + Duration::from_secs(seconds.parse()?);
     let mut mutator = Mutator::new(rest.first().map_or(Ok(0), |seed| seed.parse())?);
     let fuzzer = Fuzzer::new()?;
-    let pool: Vec<Vec<u8>> = seeds().into_iter().map(|(_, bytes)| bytes).collect();
+    let mut pool: Vec<Vec<u8>> = seeds().into_iter().map(|(_, bytes)| bytes).collect();
+    for path in rest.iter().skip(1) {
+        pool.push(std::fs::read(path).map_err(|error| format!("{path}: {error}"))?);
+    }
     let (mut runs, mut faults, mut slowest) = (0u64, 0, Duration::ZERO);
     while Instant::now() < end {
         let bytes = mutator.next(&pool);

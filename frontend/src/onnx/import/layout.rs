@@ -6,6 +6,7 @@ use super::super::importer::{Imported, Val};
 use super::super::shape::{self, Known, OVERFLOW};
 use ssmc_ir::ops::{self, BinaryFn, Cmp, Compare, Iota, Reverse, Select};
 use ssmc_ir::{DType, Dim, DimFn, Shape};
+use std::collections::BTreeSet;
 
 /// `Transpose`.
 pub(crate) fn transpose(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
@@ -135,7 +136,7 @@ pub(crate) fn squeeze(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
         Some(axes) => axes,
         None => (0..dims.len()).filter(|i| dims[*i].is(1)).collect(),
     };
-    if let Some(axis) = axes.iter().find(|a| !dims[**a].is(1)) {
+    if let Some(axis) = axes.iter().find(|a| !dims[**a].is(1) && !is_one_unless_empty(&dims[**a])) {
         return Err(Fault::Input {
             idx: 0,
             expected: format!("extent 1 on axis {axis}"),
@@ -143,8 +144,27 @@ pub(crate) fn squeeze(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
         }
         .into());
     }
+    // A slice that holds an element if the axis does: as with Gather of its index, there is one.
+    let mut x = x;
+    let mut uncertain: Vec<usize> = axes.iter().copied().filter(|axis| !dims[*axis].is(1)).collect();
+    uncertain.sort_unstable();
+    for axis in uncertain.into_iter().rev() {
+        let first = Known { dtype: DType::I64, shape: Vec::new(), elems: vec![Dim::from(0)] };
+        let first = c.make_known(first);
+        x = c.emit(ops::Gather { axis }, &[x, first])?;
+    }
     let to: Vec<Dim> = (0..dims.len()).filter(|i| !axes.contains(i)).map(|i| dims[i].clone()).collect();
     one(c.reshape(x, &to)?)
+}
+
+/// Whether an extent is that of the first or the last element of a symbolic axis: 1 unless the axis is empty.
+fn is_one_unless_empty(extent: &Dim) -> bool {
+    let mut symbols = BTreeSet::new();
+    extent.collect_symbols(&mut symbols);
+    let ends = [(0, 1), (-1, TO_THE_END)].map(|(start, end)| (Dim::from(start), Dim::from(end)));
+    symbols.iter().map(|symbol| Dim::symbol(symbol.name())).any(|n| {
+        ends.iter().any(|(start, end)| clamp(start, end, 1, &n).is_ok_and(|(_, len)| len == *extent))
+    })
 }
 
 /// `Concat`.

@@ -260,3 +260,21 @@ fn dft_of_real_and_complex_tensors() {
     let x = tensor(&[3, 2], &[5.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
     check(case(20, "DFT x n -> y", flags(1, 1), five()), x, &[5, 1], &[1.0; 5]);
 }
+
+/// A slice of a symbolic axis holds at most one element; squeezing it means that it holds one, as Gather would.
+#[test]
+fn a_slice_of_one_element_is_squeezed() {
+    let nodes = |first: &str| {
+        vec![node(&format!("Slice x {first} end axis -> s"), vec![]), node("Squeeze s axis -> y", vec![])]
+    };
+    let tensors =
+        |end: i64| vec![ints("zero", &[0]), ints("last", &[-1]), ints("axis", &[0]), ints("end", &[end])];
+    let x = || tensor(&[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    let found = |first: &str, end: i64| {
+        run(&model(13, graph(&["x[l,2]"], tensors(end), nodes(first), &["y[2]"])), &[("x", x())])
+    };
+    assert_eq!(found("zero", 1), [tensor(&[2], &[1.0, 2.0])]);
+    assert_eq!(found("last", i64::MAX), [tensor(&[2], &[5.0, 6.0])]);
+    let faults = refused(&model(13, graph(&["x[l,2]"], tensors(2), nodes("zero"), &["y[2]"])));
+    assert!(faults[0].contains("extent 1 on axis 0"), "{faults:?}");
+}
