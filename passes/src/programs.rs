@@ -97,10 +97,13 @@ fn start_from_zero(graph: &Graph, names: &[&str]) -> Result<Graph, EditError> {
 
 /// Whether an absent operand means zeros, or one sequence.
 fn may_be_absent(node: &Node, i: usize) -> bool {
-    node.op
-        .operands()
-        .get(i)
-        .is_some_and(|o| matches!(o.name, "h0" | "h0_re" | "h0_im" | "state" | "history" | "seq_idx"))
+    let operands = node.op.operands();
+    // Rows of a pool of states are as many as it has.
+    let has_slots = operands.iter().zip(&node.operands).any(|(o, v)| o.name == "slots" && v.is_some());
+    operands.get(i).is_some_and(|o| match o.name {
+        "h0" => !has_slots,
+        name => matches!(name, "h0_re" | "h0_im" | "state" | "history" | "seq_idx"),
+    })
 }
 
 #[cfg(test)]

@@ -118,15 +118,11 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &LinearAttention) -> Result<Launch
     rows.run(cx, b, place[0], &mut |cx, b, part| {
         for_channels(cx, b, (first, VALUE_TILE, values), &mut |cx, b, v| {
             let states = States::new(b, local_h, keys, (acc, cx.lanes));
-            let (row, writes) = match part {
-                Part::Steps { row, writes, .. } => (row, writes),
-                Part::Keep { row } => (row, None),
-            };
-            block.load(cx, b, &states, (row, v))?;
+            block.load(cx, b, &states, (part.row(), v))?;
             if let Part::Steps { batch, .. } = part {
                 block.scan(cx, b, &states, (batch, v), sink)?;
             }
-            block.store(cx, b, &states, (row, v), writes, sink)
+            block.store(cx, b, &states, (part, v), sink)
         })
     })?;
     let extra = match (block.beta, block.erase) {
@@ -159,32 +155,27 @@ impl Block<'_> {
         })
     }
 
-    /// The final state, unless another row of the batch keeps its own in its place.
+    /// The final state.
     fn store<'a>(
         &self,
         cx: &mut Cx<'a>,
         b: &mut KernelBuilder,
         states: &States,
-        (row, v): (Idx, Idx),
-        writes: Option<Reg>,
+        (part, v): (Part, Idx),
         sink: &mut Sink<'a>,
     ) -> Result<(), LowerError> {
         if !sink.wants(self.h_last) {
             return Ok(());
         }
         let lanes = i64::from(cx.lanes);
-        let mut all = |cx: &mut Cx<'a>, b: &mut KernelBuilder| {
+        part.keep(cx, b, &mut |cx, b| {
             states.for_each(cx, b, self.keys, &mut |cx, b, key, h| {
                 let at = b.mul(key, lanes);
                 let h = states.get(b, h, at, cx.lanes);
                 let h = b.cast(h, self.elem);
-                sink.put_extra(cx, b, self.h_last, &[row, self.head, Idx::Uniform(key), v], h)
+                sink.put_extra(cx, b, self.h_last, &[part.row(), self.head, Idx::Uniform(key), v], h)
             })
-        };
-        let Some(writes) = writes else { return all(cx, b) };
-        let mut result = Ok(());
-        b.if_(writes, |b| result = cx.scope(|cx| all(cx, b)));
-        result
+        })
     }
 
     /// The factors of a step, or of all if no step is given and they do not depend on it.

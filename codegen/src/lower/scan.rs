@@ -7,6 +7,7 @@ use super::conv1d::new_sequence;
 use super::elementwise::{for_lanes, row_index};
 use super::index::Idx;
 use super::selective_scan::step_at;
+use super::slots::{Part, Rows};
 use super::{Launch, LowerError, Lowering, accumulator, elem_of, multiply_add};
 use crate::kernel::{KernelBuilder, Reg};
 use ssmc_ir::ops::{CumSum, Discretization, DiscretizedScan, Scan};
@@ -21,6 +22,7 @@ struct Recurrence {
     reverse: bool,
     h0: Option<ValueId>,
     seq_idx: Option<ValueId>,
+    slots: Option<ValueId>,
 }
 
 /// The new state from the index of an element `[b, t, s..]` and the old state.
@@ -36,42 +38,51 @@ fn recur<'a>(l: &mut Lowering<'a>, r: &Recurrence, step: &mut Step<'_, 'a>) -> R
         _ => (&[][..], &one),
     };
     let rank = shape.len();
+    let rows = Rows { batch: &shape[0], slots: r.slots.map(|slots| (slots, &l.shape(h_last)[0])) };
     let (b, cx, sink) = l.parts();
     cx.narrow(last);
-    let grid: Vec<Dim> = std::iter::once(&shape[0]).chain(outer).cloned().collect();
+    let grid: Vec<Dim> = std::iter::once(rows.grid()).chain(outer.iter().cloned()).collect();
     let place = row_index(cx, b, &grid);
     let len = cx.dim(b, &shape[1]);
-    for_lanes(cx, b, last, &mut |cx, b, at| {
-        let state_idx = &[place.as_slice(), &[at]].concat()[..rank - 1];
-        let wide = accumulator(elem);
-        let init = match r.h0 {
-            Some(h0) => {
-                let h0 = cx.get_wide(b, h0, state_idx)?;
-                b.cast(h0, wide)
-            }
-            None => b.zero(wide.x(cx.lanes)),
-        };
-        let state = b.var_init(init);
-        let mut result = Ok(());
-        b.for_("i", 0, len, 1, |b, i| {
-            result = cx.scope(|cx| {
-                let (t, before) = step_at(b, i, len, r.reverse);
-                if let Some(seq_idx) = r.seq_idx {
-                    let is_new = new_sequence(cx, b, seq_idx, place[0], (t, before))?;
-                    let zero = b.zero(wide.x(cx.lanes));
-                    b.if_(is_new, |b| b.assign(state, zero));
+    let wide = accumulator(elem);
+    rows.run(cx, b, place[0], &mut |cx, b, part| {
+        for_lanes(cx, b, last, &mut |cx, b, at| {
+            // The index of a state of this row, of the batch or of the states.
+            let of = |row: Idx| [&[row], &place[1..], &[at]].concat()[..rank - 1].to_vec();
+            let state_idx = of(part.row());
+            let init = match r.h0 {
+                Some(h0) => {
+                    let h0 = cx.get_wide(b, h0, &state_idx)?;
+                    b.cast(h0, wide)
                 }
-                let mut idx = state_idx.to_vec();
-                idx.insert(1, Idx::Uniform(t));
-                let new = step(cx, b, &idx, state)?;
-                b.assign(state, new);
+                None => b.zero(wide.x(cx.lanes)),
+            };
+            let state = b.var_init(init);
+            if let Part::Steps { batch, .. } = part {
+                let mut result = Ok(());
+                b.for_("i", 0, len, 1, |b, i| {
+                    result = cx.scope(|cx| {
+                        let (t, before) = step_at(b, i, len, r.reverse);
+                        if let Some(seq_idx) = r.seq_idx {
+                            let is_new = new_sequence(cx, b, seq_idx, batch, (t, before))?;
+                            let zero = b.zero(wide.x(cx.lanes));
+                            b.if_(is_new, |b| b.assign(state, zero));
+                        }
+                        let mut idx = of(batch);
+                        idx.insert(1, Idx::Uniform(t));
+                        let new = step(cx, b, &idx, state)?;
+                        b.assign(state, new);
+                        let out = b.cast(state, elem);
+                        sink.put(cx, b, &idx, out)
+                    });
+                });
+                result?;
+            }
+            part.keep(cx, b, &mut |cx, b| {
                 let out = b.cast(state, elem);
-                sink.put(cx, b, &idx, out)
-            });
-        });
-        result?;
-        let out = b.cast(state, elem);
-        sink.put_extra(cx, b, h_last, state_idx, out)
+                sink.put_extra(cx, b, h_last, &state_idx, out)
+            })
+        })
     })?;
     Ok(Launch { grid: product(&grid), flops: product(shape) * 2 })
 }
@@ -79,7 +90,8 @@ fn recur<'a>(l: &mut Lowering<'a>, r: &Recurrence, step: &mut Step<'_, 'a>) -> R
 pub(super) fn scan(l: &mut Lowering<'_>, op: &Scan) -> Result<Launch, LowerError> {
     let (a, input) = (l.operand(0)?, l.operand(1)?);
     let a_shape = l.shape(a);
-    let r = Recurrence { reverse: op.reverse, h0: l.optional(2), seq_idx: l.optional(3) };
+    let r =
+        Recurrence { reverse: op.reverse, h0: l.optional(2), seq_idx: l.optional(3), slots: l.optional(4) };
     recur(l, &r, &mut |cx, b, idx, h| {
         let zero = b.const_i64(0);
         let a_idx: Vec<Idx> =
@@ -92,15 +104,13 @@ pub(super) fn scan(l: &mut Lowering<'_>, op: &Scan) -> Result<Launch, LowerError
 }
 
 /// a_bar and the factor of b in b_bar.
-fn discretize(b: &mut KernelBuilder, rule: Discretization, dt: Reg, a: Reg) -> (Reg, Reg) {
+pub(super) fn discretize(b: &mut KernelBuilder, rule: Discretization, dt: Reg, a: Reg) -> (Reg, Reg) {
     let z = b.mul(dt, a);
     match rule {
         Discretization::ExpEuler => (b.exp(z), dt),
         Discretization::Zoh => {
-            let grown = b.expm1(z);
-            let factor = b.div(grown, a);
-            let is_constant = b.eq(a, 0);
-            (b.exp(z), b.select(is_constant, dt, factor))
+            let factor = hold_factor(b, dt, a);
+            (b.exp(z), factor)
         }
         Discretization::Bilinear => {
             let half = b.mul(z, 0.5);
@@ -110,10 +120,20 @@ fn discretize(b: &mut KernelBuilder, rule: Discretization, dt: Reg, a: Reg) -> (
     }
 }
 
+/// (exp(dt*a) - 1) / a, or dt where a is 0.
+pub(super) fn hold_factor(b: &mut KernelBuilder, dt: Reg, a: Reg) -> Reg {
+    let z = b.mul(dt, a);
+    let grown = b.expm1(z);
+    let factor = b.div(grown, a);
+    let is_constant = b.eq(a, 0);
+    b.select(is_constant, dt, factor)
+}
+
 pub(super) fn discretized(l: &mut Lowering<'_>, op: &DiscretizedScan) -> Result<Launch, LowerError> {
     let [x, dt, a, bb] = [l.operand(0)?, l.operand(1)?, l.operand(2)?, l.operand(3)?];
     let scalar_decay = l.shape(a).len() == 2;
-    let r = Recurrence { reverse: op.reverse, h0: l.optional(4), seq_idx: l.optional(5) };
+    let r =
+        Recurrence { reverse: op.reverse, h0: l.optional(4), seq_idx: l.optional(5), slots: l.optional(6) };
     recur(l, &r, &mut |cx, b, idx, h| {
         // idx is [b, t, g, e, n], or [b, t, g, r, p, n] with one decay per head.
         let n = idx[idx.len() - 1];

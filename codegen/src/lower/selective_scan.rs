@@ -1,7 +1,7 @@
 //! The selective scan on CPUs: channels in lanes, one pass along the sequence.
 //!
 //! Variants: (1) states unrolled in registers up to [`UNROLLED_STATES`]; (2) more states in a local array. The decay
-//! is one exp2 per step, channel and state; `a` is scaled by log2(e) once.
+//! is one exp2 per step, channel and state; `a` is scaled by log2(e) once, unless the discretization needs it as it is.
 //!
 //! Steps of one channel lie a whole row apart, so every load of the recurrence would miss the first-level cache.
 //! Therefore [`STEPS`] steps at a time are loaded into local arrays, then scanned, then gated and stored: loads of
@@ -11,11 +11,13 @@ use super::access::Cx;
 use super::conv1d::{for_channels, new_sequence};
 use super::elementwise::row_index;
 use super::index::Idx;
+use super::scan::discretize;
 use super::sink::Sink;
+use super::slots::{Part, Rows};
 use super::states::{States, UNROLLED_STATES};
 use super::{Launch, LowerError, Lowering, accumulator, elem_of};
 use crate::kernel::{Elem, KernelBuilder, LocalId, Reg};
-use ssmc_ir::ops::{Discretization, F64, SelectiveScan};
+use ssmc_ir::ops::{Discretization, F64, ReadOut, SelectiveScan};
 use ssmc_ir::{Dim, ValueId};
 
 /// Channels of a block: the widest vector, so that grids do not depend on the level.
@@ -96,9 +98,6 @@ struct Channels {
 }
 
 pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, LowerError> {
-    if op.discretization != Discretization::ExpEuler {
-        return l.unsupported(format!("discretization {} has no kernel", op.discretization.name()));
-    }
     let [x, dt, a, bb, c] = [l.operand(0)?, l.operand(1)?, l.operand(2)?, l.operand(3)?, l.operand(4)?];
     let (d, z, dt_bias) = (l.optional(5), l.optional(6), l.optional(7));
     let (h0, seq_idx) = (l.optional(8), l.optional(9));
@@ -108,12 +107,13 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
     let elem = elem_of(l.graph.ty(x).dtype)?;
     let acc = accumulator(elem);
     let h_last = l.node.results[1];
+    let rows = Rows { batch: &shape[0], slots: l.optional(10).map(|slots| (slots, &l.shape(h_last)[0])) };
     let tiles = Dim::from(channels).ceildiv(&Dim::from(CHANNEL_TILE));
     let (b, cx, sink) = l.parts();
     cx.narrow(&shape[3]);
-    let grid = [shape[0].clone(), shape[2].clone(), tiles];
+    let grid = [rows.grid(), shape[2].clone(), tiles];
     let place = row_index(cx, b, &grid);
-    let (batch, group, Idx::Uniform(tile)) = (place[0], place[1], place[2]) else {
+    let (group, Idx::Uniform(tile)) = (place[1], place[2]) else {
         return Err(LowerError::Unsupported {
             op: "ssm.selective_scan",
             reason: "block indices are scalars".into(),
@@ -125,47 +125,65 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
     let mut array = |name: &str, len: i64| b.local(name, acc, (len * lanes) as u32);
     let (decay, dts, xs, ys) = (array("decay", n), array("dt", STEPS), array("x", STEPS), array("y", STEPS));
     let local_h = (n > UNROLLED_STATES).then(|| array("h", n));
-    let block =
-        Block { op, x, dt, b: bb, c, z, seq_idx, batch, group, elem, acc, n, lanes, len, decay, dts, xs, ys };
-    for_channels(cx, b, (first, CHANNEL_TILE, channels), &mut |cx, b, e| {
-        let zero = b.zero(acc.x(cx.lanes));
-        let states = States::new(b, local_h, n, (acc, cx.lanes));
-        states.for_each(cx, b, n, &mut |cx, b, state, h| {
-            let idx = [batch, group, e, Idx::Uniform(state)];
-            let a = cx.get_wide_as(b, (a, acc), &idx[1..])?;
-            let scaled = b.mul(a, std::f64::consts::LOG2_E);
-            let at = b.mul(state, lanes);
-            b.store(decay, at, scaled);
-            let init = match h0 {
-                Some(h0) => cx.get_wide_as(b, (h0, acc), &idx)?,
-                None => zero,
-            };
-            states.set(b, h, at, init);
-            Ok(())
-        })?;
-        let bias = dt_bias.map(|v| cx.get_wide_as(b, (v, acc), &[group, e])).transpose()?;
-        let skip = d.map(|v| cx.get_wide_as(b, (v, acc), &[group, e])).transpose()?;
-        let channels = Channels { e, states, bias, skip };
-        let n_parts = b.ceil_div(len, STEPS);
-        let mut result = Ok(());
-        b.for_("part", 0, n_parts, 1, |b, part| {
-            let start = b.mul(part, STEPS);
-            let left = b.sub(len, start);
-            let steps = (start, b.min(left, STEPS));
-            result = block
-                .load(cx, b, &channels, steps)
-                .and_then(|()| block.scan(cx, b, &channels, steps))
-                .and_then(|()| block.store(cx, b, &channels, steps, sink));
-        });
-        result?;
-        if !sink.wants(h_last) {
-            return Ok(());
-        }
-        channels.states.for_each(cx, b, n, &mut |cx, b, state, h| {
-            let at = b.mul(state, lanes);
-            let h = channels.states.get(b, h, at, cx.lanes);
-            let h = b.cast(h, elem);
-            sink.put_extra(cx, b, h_last, &[batch, group, e, Idx::Uniform(state)], h)
+    rows.run(cx, b, place[0], &mut |cx, b, part| {
+        let row = part.row();
+        let batch = if let Part::Steps { batch, .. } = part { batch } else { row };
+        let block = Block {
+            op,
+            x,
+            dt,
+            b: bb,
+            c,
+            z,
+            seq_idx,
+            batch,
+            group,
+            elem,
+            acc,
+            n,
+            lanes,
+            len,
+            decay,
+            dts,
+            xs,
+            ys,
+        };
+        for_channels(cx, b, (first, CHANNEL_TILE, channels), &mut |cx, b, e| {
+            let zero = b.zero(acc.x(cx.lanes));
+            let states = States::new(b, local_h, n, (acc, cx.lanes));
+            states.for_each(cx, b, n, &mut |cx, b, state, h| {
+                let idx = [row, group, e, Idx::Uniform(state)];
+                let a = cx.get_wide_as(b, (a, acc), &idx[1..])?;
+                let scaled = match op.discretization {
+                    Discretization::ExpEuler => b.mul(a, std::f64::consts::LOG2_E),
+                    Discretization::Zoh | Discretization::Bilinear => a,
+                };
+                let at = b.mul(state, lanes);
+                b.store(decay, at, scaled);
+                let init = match h0 {
+                    Some(h0) => cx.get_wide_as(b, (h0, acc), &idx)?,
+                    None => zero,
+                };
+                states.set(b, h, at, init);
+                Ok(())
+            })?;
+            let bias = dt_bias.map(|v| cx.get_wide_as(b, (v, acc), &[group, e])).transpose()?;
+            let skip = d.map(|v| cx.get_wide_as(b, (v, acc), &[group, e])).transpose()?;
+            let channels = Channels { e, states, bias, skip };
+            if let Part::Steps { .. } = part {
+                block.walk(cx, b, &channels, sink)?;
+            }
+            if !sink.wants(h_last) {
+                return Ok(());
+            }
+            part.keep(cx, b, &mut |cx, b| {
+                channels.states.for_each(cx, b, n, &mut |cx, b, state, h| {
+                    let at = b.mul(state, lanes);
+                    let h = channels.states.get(b, h, at, cx.lanes);
+                    let h = b.cast(h, elem);
+                    sink.put_extra(cx, b, h_last, &[row, group, e, Idx::Uniform(state)], h)
+                })
+            })
         })
     })?;
     let steps = shape.iter().fold(Dim::from(1), |n, d| n * d);
@@ -173,6 +191,28 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
 }
 
 impl Block<'_> {
+    /// All steps of one vector of channels.
+    fn walk<'a>(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        channels: &Channels,
+        sink: &mut Sink<'a>,
+    ) -> Result<(), LowerError> {
+        let parts = b.ceil_div(self.len, STEPS);
+        let mut result = Ok(());
+        b.for_("part", 0, parts, 1, |b, part| {
+            let start = b.mul(part, STEPS);
+            let left = b.sub(self.len, start);
+            let steps = (start, b.min(left, STEPS));
+            result = self
+                .load(cx, b, channels, steps)
+                .and_then(|()| self.scan(cx, b, channels, steps))
+                .and_then(|()| self.store(cx, b, channels, steps, sink));
+        });
+        result
+    }
+
     /// Runs `body` for the steps `start..start + count`, given the place of the step in arrays, its position on the
     /// sequence axis and that of the step before it.
     fn for_steps<'a>(
@@ -245,13 +285,22 @@ impl Block<'_> {
                 let c_t = cx.get_wide_as(b, (self.c, self.acc), &pick)?;
                 let at = b.mul(state, self.lanes);
                 let decay = b.load(self.decay, at, cx.lanes);
-                let exponent = b.mul(dt, decay);
-                let a_bar = b.exp2(exponent);
-                let input = b.mul(dt_x, b_t);
+                let (a_bar, input) = match self.op.discretization {
+                    Discretization::ExpEuler => {
+                        let exponent = b.mul(dt, decay);
+                        (b.exp2(exponent), b.mul(dt_x, b_t))
+                    }
+                    rule @ (Discretization::Zoh | Discretization::Bilinear) => {
+                        let (a_bar, factor) = discretize(b, rule, dt, decay);
+                        let factor_x = b.mul(factor, x);
+                        (a_bar, b.mul(factor_x, b_t))
+                    }
+                };
                 let old = ch.states.get(b, h, at, cx.lanes);
                 let new = b.fma(a_bar, old, input);
+                let seen = if self.op.read_out == ReadOut::After { new } else { old };
+                let y = b.fma(seen, c_t, sum);
                 ch.states.set(b, h, at, new);
-                let y = b.fma(new, c_t, sum);
                 b.assign(sum, y);
                 Ok(())
             })?;

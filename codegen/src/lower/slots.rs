@@ -25,6 +25,28 @@ pub(super) enum Part {
     Keep { row: Idx },
 }
 
+impl Part {
+    /// The row of the states.
+    pub(super) fn row(self) -> Idx {
+        match self {
+            Part::Steps { row, .. } | Part::Keep { row } => row,
+        }
+    }
+
+    /// Runs `store`, unless another row of the batch keeps its state in the place of this one's.
+    pub(super) fn keep<'a>(
+        self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        store: &mut dyn FnMut(&mut Cx<'a>, &mut KernelBuilder) -> Result<(), LowerError>,
+    ) -> Result<(), LowerError> {
+        let Part::Steps { writes: Some(writes), .. } = self else { return store(cx, b) };
+        let mut result = Ok(());
+        b.if_(writes, |b| result = cx.scope(|cx| store(cx, b)));
+        result
+    }
+}
+
 /// What a block does in its part.
 pub(super) type Body<'f, 'a> =
     dyn FnMut(&mut Cx<'a>, &mut KernelBuilder, Part) -> Result<(), LowerError> + 'f;

@@ -9,10 +9,13 @@ use super::access::Cx;
 use super::conv1d::{for_channels, new_sequence};
 use super::elementwise::row_index;
 use super::index::Idx;
+use super::scan::discretize;
 use super::selective_scan::{step_at, step_size};
+use super::sink::Sink;
+use super::slots::{Part, Rows};
 use super::{Launch, LowerError, Lowering, accumulator, elem_of};
 use crate::kernel::{Elem, KernelBuilder, LocalId, Reg};
-use ssmc_ir::ops::{Discretization, Mode, Ssd};
+use ssmc_ir::ops::{Mode, ReadOut, Ssd};
 use ssmc_ir::{Dim, ValueId};
 
 /// Rows of a head that a block of the recurrent variant takes: the widest vector.
@@ -31,6 +34,7 @@ struct Operands {
     dt_bias: Option<ValueId>,
     h0: Option<ValueId>,
     seq_idx: Option<ValueId>,
+    slots: Option<ValueId>,
     skip_is_scalar: bool,
     h_last: ValueId,
     /// The type of states and sums.
@@ -62,10 +66,11 @@ impl Operands {
     }
 }
 
-/// The head of a block: batch, group and head in the group.
+/// The head of a block: batch, row of the states, group and head in the group.
 #[derive(Clone, Copy)]
 struct Head {
     batch: Idx,
+    row: Idx,
     group: Idx,
     head: Idx,
 }
@@ -76,10 +81,10 @@ impl Head {
     }
 
     fn state(&self, p: Idx, n: Idx) -> [Idx; 5] {
-        [self.batch, self.group, self.head, p, n]
+        [self.row, self.group, self.head, p, n]
     }
 
-    /// Step size and dt*a at step `t`, one lane each.
+    /// Step size and a at step `t`, one lane each.
     fn step(
         &self,
         cx: &mut Cx<'_>,
@@ -90,9 +95,7 @@ impl Head {
         let dt = o.scalar(cx, b, o.dt, &self.at(t))?;
         let bias = o.dt_bias.map(|v| o.scalar(cx, b, v, &[self.group, self.head])).transpose()?;
         let dt = step_size(b, dt, bias, op.dt_softplus, (op.dt_min, op.dt_max));
-        let a = o.scalar(cx, b, o.a, &[self.group, self.head])?;
-        let dt_a = b.mul(dt, a);
-        Ok((dt, dt_a))
+        Ok((dt, o.scalar(cx, b, o.a, &[self.group, self.head])?))
     }
 
     /// Read-out, skip and gate for rows `p` at step `t`.
@@ -122,9 +125,6 @@ impl Head {
 }
 
 pub(super) fn lower(l: &mut Lowering<'_>, op: &Ssd) -> Result<Launch, LowerError> {
-    if op.discretization != Discretization::ExpEuler {
-        return l.unsupported(format!("discretization {} has no kernel", op.discretization.name()));
-    }
     let d = l.optional(5);
     let o = Operands {
         x: l.operand(0)?,
@@ -137,6 +137,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Ssd) -> Result<Launch, LowerError
         dt_bias: l.optional(7),
         h0: l.optional(8),
         seq_idx: l.optional(9),
+        slots: l.optional(10),
         skip_is_scalar: d.is_some_and(|d| l.shape(d)[2].is(1)),
         h_last: l.node.results[1],
         acc: accumulator(elem_of(l.graph.ty(l.operand(0)?).dtype)?),
@@ -174,83 +175,125 @@ fn load_state(
 
 fn recurrent(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Launch, LowerError> {
     let shape = l.shape(o.x);
-    let rows = l.constant("head width", &shape[4])?;
+    let width = l.constant("head width", &shape[4])?;
     let n = l.constant("states", &l.shape(o.b)[3])?;
     let elem = elem_of(l.graph.ty(o.x).dtype)?;
-    let tiles = Dim::from(rows).ceildiv(&Dim::from(ROW_TILE));
+    let rows = Rows { batch: &shape[0], slots: o.slots.map(|slots| (slots, &l.shape(o.h_last)[0])) };
+    let tiles = Dim::from(width).ceildiv(&Dim::from(ROW_TILE));
     let (b, cx, sink) = l.parts();
     cx.narrow(&shape[4]);
-    let grid = [shape[0].clone(), shape[2].clone(), shape[3].clone(), tiles];
+    let grid = [rows.grid(), shape[2].clone(), shape[3].clone(), tiles];
     let place = row_index(cx, b, &grid);
-    let (head, Idx::Uniform(tile)) = (Head { batch: place[0], group: place[1], head: place[2] }, place[3])
-    else {
+    let Idx::Uniform(tile) = place[3] else {
         return Err(LowerError::Unsupported { op: "ssm.ssd", reason: "block indices are scalars".into() });
     };
     let first = b.mul(tile, ROW_TILE);
     let len = cx.dim(b, &shape[1]);
     let lanes = i64::from(cx.lanes);
     let state = b.local("state", o.acc, (n * lanes) as u32);
-    for_channels(cx, b, (first, ROW_TILE, rows), &mut |cx, b, p| {
-        let offset = b.const_i64(0);
-        load_state(cx, b, o, &head, (p, n), (state, lanes, offset))?;
-        let mut result = Ok(());
-        b.for_("i", 0, len, 1, |b, i| {
-            result = cx.scope(|cx| {
-                let (t, before) = step_at(b, i, len, op.reverse);
-                let (dt, dt_a) = head.step(cx, b, (o, op), t)?;
-                let decay = b.exp(dt_a);
-                let decay = match o.seq_idx {
-                    Some(seq_idx) => {
-                        let is_new = new_sequence(cx, b, seq_idx, head.batch, (t, before))?;
-                        let zero = b.zero(o.acc.x(cx.lanes));
-                        b.if_(is_new, |b| {
-                            b.for_("n", 0, n * lanes, lanes, |b, at| b.store(state, at, zero));
-                        });
-                        decay
-                    }
-                    None => decay,
-                };
-                let decay = cx.widen(b, decay);
-                let x = o.wide(cx, b, o.x, &[head.at(t).as_slice(), &[p]].concat())?;
-                let dt = cx.widen(b, dt);
-                let dt_x = b.mul(dt, x);
-                let zero = b.zero(o.acc.x(cx.lanes));
-                let sum = b.var_init(zero);
-                let mut inner = Ok(());
+    let walk = Walk { op, o, len, n, state, elem };
+    rows.run(cx, b, place[0], &mut |cx, b, part| {
+        let row = part.row();
+        let batch = if let Part::Steps { batch, .. } = part { batch } else { row };
+        let head = Head { batch, row, group: place[1], head: place[2] };
+        for_channels(cx, b, (first, ROW_TILE, width), &mut |cx, b, p| {
+            let offset = b.const_i64(0);
+            load_state(cx, b, o, &head, (p, n), (state, lanes, offset))?;
+            if let Part::Steps { .. } = part {
+                walk.run(cx, b, (&head, p), sink)?;
+            }
+            if !sink.wants(o.h_last) {
+                return Ok(());
+            }
+            part.keep(cx, b, &mut |cx, b| {
+                let mut result = Ok(());
                 b.for_("n", 0, n, 1, |b, n| {
-                    inner = cx.scope(|cx| {
-                        let pick = [head.batch, Idx::Uniform(t), head.group, Idx::Uniform(n)];
-                        let (b_t, c_t) = (o.wide(cx, b, o.b, &pick)?, o.wide(cx, b, o.c, &pick)?);
-                        let at = b.mul(n, lanes);
-                        let old = b.load(state, at, cx.lanes);
-                        let input = b.mul(dt_x, b_t);
-                        let new = b.fma(decay, old, input);
-                        b.store(state, at, new);
-                        let y = b.fma(new, c_t, sum);
-                        b.assign(sum, y);
-                        Ok(())
-                    });
+                    let at = b.mul(n, lanes);
+                    let h = b.load(state, at, cx.lanes);
+                    let h = b.cast(h, elem);
+                    result = sink.put_extra(cx, b, o.h_last, &head.state(p, Idx::Uniform(n)), h);
                 });
-                inner?;
-                let y = b.cast(sum, o.acc);
-                let y = head.finish(cx, b, o, (t, p), y)?;
-                let y = b.cast(y, elem);
-                sink.put(cx, b, &[head.at(t).as_slice(), &[p]].concat(), y)
-            });
-        });
-        result?;
-        if !sink.wants(o.h_last) {
-            return Ok(());
-        }
-        let mut result = Ok(());
-        b.for_("n", 0, n, 1, |b, n| {
-            let at = b.mul(n, lanes);
-            let h = b.load(state, at, cx.lanes);
-            let h = b.cast(h, elem);
-            result = sink.put_extra(cx, b, o.h_last, &head.state(p, Idx::Uniform(n)), h);
-        });
-        result
+                result
+            })
+        })
     })?;
     let steps = shape.iter().fold(Dim::from(1), |n, d| n * d);
     Ok(Launch { grid: grid.iter().fold(Dim::from(1), |n, d| n * d), flops: steps * Dim::from(5 * n + 6) })
+}
+
+/// What the steps of the recurrent variant have in common.
+struct Walk<'o> {
+    op: &'o Ssd,
+    o: &'o Operands,
+    len: Reg,
+    n: i64,
+    /// `[N]` vectors.
+    state: LocalId,
+    elem: Elem,
+}
+
+impl Walk<'_> {
+    /// All steps of the rows `p` of a head.
+    fn run<'a>(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        at: (&Head, Idx),
+        sink: &mut Sink<'a>,
+    ) -> Result<(), LowerError> {
+        let mut result = Ok(());
+        b.for_("i", 0, self.len, 1, |b, i| {
+            result = cx.scope(|cx| {
+                let t = step_at(b, i, self.len, self.op.reverse);
+                self.step(cx, b, at, t, sink)
+            });
+        });
+        result
+    }
+
+    fn step<'a>(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        (head, p): (&Head, Idx),
+        (t, before): (Reg, Reg),
+        sink: &mut Sink<'a>,
+    ) -> Result<(), LowerError> {
+        let (o, lanes) = (self.o, i64::from(cx.lanes));
+        let (dt, a) = head.step(cx, b, (o, self.op), t)?;
+        let (decay, factor) = discretize(b, self.op.discretization, dt, a);
+        let zero = b.zero(o.acc.x(cx.lanes));
+        if let Some(seq_idx) = o.seq_idx {
+            let is_new = new_sequence(cx, b, seq_idx, head.batch, (t, before))?;
+            b.if_(is_new, |b| {
+                b.for_("n", 0, self.n * lanes, lanes, |b, at| b.store(self.state, at, zero));
+            });
+        }
+        let decay = cx.widen(b, decay);
+        let x = o.wide(cx, b, o.x, &[head.at(t).as_slice(), &[p]].concat())?;
+        let factor = cx.widen(b, factor);
+        let factor_x = b.mul(factor, x);
+        let sum = b.var_init(zero);
+        let mut inner = Ok(());
+        b.for_("n", 0, self.n, 1, |b, n| {
+            inner = cx.scope(|cx| {
+                let pick = [head.batch, Idx::Uniform(t), head.group, Idx::Uniform(n)];
+                let (b_t, c_t) = (o.wide(cx, b, o.b, &pick)?, o.wide(cx, b, o.c, &pick)?);
+                let at = b.mul(n, lanes);
+                let old = b.load(self.state, at, cx.lanes);
+                let input = b.mul(factor_x, b_t);
+                let new = b.fma(decay, old, input);
+                b.store(self.state, at, new);
+                let seen = if self.op.read_out == ReadOut::After { new } else { old };
+                let y = b.fma(seen, c_t, sum);
+                b.assign(sum, y);
+                Ok(())
+            });
+        });
+        inner?;
+        let y = b.cast(sum, o.acc);
+        let y = head.finish(cx, b, o, (t, p), y)?;
+        let y = b.cast(y, self.elem);
+        sink.put(cx, b, &[head.at(t).as_slice(), &[p]].concat(), y)
+    }
 }

@@ -2,7 +2,6 @@
 //!
 //! One variant: a tile of channels in lanes walks along the sequence, both sums and the maximum in registers.
 
-use super::access::Cx;
 use super::conv1d::{for_channels, new_sequence};
 use super::elementwise::row_index;
 use super::index::Idx;
@@ -61,7 +60,7 @@ impl State {
     }
 }
 
-pub(super) fn lower<'a>(l: &mut Lowering<'a>, op: &Wkv) -> Result<Launch, LowerError> {
+pub(super) fn lower(l: &mut Lowering<'_>, op: &Wkv) -> Result<Launch, LowerError> {
     let (w, k, v, u) = (l.operand(0)?, l.operand(1)?, l.operand(2)?, l.optional(3));
     let initial = [l.optional(4), l.optional(5), l.optional(6)];
     let (seq_idx, slots) = (l.optional(7), l.optional(8));
@@ -85,10 +84,7 @@ pub(super) fn lower<'a>(l: &mut Lowering<'a>, op: &Wkv) -> Result<Launch, LowerE
     rows.run(cx, b, place[0], &mut |cx, b, part| {
         for_channels(cx, b, (first, CHANNEL_TILE, channels), &mut |cx, b, c| {
             let empty = State::empty(b, acc, cx.lanes);
-            let (row, writes) = match part {
-                Part::Steps { row, writes, .. } => (row, writes),
-                Part::Keep { row } => (row, None),
-            };
+            let row = part.row();
             let start = match initial {
                 [Some(num), Some(den), Some(max)] => State {
                     num: cx.get_wide_as(b, (num, acc), &[row, c])?,
@@ -132,17 +128,13 @@ pub(super) fn lower<'a>(l: &mut Lowering<'a>, op: &Wkv) -> Result<Launch, LowerE
                 });
                 result?;
             }
-            let mut store = |cx: &mut Cx<'a>, b: &mut KernelBuilder| {
+            part.keep(cx, b, &mut |cx, b| {
                 for (value, x) in last.iter().zip([state.num, state.den, state.max]) {
                     let x = b.cast(x, elem);
                     sink.put_extra(cx, b, *value, &[row, c], x)?;
                 }
                 Ok(())
-            };
-            let Some(writes) = writes else { return store(cx, b) };
-            let mut result = Ok(());
-            b.if_(writes, |b| result = cx.scope(|cx| store(cx, b)));
-            result
+            })
         })
     })?;
     let elems = shape.iter().fold(Dim::from(1), |n, d| n * d);

@@ -112,17 +112,20 @@ keyword!(ReadOut { After = "after", Before = "before" });
 /// # Equation
 /// ```text
 /// h[t] = a[t] * h[t-1] + b[t], h[-1] = h0 (zeros if absent); `reverse` runs from the last step to the
-/// first; where `seq_idx` differs from that of the step before, h[t-1] counts as zeros
+/// first; where `seq_idx` differs from that of the step before, h[t-1] counts as zeros; with `slots` the batch row i
+/// starts from row slots[i] of h0 and replaces it in h_last
 /// ```
 ///
 /// # Shapes
 /// ```text
 /// a, b: T[B,L,s..], h0: T[B,s..], seq_idx: i32[B,L] -> h: T[B,L,s..], h_last: T[B,s..];
-/// an axis of a may be 1 where that of b is not
+/// an axis of a may be 1 where that of b is not;
+/// with slots: i32[B] h0 and h_last have P rows, those that no slot names are equal
 /// ```
 ///
 /// # Numerics
-/// the carried state is f32 or wider; h_last is h0 if L = 0
+/// the carried state is f32 or wider; h_last is h0 if L = 0; of several batch rows with one slot the last one's state
+/// is kept
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(missing_docs, reason = "the names are the documentation")]
 pub struct Scan {
@@ -130,7 +133,7 @@ pub struct Scan {
 }
 
 impl OpDef for Scan {
-    const OPERANDS: &'static [Operand] = &[req("a"), req("b"), opt("h0"), opt("seq_idx")];
+    const OPERANDS: &'static [Operand] = &[req("a"), req("b"), opt("h0"), opt("seq_idx"), opt("slots")];
     const RESULTS: &'static [&'static str] = &["h", "h_last"];
 
     fn name(&self) -> &'static str {
@@ -159,7 +162,8 @@ impl OpDef for Scan {
         if a.shape.iter().zip(b.shape.iter()).any(|(a, b)| a != b && !a.is(1)) {
             return Err(OpError::shape("a", format!("{} or 1 on some axes", b.shape), &a.shape));
         }
-        let state: Vec<_> = b.shape.iter().enumerate().filter(|(i, _)| *i != 1).map(|(_, d)| d).collect();
+        let mut state: Vec<_> = b.shape.iter().enumerate().filter(|(i, _)| *i != 1).map(|(_, d)| d).collect();
+        state[0] = c.slots(4, 2, &b.shape[0])?;
         c.shape(2, &state)?;
         c.seq_idx(3, b)?;
         Ok(vec![b.clone(), b.with_shape(state.into_iter().collect::<Shape>())])
@@ -200,7 +204,7 @@ keyword!(Discretization { ExpEuler = "exp_euler", Zoh = "zoh", Bilinear = "bilin
 /// per-state decay: x, dt: T[B,L,G,E], a: T[G,E,N], b: T[B,L,G,N], h0: T[B,G,E,N]
 /// -> h: T[B,L,G,E,N], h_last: T[B,G,E,N];
 /// scalar decay: x: T[B,L,G,R,P], dt: T[B,L,G,R], a: T[G,R], b: T[B,L,G,N], h0: T[B,G,R,P,N]
-/// -> h: T[B,L,G,R,P,N], h_last: T[B,G,R,P,N]; seq_idx: i32[B,L]
+/// -> h: T[B,L,G,R,P,N], h_last: T[B,G,R,P,N]; seq_idx: i32[B,L], slots: i32[B] as for `ssm.scan`
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(missing_docs, reason = "the names are the documentation")]
@@ -211,7 +215,7 @@ pub struct DiscretizedScan {
 
 impl OpDef for DiscretizedScan {
     const OPERANDS: &'static [Operand] =
-        &[req("x"), req("dt"), req("a"), req("b"), opt("h0"), opt("seq_idx")];
+        &[req("x"), req("dt"), req("a"), req("b"), opt("h0"), opt("seq_idx"), opt("slots")];
     const RESULTS: &'static [&'static str] = &["h", "h_last"];
 
     fn name(&self) -> &'static str {
@@ -238,15 +242,17 @@ impl OpDef for DiscretizedScan {
         let n = &b.shape[3];
         c.shape(3, &[&d[0], &d[1], &d[2], n])?;
         c.shape(1, &[&d[0], &d[1], &d[2], &d[3]])?;
+        let rows = c.slots(6, 4, &d[0])?;
         let (a, state): (Vec<_>, Vec<_>) = if scalar_decay {
-            (vec![&d[2], &d[3]], vec![&d[0], &d[2], &d[3], &d[4], n])
+            (vec![&d[2], &d[3]], vec![rows, &d[2], &d[3], &d[4], n])
         } else {
-            (vec![&d[2], &d[3], n], vec![&d[0], &d[2], &d[3], n])
+            (vec![&d[2], &d[3], n], vec![rows, &d[2], &d[3], n])
         };
         c.shape(2, &a)?;
         c.shape(4, &state)?;
         c.seq_idx(5, ty)?;
         let mut all = state.clone();
+        all[0] = &d[0];
         all.insert(1, &d[1]);
         Ok(vec![
             ty.with_shape(all.into_iter().collect::<Shape>()),
@@ -283,14 +289,14 @@ keyword!(Mode { Recurrent = "recurrent", Chunked = "chunked" });
 /// # Equation
 /// ```text
 /// dt' = clamp(softplus?(dt + dt_bias), dt_min, dt_max);
-/// h[t,e,n] = exp(dt'[t,e]*a[e,n])*h[t-1,e,n] + dt'[t,e]*b[t,n]*x[t,e];
-/// y[t,e] = (sum over n of c[t,n]*h[t,e,n] + d[e]*x[t,e]) * silu(z[t,e])
+/// h[t,e,n] = exp(dt'[t,e]*a[e,n])*h[t-1,e,n] + dt'[t,e]*b[t,n]*x[t,e], or as `discretization` says;
+/// y[t,e] = (sum over n of c[t,n]*h[t,e,n] + d[e]*x[t,e]) * silu(z[t,e]), with h[t-1] for h[t] if `read_out` is before
 /// ```
 ///
 /// # Shapes
 /// ```text
 /// x, dt, z: T[B,L,G,E], a: T[G,E,N], b, c: T[B,L,G,N], d, dt_bias: T[G,E], h0: T[B,G,E,N],
-/// seq_idx: i32[B,L] -> y: T[B,L,G,E], h_last: T[B,G,E,N]
+/// seq_idx: i32[B,L] -> y: T[B,L,G,E], h_last: T[B,G,E,N]; slots: i32[B] as for `ssm.scan`
 /// ```
 ///
 /// # Numerics
@@ -305,6 +311,7 @@ pub struct SelectiveScan {
     pub dt_max: F64,
     pub dt_min: F64,
     pub dt_softplus: bool,
+    pub read_out: ReadOut,
     pub reverse: bool,
 }
 
@@ -315,6 +322,7 @@ impl Default for SelectiveScan {
             dt_max: f64::INFINITY.into(),
             dt_min: f64::NEG_INFINITY.into(),
             dt_softplus: false,
+            read_out: ReadOut::After,
             reverse: false,
         }
     }
@@ -332,6 +340,7 @@ impl OpDef for SelectiveScan {
         opt("dt_bias"),
         opt("h0"),
         opt("seq_idx"),
+        opt("slots"),
     ];
     const RESULTS: &'static [&'static str] = &["y", "h_last"];
 
@@ -348,6 +357,7 @@ impl OpDef for SelectiveScan {
         v.attr("dt_max", AttrMut::Float(&mut self.dt_max));
         v.attr("dt_min", AttrMut::Float(&mut self.dt_min));
         v.attr("dt_softplus", AttrMut::Bool(&mut self.dt_softplus));
+        v.attr("read_out", AttrMut::Word(&mut self.read_out));
         v.attr("reverse", AttrMut::Bool(&mut self.reverse));
     }
 
@@ -365,7 +375,7 @@ impl OpDef for SelectiveScan {
         c.shape(5, &[&d[2], &d[3]])?;
         c.shape(6, &[&d[0], &d[1], &d[2], &d[3]])?;
         c.shape(7, &[&d[2], &d[3]])?;
-        let state = [&d[0], &d[2], &d[3], n];
+        let state = [c.slots(10, 8, &d[0])?, &d[2], &d[3], n];
         c.shape(8, &state)?;
         c.seq_idx(9, ty)?;
         Ok(vec![ty.clone(), ty.with_shape(state.into_iter().collect::<Shape>())])
@@ -389,18 +399,21 @@ impl OpDef for SelectiveScan {
 /// # Equation
 /// ```text
 /// dt' = clamp(softplus?(dt + dt_bias), dt_min, dt_max);
-/// S[t,p,n] = exp(dt'[t]*a)*S[t-1,p,n] + dt'[t]*x[t,p]*b[t,n];
-/// y[t,p] = (sum over n of c[t,n]*S[t,p,n] + d[p]*x[t,p]) * silu(z[t,p]), for each group g and head r
+/// S[t,p,n] = exp(dt'[t]*a)*S[t-1,p,n] + dt'[t]*x[t,p]*b[t,n], or as `discretization` says;
+/// y[t,p] = (sum over n of c[t,n]*S[t,p,n] + d[p]*x[t,p]) * silu(z[t,p]), for each group g and head r, with S[t-1] for
+/// S[t] if `read_out` is before
 /// ```
 ///
 /// # Shapes
 /// ```text
 /// x, z: T[B,L,G,R,P], dt: T[B,L,G,R], a: T[G,R], b, c: T[B,L,G,N], d: T[G,R,1] or T[G,R,P],
-/// dt_bias: T[G,R], h0: T[B,G,R,P,N], seq_idx: i32[B,L] -> y: T[B,L,G,R,P], h_last: T[B,G,R,P,N]
+/// dt_bias: T[G,R], h0: T[B,G,R,P,N], seq_idx: i32[B,L] -> y: T[B,L,G,R,P], h_last: T[B,G,R,P,N];
+/// slots: i32[B] as for `ssm.scan`
 /// ```
 ///
 /// # Numerics
-/// dynamics and state in f32; the chunked mode masks segment sums before exp
+/// dynamics and state in f32; the chunked mode masks segment sums before exp. It reads after the update, has no slots,
+/// and needs the logarithm of the decay, which that of bilinear need not have
 ///
 /// # Source
 /// Dao & Gu 2024, listing 1; upstream ssd_minimal
@@ -413,6 +426,7 @@ pub struct Ssd {
     pub dt_min: F64,
     pub dt_softplus: bool,
     pub mode: Mode,
+    pub read_out: ReadOut,
     pub reverse: bool,
 }
 
@@ -425,6 +439,7 @@ impl Default for Ssd {
             dt_min: f64::NEG_INFINITY.into(),
             dt_softplus: false,
             mode: Mode::Recurrent,
+            read_out: ReadOut::After,
             reverse: false,
         }
     }
@@ -449,6 +464,7 @@ impl OpDef for Ssd {
         v.attr("dt_min", AttrMut::Float(&mut self.dt_min));
         v.attr("dt_softplus", AttrMut::Bool(&mut self.dt_softplus));
         v.attr("mode", AttrMut::Word(&mut self.mode));
+        v.attr("read_out", AttrMut::Word(&mut self.read_out));
         v.attr("reverse", AttrMut::Bool(&mut self.reverse));
     }
 
@@ -458,6 +474,19 @@ impl OpDef for Ssd {
         }
         let ty = arg(x, 0);
         let c = Check { x, operands: Self::OPERANDS, dtype: ty.dtype };
+        if self.mode == Mode::Chunked {
+            if self.discretization == Discretization::Bilinear {
+                let message =
+                    "a decay by bilinear may be negative, so that it has no logarithm to sum in chunks";
+                return Err(OpError::attr("discretization", message));
+            }
+            if self.read_out != ReadOut::After {
+                return Err(OpError::attr("read_out", "is after the update in chunked mode"));
+            }
+            if let Some(slots) = c.get(10) {
+                return Err(OpError::shape("slots", "none in chunked mode", &slots.shape));
+            }
+        }
         c.float(false)?;
         c.rank(0, 5)?;
         let d = &ty.shape;
@@ -471,7 +500,7 @@ impl OpDef for Ssd {
         c.shape(5, &[&d[2], &d[3], if skip_is_scalar { &one } else { &d[4] }])?;
         c.shape(6, &[&d[0], &d[1], &d[2], &d[3], &d[4]])?;
         c.shape(7, &[&d[2], &d[3]])?;
-        let state = [&d[0], &d[2], &d[3], &d[4], n];
+        let state = [c.slots(10, 8, &d[0])?, &d[2], &d[3], &d[4], n];
         c.shape(8, &state)?;
         c.seq_idx(9, ty)?;
         Ok(vec![ty.clone(), ty.with_shape(state.into_iter().collect::<Shape>())])

@@ -133,6 +133,22 @@ const FAULTS: &[(&str, &[&str], &str)] = &[
         "operand d: expected shape [1, 2, 2]",
     ),
     (
+        "ssm.ssd {chunk_size=4, discretization=bilinear, mode=chunked}",
+        &["f32[1, 3, 1, 2, 2]", "f32[1, 3, 1, 2]", "f32[1, 2]", "f32[1, 3, 1, 4]", "f32[1, 3, 1, 4]"],
+        "attribute discretization: a decay by bilinear may be negative",
+    ),
+    (
+        "ssm.ssd {chunk_size=4, mode=chunked, read_out=before}",
+        &["f32[1, 3, 1, 2, 2]", "f32[1, 3, 1, 2]", "f32[1, 2]", "f32[1, 3, 1, 4]", "f32[1, 3, 1, 4]"],
+        "attribute read_out: is after the update in chunked mode",
+    ),
+    (
+        "ssm.scan",
+        &["f32[2, 3]", "f32[2, 3]", "f32[5]", "_", "i64[2]"],
+        "operand slots: expected element type i32",
+    ),
+    ("ssm.scan", &["f32[2, 3]", "f32[2, 3]", "f32[5]", "_", "i32[5]"], "operand slots: expected shape [2]"),
+    (
         "ssm.linear_attention",
         &["f32[1, 3, 2, 1, 4]", "f32[1, 3, 2, 4]", "f32[1, 3, 2, 5]", "f32[1, 3, 2, 3]"],
         "operand decay: expected shape [1, 3, 2, 4] or 1 on some axes",

@@ -3,12 +3,14 @@
 //! - `complex_step`: one step of a complex recurrence over pairs of real numbers.
 //! - `long_conv`: convolutions along the sequence, most of them by Fourier transforms.
 //! - `unroll`: recurrences that were written out step by step.
-//! - `scan_loop`: loops whose carried values are first-order recurrences.
+//! - `scan_loop`: loops whose carried values are first-order recurrences, or matrices that are read by queries.
 
 mod affine;
+mod axes;
 mod complex_step;
 mod lift;
 mod long_conv;
+mod matrix;
 mod pairs;
 mod product;
 mod scan_loop;

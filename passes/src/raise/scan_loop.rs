@@ -6,6 +6,7 @@
 
 use super::affine::{Affine, Coef, Reader};
 use super::lift::{Lifted, Lifter, Obstacle, value};
+use super::matrix;
 use super::pairs::{self, Complex};
 use super::trace::Tracer;
 use crate::pass::{Changed, Evidence, Pass, PassCtx, PassError, Remark, RemarkKind};
@@ -41,8 +42,12 @@ impl Pass for ScanLoop {
             let by = Loc::Derived { by: self.name().into(), from: vec![node.loc] };
             let place = graph.locs().describe(node.loc);
             rewriter.builder().set_loc(by);
-            let raised = Raise::new(rewriter.builder(), node, op, &model.weights, &mut tracer, &operands)
-                .and_then(Raise::run);
+            let mut raise = |matrices| {
+                Raise::new(rewriter.builder(), node, op, &model.weights, &mut tracer, &operands)
+                    .and_then(|raise| raise.run(matrices))
+            };
+            // A matrix that a scan op hides may be what another carried value needs.
+            let raised = raise(true).or_else(|_| raise(false));
             let kind = match raised {
                 Ok((results, scans)) => {
                     for (old, new) in node.results.iter().zip(results) {
@@ -127,13 +132,19 @@ impl<'a, 'b> Raise<'a, 'b> {
     }
 
     /// The results that replace those of the loop, and the number of scans among what computes them.
-    pub(super) fn run(mut self) -> Result<(Vec<ValueId>, usize), Obstacle> {
+    /// With `matrices`, a carried matrix that is read by queries becomes one op, and its states no values.
+    pub(super) fn run(mut self, matrices: bool) -> Result<(Vec<ValueId>, usize), Obstacle> {
         self.advance()?;
         while self.last.iter().any(Option::is_none) {
             let mut first = None;
             let mut progress = false;
             for carried in 0..self.last.len() {
                 if self.last[carried].is_some() {
+                    continue;
+                }
+                if matrices && self.matrix(carried) {
+                    self.advance()?;
+                    progress = true;
                     continue;
                 }
                 match self.form(carried) {
@@ -213,6 +224,24 @@ impl<'a, 'b> Raise<'a, 'b> {
 
     fn next(&self, carried: usize) -> ValueId {
         self.body.outputs()[carried].value
+    }
+
+    /// Raises a carried matrix that is read by queries; `false` if it is none.
+    fn matrix(&mut self, carried: usize) -> bool {
+        let initial = self.initial[carried];
+        let is_zero = is_zero(self.lifter.b.graph(), self.weights, initial);
+        let reader = matrix::Reader::new(
+            (self.body, &self.known),
+            (carried, self.state(carried), self.next(carried)),
+            &mut self.lifter,
+            self.reverse,
+        );
+        let Ok(raised) = reader.raise((!is_zero).then_some(initial)) else { return false };
+        let (node, y) = raised.read_out;
+        self.known[node.idx()] = Some(Lifted::Stacked(y));
+        self.last[carried] = Some(raised.h_last);
+        self.scans += 1;
+        true
     }
 
     /// The next carried value in terms of the present one.

@@ -1,3 +1,5 @@
+mod matrix;
+
 use crate::pass::RemarkKind;
 use crate::pipeline::{CANONICAL, RAISED};
 use crate::testing::{ops, optimized};

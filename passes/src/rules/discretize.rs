@@ -1,6 +1,6 @@
 //! Discretization: a diagonal scan whose coefficients are made from dt, a and b, and what makes dt.
 //!
-//! exp_euler: a_bar = exp(dt*a), b_bar*x = dt*b*x. The step size is dt' = clamp(softplus?(dt + dt_bias), min, max).
+//! exp_euler: a_bar = exp(dt*a), b_bar*x = dt*b*x; zoh and bilinear by their definitions. The step size is dt' = clamp(softplus?(dt + dt_bias), min, max).
 
 use super::algebra::{apply1, apply2, binary, both_orders, splat, unary};
 use super::fused::{self, DT, DT_BIAS, Dt, Fused};
@@ -31,6 +31,27 @@ pub(super) static RULES: &[Rule] = &[
         exactness: Exactness::Reassociates,
         direction: Direction::Forward,
         find: |egraph, id| discretize(egraph, id, true),
+    },
+    Rule {
+        name: "discretize-zoh",
+        family: "discretize",
+        equation: "scan(exp(dt*a), (exp(dt*a) - 1)/a * b*x) = discretized_scan{zoh}(x, dt, a, b), a per state or per head",
+        reason: "definition of zoh, which takes the limit dt where a is 0 and the left side has no value",
+        source: "Gu, Goel & Re 2022 (S4), zero-order hold",
+        exactness: Exactness::Reassociates,
+        direction: Direction::Forward,
+        find: hold,
+    },
+    Rule {
+        name: "discretize-bilinear",
+        family: "discretize",
+        equation: "scan((1 + dt*a/2)/(1 - dt*a/2), dt/(1 - dt*a/2) * b*x) = discretized_scan{bilinear}(x, dt, a, b), \
+                   a per state or per head",
+        reason: "definition of bilinear",
+        source: "Gu, Goel & Re 2022 (S4), Tustin's method",
+        exactness: Exactness::Reassociates,
+        direction: Direction::Forward,
+        find: bilinear,
     },
     Rule {
         name: "dt-min",
@@ -96,21 +117,112 @@ fn discretize(egraph: &Graph, id: Id, scalar_decay: bool) -> Vec<Equation> {
     for term in &egraph[id].nodes {
         let Some(Op::Scan(scan)) = term.op() else { continue };
         let inputs = readings_of(egraph, &Factor::numbered(egraph, term.children[1]));
-        for exponent in exponents(egraph, term.children[0]) {
-            for (i, dt) in exponent.factors.iter().enumerate() {
-                let a = exponent.rest(&[i]);
-                if a.is_empty() || a.iter().any(|f| f.has(0) || f.has(1)) {
-                    continue;
-                }
+        for (_, exponent) in exponents(egraph, term.children[0]) {
+            for (dt, a) in steps_and_rates(&exponent.factors) {
                 for input in &inputs {
-                    let same = |f: &Factor| f.is_same_view(dt, egraph);
+                    let same = |f: &Factor| f.is_same_view(&dt, egraph);
                     let Some(j) = input.factors.iter().position(same) else { continue };
-                    let frame =
-                        Frame { egraph, scan: term, term: &term.children, dt, a: &a, output: &input.output };
-                    for split in frame.splits(&input.rest(&[j]), scalar_decay) {
-                        found.extend(
-                            frame.equations(scan.reverse, &split, scalar_decay).into_iter().flatten(),
-                        );
+                    let frame = Frame {
+                        egraph,
+                        scan: term,
+                        term: &term.children,
+                        dt: &dt,
+                        a: &a,
+                        output: &input.output,
+                        rule: Discretization::ExpEuler,
+                    };
+                    found.extend(frame.all(scan.reverse, &input.rest(&[j]), scalar_decay));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// q and its readings where the class is exp(q), with the axes of the scan as labels.
+fn exponents(egraph: &Graph, a_bar: Id) -> Vec<(Factor, Product)> {
+    let mut found = Vec::new();
+    for base in Factor::numbered(egraph, a_bar).bases(egraph) {
+        for q in unary(egraph, base.id, UnaryFn::Exp) {
+            let q = Factor { id: q, labels: base.labels.clone() };
+            found.extend(readings_of(egraph, &q).into_iter().map(|reading| (q.clone(), reading)));
+        }
+    }
+    found
+}
+
+/// The ways to read a product as dt and a: a is what remains, and depends on neither batch nor step.
+fn steps_and_rates(factors: &[Factor]) -> Vec<(Factor, Vec<Factor>)> {
+    let split = |i: usize| {
+        let a: Vec<Factor> = (0..factors.len()).filter(|j| *j != i).map(|j| factors[j].clone()).collect();
+        let is_rate = !a.is_empty() && !a.iter().any(|f| f.has(0) || f.has(1));
+        is_rate.then(|| (factors[i].clone(), a))
+    };
+    (0..factors.len()).filter_map(split).collect()
+}
+
+/// The quotients that a factor is a view of: numerator and denominator, under its labels.
+fn quotients(egraph: &Graph, f: &Factor) -> Vec<[Factor; 2]> {
+    let of = |base: Factor| {
+        let pairs: Vec<_> = binary(egraph, base.id, BinaryFn::Div).collect();
+        pairs.into_iter().map(move |pair| pair.map(|id| Factor { id, labels: base.labels.clone() }))
+    };
+    f.bases(egraph).into_iter().flat_map(of).collect()
+}
+
+/// What a factor is 1 more or less than, by `f`: x of 1 + x, of 1 - x, or of x - 1.
+fn beside_one(egraph: &Graph, whole: &Factor, f: BinaryFn, one_first: bool) -> Vec<Factor> {
+    let mut found = Vec::new();
+    for base in whole.bases(egraph) {
+        for pair in binary(egraph, base.id, f) {
+            let orders = if f == BinaryFn::Add { both_orders(pair).to_vec() } else { vec![pair] };
+            for [x, y] in orders {
+                let (one, other) = if one_first { (x, y) } else { (y, x) };
+                if splat(egraph, one) == Some(1.0) {
+                    found.push(Factor { id: other, labels: base.labels.clone() });
+                }
+            }
+        }
+    }
+    found
+}
+
+fn hold(egraph: &Graph, id: Id) -> Vec<Equation> {
+    let mut found = Vec::new();
+    for term in &egraph[id].nodes {
+        let Some(Op::Scan(scan)) = term.op() else { continue };
+        let inputs = readings_of(egraph, &Factor::numbered(egraph, term.children[1]));
+        for (q, exponent) in exponents(egraph, term.children[0]) {
+            // exp(q) - 1, in one function or in two.
+            let is_grown = |f: &Factor| {
+                let is_exp = |f: &Factor, exp: UnaryFn| {
+                    f.bases(egraph).iter().any(|base| {
+                        unary(egraph, base.id, exp)
+                            .any(|z| Factor { id: z, labels: base.labels.clone() }.is_same_view(&q, egraph))
+                    })
+                };
+                let less_one = beside_one(egraph, f, BinaryFn::Sub, false);
+                is_exp(f, UnaryFn::Expm1) || less_one.iter().any(|f| is_exp(f, UnaryFn::Exp))
+            };
+            for (dt, a) in steps_and_rates(&exponent.factors) {
+                let [rate] = &a[..] else { continue };
+                for input in &inputs {
+                    let is_factor = |f: &Factor| {
+                        let fits = |[n, d]: &[Factor; 2]| is_grown(n) && d.is_same_view(rate, egraph);
+                        quotients(egraph, f).iter().any(fits)
+                    };
+                    let Some(j) = input.factors.iter().position(is_factor) else { continue };
+                    let frame = Frame {
+                        egraph,
+                        scan: term,
+                        term: &term.children,
+                        dt: &dt,
+                        a: &a,
+                        output: &input.output,
+                        rule: Discretization::Zoh,
+                    };
+                    for scalar_decay in [false, true] {
+                        found.extend(frame.all(scan.reverse, &input.rest(&[j]), scalar_decay));
                     }
                 }
             }
@@ -119,12 +231,44 @@ fn discretize(egraph: &Graph, id: Id, scalar_decay: bool) -> Vec<Equation> {
     found
 }
 
-/// The readings of q where the class is exp(q), with the axes of the scan as labels.
-fn exponents(egraph: &Graph, a_bar: Id) -> Vec<Product> {
+fn bilinear(egraph: &Graph, id: Id) -> Vec<Equation> {
     let mut found = Vec::new();
-    for base in Factor::numbered(egraph, a_bar).bases(egraph) {
-        for q in unary(egraph, base.id, UnaryFn::Exp) {
-            found.extend(readings_of(egraph, &Factor { id: q, labels: base.labels.clone() }));
+    for term in &egraph[id].nodes {
+        let Some(Op::Scan(scan)) = term.op() else { continue };
+        let inputs = readings_of(egraph, &Factor::numbered(egraph, term.children[1]));
+        for [above, below] in quotients(egraph, &Factor::numbered(egraph, term.children[0])) {
+            let halves = beside_one(egraph, &above, BinaryFn::Add, true);
+            let subtracted = beside_one(egraph, &below, BinaryFn::Sub, true);
+            let is_half = |half: &&Factor| subtracted.iter().any(|f| f.is_same_view(half, egraph));
+            for half in halves.iter().filter(is_half) {
+                for reading in readings_of(egraph, half) {
+                    let is_number = |f: &Factor| splat(egraph, f.id) == Some(0.5);
+                    let Some(number) = reading.factors.iter().position(is_number) else { continue };
+                    for (dt, a) in steps_and_rates(&reading.rest(&[number])) {
+                        for input in &inputs {
+                            let is_factor = |f: &Factor| {
+                                let fits = |[n, d]: &[Factor; 2]| {
+                                    n.is_same_view(&dt, egraph) && d.is_same_view(&below, egraph)
+                                };
+                                quotients(egraph, f).iter().any(fits)
+                            };
+                            let Some(j) = input.factors.iter().position(is_factor) else { continue };
+                            let frame = Frame {
+                                egraph,
+                                scan: term,
+                                term: &term.children,
+                                dt: &dt,
+                                a: &a,
+                                output: &input.output,
+                                rule: Discretization::Bilinear,
+                            };
+                            for scalar_decay in [false, true] {
+                                found.extend(frame.all(scan.reverse, &input.rest(&[j]), scalar_decay));
+                            }
+                        }
+                    }
+                }
+            }
         }
     }
     found
@@ -143,9 +287,16 @@ struct Frame<'a> {
     a: &'a [Factor],
     /// The labels of the states: their axis numbers.
     output: &'a Labels,
+    rule: Discretization,
 }
 
 impl Frame<'_> {
+    /// The equations of every way to divide the other factors of the input into x and b.
+    fn all(&self, reverse: bool, others: &[Factor], scalar_decay: bool) -> Vec<Equation> {
+        let splits = self.splits(others, scalar_decay);
+        splits.iter().flat_map(|split| self.equations(reverse, split, scalar_decay)).flatten().collect()
+    }
+
     /// Batch and step.
     fn outer(&self) -> impl Iterator<Item = Label> + '_ {
         self.output[..2].iter().flatten().copied()
@@ -231,8 +382,8 @@ impl Frame<'_> {
         let class = |i: usize| Expr::class(self.egraph, self.term[i]);
         let h0 =
             if class(2).types().is_empty() { class(2) } else { class(2).place(&state_labels, &states)? };
-        let op = DiscretizedScan { discretization: Discretization::ExpEuler, reverse };
-        let tuple = Expr::op(op, vec![x, dt, a, b, h0, class(3)])?;
+        let op = DiscretizedScan { discretization: self.rule, reverse };
+        let tuple = Expr::op(op, vec![x, dt, a, b, h0, class(3), class(4)])?;
         let left = Expr::term(self.egraph, self.scan);
         let h = tuple.clone().proj(0)?.place(&all_states, self.output)?;
         let h_last = tuple.proj(1)?.place(&states, &state_labels)?;

@@ -137,9 +137,9 @@ fn c_operand(egraph: &Graph, product: &Product, positions: &[usize], h: &Labels,
 }
 
 fn read_scan(op: &DiscretizedScan, operands: Vec<Expr>, c: Expr, scalar_decay: bool) -> Option<Expr> {
-    let [x, dt, a, b, h0, seq_idx] = operands.try_into().ok()?;
+    let [x, dt, a, b, h0, seq_idx, slots] = operands.try_into().ok()?;
     let absent = Expr::absent;
-    let operands = vec![x, dt, a, b, c, absent(), absent(), absent(), h0, seq_idx];
+    let operands = vec![x, dt, a, b, c, absent(), absent(), absent(), h0, seq_idx, slots];
     let &DiscretizedScan { discretization, reverse } = op;
     let op: Op = if scalar_decay {
         ssmc_ir::ops::Ssd { discretization, reverse, ..Default::default() }.into()

@@ -152,6 +152,31 @@ const CASES: &[(&str, Build)] = &[
         let a_bar = g.reshape(a_bar, [2, 5, 3, 1, 1])?;
         both(g, Scan { reverse: false }, &[Some(a_bar), Some(input), None, None])
     }),
+    ("discretize-zoh", |g, fires| {
+        let (dt, x) = (input(g, "dt", &[2, 5, 3]), input(g, "x", &[2, 5, 3]));
+        let (a, b) = (input(g, "a", &[3, 4]), input(g, "b", &[2, 5, 4]));
+        let q = g.contract("bld,dn->bldn", &[dt, a])?;
+        let a_bar = g.unary(UnaryFn::Exp, q)?;
+        let grown = g.unary(if fires { UnaryFn::Expm1 } else { UnaryFn::Exp }, q)?;
+        let rate = g.broadcast(a, &[2, 3], [2, 5, 3, 4])?;
+        let factor = g.binary(BinaryFn::Div, grown, rate)?;
+        let input = g.contract("bldn,bln,bld->bldn", &[factor, b, x])?;
+        both(g, Scan { reverse: true }, &[Some(a_bar), Some(input), None, None])
+    }),
+    ("discretize-bilinear", |g, fires| {
+        let (dt, x) = (input(g, "dt", &[2, 5, 3]), input(g, "x", &[2, 5, 3]));
+        let (a, b) = (input(g, "a", &[3, 4]), input(g, "b", &[2, 5, 4]));
+        let z = g.contract("bld,dn->bldn", &[dt, a])?;
+        let half = g.splat(0.5, z)?;
+        let half = g.binary(BinaryFn::Mul, z, half)?;
+        let one = g.splat(1.0, z)?;
+        let (above, below) = (g.binary(BinaryFn::Add, one, half)?, g.binary(BinaryFn::Sub, one, half)?);
+        let a_bar = g.binary(BinaryFn::Div, above, below)?;
+        let dt = g.broadcast(dt, &[0, 1, 2], [2, 5, 3, 4])?;
+        let factor = g.binary(BinaryFn::Div, dt, if fires { below } else { above })?;
+        let input = g.contract("bldn,bln,bld->bldn", &[factor, b, x])?;
+        both(g, Scan { reverse: false }, &[Some(a_bar), Some(input), None, None])
+    }),
     ("dt-min", |g, fires| {
         let dt = input(g, "dt", &[2, 5, 1, 3]);
         let bound = if fires { g.splat(0.1, dt)? } else { input(g, "bound", &[2, 5, 1, 3]) };

@@ -24,7 +24,7 @@ use crate::lower::selective_scan::step_size;
 use crate::lower::sink::Sink;
 use crate::lower::{Launch, LowerError, Lowering, elem_of};
 use crate::target::GpuTarget;
-use ssmc_ir::ops::{Discretization, SelectiveScan};
+use ssmc_ir::ops::{Discretization, ReadOut, SelectiveScan};
 use ssmc_ir::{Dim, Graph, Node, ValueId};
 
 /// Batch x channels from which one thread per channel is chosen: a block of [`CHANNEL_THREADS`] for each of the 132
@@ -138,6 +138,12 @@ pub(super) fn lower<'a>(
 ) -> Result<Launch, LowerError> {
     if op.discretization != Discretization::ExpEuler {
         return l.unsupported(format!("discretization {} has no kernel", op.discretization.name()));
+    }
+    if op.read_out != ReadOut::After {
+        return l.unsupported("reading the state before its update has no thread-block schedule");
+    }
+    if l.optional(10).is_some() {
+        return l.unsupported("state slots have no thread-block schedule");
     }
     let x = l.operand(0)?;
     let m = Mixer {

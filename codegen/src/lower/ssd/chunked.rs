@@ -14,13 +14,14 @@ use super::super::access::Cx;
 use super::super::conv1d::new_sequence;
 use super::super::elementwise::{for_lanes, lane_sum, row_index};
 use super::super::index::Idx;
+use super::super::scan::hold_factor;
 use super::super::selective_scan::step_at;
 use super::super::sink::Sink;
 use super::super::{Launch, LowerError, Lowering, elem_of};
 use super::{Head, Operands, load_state};
 use crate::kernel::{Elem, KernelBuilder, LocalId, Reg, RegTy};
 use ssmc_ir::Dim;
-use ssmc_ir::ops::Ssd;
+use ssmc_ir::ops::{Discretization, Ssd};
 
 /// What is fixed for a block, and its arrays. A row holds one number per row of the head, padded to whole vectors.
 struct Block<'o> {
@@ -35,7 +36,7 @@ struct Block<'o> {
     pitch: i64,
     /// `[N]` rows.
     state: LocalId,
-    /// dt*x, a row per step.
+    /// dt*x, or what stands for it by the discretization, a row per step.
     dt_x: LocalId,
     /// dt*a per step.
     dt_a: LocalId,
@@ -69,7 +70,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Laun
     let block = Block {
         op,
         o,
-        head: Head { batch: place[0], group: place[1], head: place[2] },
+        head: Head { batch: place[0], row: place[0], group: place[1], head: place[2] },
         rows: Dim::from(rows),
         n,
         elem,
@@ -133,8 +134,14 @@ impl Block<'_> {
         b.for_("i", 0, chunk.count, 1, |b, i| {
             result = cx.scope(|cx| {
                 let (t, _) = self.step(b, chunk, i);
-                let (dt, dt_a) = self.head.step(cx, b, (self.o, self.op), t)?;
+                let (dt, a) = self.head.step(cx, b, (self.o, self.op), t)?;
+                let dt_a = b.mul(dt, a);
                 b.store(self.dt_a, i, dt_a);
+                // Both rules decay by exp(dt*a); the type rule of ssd has no others in chunks.
+                let dt = match self.op.discretization {
+                    Discretization::Zoh => hold_factor(b, dt, a),
+                    Discretization::ExpEuler | Discretization::Bilinear => dt,
+                };
                 let row = b.mul(i, self.pitch);
                 for_lanes(cx, b, &self.rows, &mut |cx, b, p| {
                     let x = self.o.wide(cx, b, self.o.x, &[self.head.at(t).as_slice(), &[p]].concat())?;

@@ -245,6 +245,6 @@ fn random_graphs_hold_every_other_op() {
         .collect();
     let expected = "and argmax ceil conv cos dim div erf exp expm1 floor gated_rms_norm if iota is_nan log log1p loop \
                     not or pow reciprocal relu rem round rsqrt scatter sign sqrt ssm.discretized_scan \
-                    ssm.selective_scan ssm.ssd top_k xor";
+                    ssm.linear_attention ssm.selective_scan ssm.ssd ssm.wkv top_k xor";
     assert_eq!(missing.join(" "), expected);
 }

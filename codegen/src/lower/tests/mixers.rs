@@ -3,7 +3,7 @@
 use super::problem::{Case, Fill, Problem};
 use ssmc_ir::DType::{self, BF16, F16, F32, F64};
 use ssmc_ir::ValueId;
-use ssmc_ir::ops::{Mode, SelectiveScan, Ssd};
+use ssmc_ir::ops::{Discretization, Mode, ReadOut, SelectiveScan, Ssd};
 
 const LENGTHS: [(i64, i64); 6] = [(1, 0), (3, 1), (1, 2), (2, 7), (1, 9), (1, 33)];
 
@@ -20,6 +20,10 @@ struct Options {
     reverse: bool,
     /// Chunk size of the chunked mode.
     chunk: usize,
+    discretization: Discretization,
+    read_out: ReadOut,
+    /// Rows of a pool of seven states.
+    slots: &'static [f64],
     dt: Fill,
     x: Fill,
 }
@@ -41,6 +45,9 @@ const PLAIN: Options = Options {
     present: 0,
     reverse: false,
     chunk: 0,
+    discretization: Discretization::ExpEuler,
+    read_out: ReadOut::After,
+    slots: &[],
     dt: Fill::Range(0.01, 1.0),
     x: Fill::Noise(1.0),
 };
@@ -60,12 +67,15 @@ fn mixer(o: Options) -> Problem {
     let head = if is_ssd { vec![g, e, o.rows] } else { vec![g, e] };
     let width: i64 = head.iter().product();
     let name = format!(
-        "{} {dtype} g={g} e={e} p={} n={n} present={:#b} reverse={} chunk={}",
+        "{} {dtype} g={g} e={e} p={} n={n} present={:#b} reverse={} chunk={} {:?} {:?} slots={:?}",
         if is_ssd { "ssd" } else { "selective_scan" },
         o.rows,
         o.present,
         o.reverse,
-        o.chunk
+        o.chunk,
+        o.discretization,
+        o.read_out,
+        o.slots
     );
     let mut case = Case::new(name);
     let has = |bit: u32| o.present & bit != 0;
@@ -89,21 +99,27 @@ fn mixer(o: Options) -> Problem {
     let d = has(D).then(|| case.weight(dtype, &d_dims, Fill::Noise(1.0)));
     let dt_bias = has(DT_BIAS).then(|| case.weight(dtype, &format!("{g},{e}"), Fill::Noise(0.1)));
     let head_dims = head.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
-    let h0 = has(H0).then(|| case.input(dtype, &format!("b,{head_dims},{n}"), Fill::Noise(1.0)));
+    let has_slots = !o.slots.is_empty();
+    let states = if has_slots { "7" } else { "b" };
+    let h0 = (has(H0) || has_slots)
+        .then(|| case.input(dtype, &format!("{states},{head_dims},{n}"), Fill::Noise(1.0)));
     let seq = has(SEQ).then(|| case.input(DType::I32, "b,l", Fill::Sequences));
+    let slots = has_slots.then(|| case.input(DType::I32, "b", Fill::Values(o.slots)));
     let (dt_min, dt_max) = if has(LIMITS) {
         (0.02.into(), 0.5.into())
     } else {
         (f64::NEG_INFINITY.into(), f64::INFINITY.into())
     };
-    let operands = [Some(x), Some(dt), Some(a), Some(b), Some(c), d, z, dt_bias, h0, seq];
+    let operands = [Some(x), Some(dt), Some(a), Some(b), Some(c), d, z, dt_bias, h0, seq, slots];
     let (dt_softplus, reverse) = (has(SOFTPLUS), o.reverse);
+    let Options { discretization, read_out, .. } = o;
     let results = if is_ssd {
         let mode = if o.chunk > 0 { Mode::Chunked } else { Mode::Recurrent };
-        let op = Ssd { chunk_size: o.chunk, mode, dt_max, dt_min, dt_softplus, reverse, ..Ssd::default() };
+        let op =
+            Ssd { chunk_size: o.chunk, discretization, dt_max, dt_min, dt_softplus, mode, read_out, reverse };
         case.node(op, &operands)
     } else {
-        let op = SelectiveScan { dt_max, dt_min, dt_softplus, reverse, ..SelectiveScan::default() };
+        let op = SelectiveScan { discretization, dt_max, dt_min, dt_softplus, read_out, reverse };
         case.node(op, &operands)
     };
     // The next projection takes all channels as one axis.
@@ -177,6 +193,52 @@ fn ssd_in_every_type() {
         for chunk in [0, 5] {
             let present = DT_BIAS | D | Z | H0 | SOFTPLUS;
             mixer(Options { dtype, present, channels: 3, rows: 5, chunk, ..PLAIN }).check(&[(2, 9)]);
+        }
+    }
+}
+
+#[test]
+fn mixers_with_other_discretizations() {
+    for discretization in [Discretization::Zoh, Discretization::Bilinear] {
+        for present in [0, DT_BIAS | D | Z | SOFTPLUS, H0 | LIMITS, SEQ | H0] {
+            let o = Options { present, discretization, channels: 19, ..PLAIN };
+            mixer(o).check(&[(2, 0), (2, 9)]);
+            mixer(Options { states: 40, reverse: true, ..o }).check(&[(1, 9)]);
+            let ssd = Options { channels: 2, rows: 3, ..o };
+            mixer(ssd).check(&[(2, 0), (2, 9)]);
+            if discretization == Discretization::Zoh {
+                mixer(Options { chunk: 4, reverse: true, ..ssd }).check(&[(2, 9)]);
+            }
+        }
+        for dtype in [F64, F16, BF16] {
+            let o = Options { dtype, discretization, channels: 3, ..PLAIN };
+            mixer(o).check(&[(2, 9)]);
+            mixer(Options { rows: 5, ..o }).check(&[(2, 9)]);
+        }
+    }
+}
+
+#[test]
+fn mixers_that_read_before_the_update() {
+    let read_out = ReadOut::Before;
+    for present in [0, H0 | D | Z, SEQ | H0, SEQ | SOFTPLUS] {
+        for reverse in [false, true] {
+            let o = Options { present, reverse, read_out, channels: 5, ..PLAIN };
+            mixer(o).check(&[(2, 0), (2, 1), (2, 9), (1, 66)]);
+            mixer(Options { states: 40, ..o }).check(&[(2, 9)]);
+            mixer(Options { rows: 17, ..o }).check(&[(2, 0), (2, 1), (2, 9)]);
+        }
+    }
+}
+
+/// Rows of a pool, some named by none, one by two, in any order.
+#[test]
+fn mixers_on_a_state_pool() {
+    for slots in [&[6.0, 2.0, 0.0][..], &[3.0, 3.0, 5.0]] {
+        for present in [0, D | Z | SEQ] {
+            let o = Options { present, slots, channels: 5, ..PLAIN };
+            mixer(o).check(&[(3, 1), (3, 0), (3, 5), (1, 2), (0, 1)]);
+            mixer(Options { rows: 3, ..o }).check(&[(3, 1), (3, 0), (3, 5), (1, 2), (0, 1)]);
         }
     }
 }

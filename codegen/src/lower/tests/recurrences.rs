@@ -43,6 +43,33 @@ fn scans() {
     }
 }
 
+/// Rows of a pool, some named by none, one by two.
+#[test]
+fn scans_on_a_state_pool() {
+    for slots in [&[6.0, 2.0, 0.0][..], &[3.0, 3.0, 5.0]] {
+        for dims in ["", ",3,5"] {
+            let mut case = Case::new(format!("scan{dims} with slots {slots:?}"));
+            let a = case.input(F32, &format!("b,l{dims}"), Fill::Range(-0.9, 0.99));
+            let b = case.input(F32, &format!("b,l{dims}"), Fill::Noise(1.0));
+            let h0 = case.input(F32, &format!("7{dims}"), Fill::Noise(1.0));
+            let slots = case.input(DType::I32, "b", Fill::Values(slots));
+            let op = Scan { reverse: false };
+            let results = case.node(op, &[Some(a), Some(b), Some(h0), None, Some(slots)]);
+            case.finish(&results).check(&[(3, 1), (3, 0), (3, 5), (0, 1)]);
+        }
+    }
+    let mut case = Case::new("discretized scan with slots");
+    let x = case.input(F32, "b,l,2,3", Fill::Noise(1.0));
+    let dt = case.input(F32, "b,l,2,3", Fill::Range(0.01, 1.0));
+    let a = case.weight(F32, "2,3,9", Fill::Range(-1.0, 0.1));
+    let b = case.input(F32, "b,l,2,9", Fill::Noise(1.0));
+    let h0 = case.input(F32, "7,2,3,9", Fill::Noise(1.0));
+    let slots = case.input(DType::I32, "b", Fill::Values(&[4.0, 1.0, 4.0]));
+    let op = DiscretizedScan { discretization: Discretization::ExpEuler, reverse: false };
+    let results = case.node(op, &[Some(x), Some(dt), Some(a), Some(b), Some(h0), None, Some(slots)]);
+    case.finish(&results).check(&[(3, 1), (3, 5)]);
+}
+
 #[test]
 fn discretized_scans() {
     use Discretization::{Bilinear, ExpEuler, Zoh};

@@ -115,7 +115,8 @@ pub(crate) fn linear_attention(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     let scale = match c.attrs.float_or("scale", 0.0)? {
         0.0 => {
             let n = keys.as_const().ok_or_else(|| Fault::Unproven(format!("{keys} keys are constant")))?;
-            1.0 / (n as f64).sqrt()
+            // In f32, as the definition of the operator computes it.
+            f64::from(1.0 / (n as f32).sqrt())
         }
         scale => f64::from(scale),
     };

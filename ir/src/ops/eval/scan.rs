@@ -3,7 +3,7 @@
 use super::elementwise::{silu, softplus};
 use super::num::{Field, Num};
 use super::{Args, EvalError, arg, optional, optional_floats, strides};
-use crate::ops::{ComplexScan, Discretization, DiscretizedScan, Scan, SelectiveScan, Ssd};
+use crate::ops::{ComplexScan, Discretization, DiscretizedScan, ReadOut, Scan, SelectiveScan, Ssd};
 use crate::tensor::{Complex, Data, Tensor};
 
 /// The steps of one sequence of the batch in order of execution, each with whether the state starts anew there.
@@ -72,7 +72,7 @@ fn scan_elems<T: Num>(
     (a, a_shape): (&[T], &[usize]),
     (b, shape): (&[T], &[usize]),
     h0: Option<&[T]>,
-    seq_idx: Option<&[i64]>,
+    (seq_idx, slots): (Option<&[i64]>, &Slots),
 ) -> (Vec<T>, Vec<T>) {
     let (len, n) = (shape[1], state_shape(shape).1);
     // Where a lies for a step and a state element; an axis of extent 1 does not move.
@@ -86,9 +86,10 @@ fn scan_elems<T: Num>(
         a_inner.push(index.iter().zip(&moves[2..]).map(|(i, s)| i * s).sum::<usize>())
     });
     let mut h = vec![T::ZERO; b.len()];
-    let mut last = Vec::with_capacity(shape[0] * n);
+    let mut last = slots.initial(h0, n);
     for batch in 0..shape[0] {
-        let mut state = h0.map_or_else(|| vec![T::ZERO; n], |h0| h0[batch * n..(batch + 1) * n].to_vec());
+        let start = slots.row(batch) * n;
+        let mut state = h0.map_or_else(|| vec![T::ZERO; n], |h0| h0[start..start + n].to_vec());
         for (t, restart) in steps(batch, len, op.reverse, seq_idx) {
             let row = (batch * len + t) * n;
             for (i, h_i) in state.iter_mut().enumerate() {
@@ -97,7 +98,7 @@ fn scan_elems<T: Num>(
                 h[row + i] = *h_i;
             }
         }
-        last.extend(state);
+        last[start..start + n].copy_from_slice(&state);
     }
     (h, last)
 }
@@ -105,20 +106,23 @@ fn scan_elems<T: Num>(
 pub(in crate::ops) fn scan(op: &Scan, x: &Args<'_>) -> Result<Vec<Tensor>, EvalError> {
     let (a, b, h0, seq) = (arg(x, 0)?, arg(x, 1)?, optional(x, 2), seq_idx(x, 3)?);
     let dtype = b.dtype();
+    let slots = Slots::of(optional(x, 4), h0, b.shape()[0])?;
+    let mut last_shape = state_shape(b.shape()).0;
+    last_shape[0] = slots.rows();
     let (h, last) = match b.data() {
         Data::Float(v) => {
             let h0 = h0.map(Tensor::as_floats).transpose()?;
-            let (h, last) = scan_elems(op, (a.as_floats()?, a.shape()), (v, b.shape()), h0, seq);
+            let (h, last) = scan_elems(op, (a.as_floats()?, a.shape()), (v, b.shape()), h0, (seq, &slots));
             (Data::Float(h), Data::Float(last))
         }
         Data::Complex(v) => {
             let h0 = h0.map(Tensor::as_complex).transpose()?;
-            let (h, last) = scan_elems(op, (a.as_complex()?, a.shape()), (v, b.shape()), h0, seq);
+            let (h, last) = scan_elems(op, (a.as_complex()?, a.shape()), (v, b.shape()), h0, (seq, &slots));
             (Data::Complex(h), Data::Complex(last))
         }
         Data::Int(_) | Data::Bool(_) => return Err(EvalError::NoSuchFunction { op: "ssm.scan", dtype }),
     };
-    Ok(vec![Tensor::new(dtype, b.shape(), h)?, Tensor::new(dtype, state_shape(b.shape()).0, last)?])
+    Ok(vec![Tensor::new(dtype, b.shape(), h)?, Tensor::new(dtype, last_shape, last)?])
 }
 
 /// The complex numbers of two real tensors.
@@ -134,7 +138,8 @@ pub(in crate::ops) fn complex_scan(op: &ComplexScan, x: &Args<'_>) -> Result<Vec
         _ => None,
     };
     let scan = Scan { reverse: op.reverse };
-    let (h, last) = scan_elems(&scan, (&a, a_re.shape()), (&b, b_re.shape()), h0.as_deref(), seq);
+    let slots = Slots::of(None, None, b_re.shape()[0])?;
+    let (h, last) = scan_elems(&scan, (&a, a_re.shape()), (&b, b_re.shape()), h0.as_deref(), (seq, &slots));
     let state = state_shape(b_re.shape()).0;
     let mut results = Vec::new();
     for (elems, shape) in [(h, b_re.shape()), (last, &state[..])] {
@@ -189,17 +194,18 @@ impl Extents {
         self.groups * self.heads * self.channels * self.state
     }
 
-    fn state_shape(self) -> Vec<usize> {
-        let Self { batch, groups, heads, channels, state, .. } = self;
+    fn state_shape(self, slots: &Slots) -> Vec<usize> {
+        let (rows, Self { groups, heads, channels, state, .. }) = (slots.rows(), self);
         if self.scalar_decay {
-            vec![batch, groups, heads, channels, state]
+            vec![rows, groups, heads, channels, state]
         } else {
-            vec![batch, groups, heads, state]
+            vec![rows, groups, heads, state]
         }
     }
 
-    fn history_shape(self) -> Vec<usize> {
-        let mut shape = self.state_shape();
+    fn history_shape(self, slots: &Slots) -> Vec<usize> {
+        let mut shape = self.state_shape(slots);
+        shape[0] = self.batch;
         shape.insert(1, self.len);
         shape
     }
@@ -213,21 +219,28 @@ struct Operands<'a, T> {
     b: &'a [T],
     h0: Option<&'a [T]>,
     seq_idx: Option<&'a [i64]>,
+    slots: &'a Slots,
 }
 
-/// Runs the recurrence; `visit` sees every step as (batch, t, the state after it). Returns the last states.
+/// Runs the recurrence; `visit` sees every step as (batch, t, the state before it, the state after it). Returns the
+/// last states.
 fn recur<T: Field>(
     e: Extents,
     rule: Discretization,
     reverse: bool,
     o: &Operands<'_, T>,
-    mut visit: impl FnMut(usize, usize, &[T]),
+    mut visit: impl FnMut(usize, usize, &[T], &[T]),
 ) -> Vec<T> {
-    let mut last = Vec::with_capacity(e.batch * e.states());
+    let n = e.states();
+    let mut last = o.slots.initial(o.h0, n);
     for batch in 0..e.batch {
-        let n = e.states();
-        let mut h = o.h0.map_or_else(|| vec![T::ZERO; n], |h0| h0[batch * n..(batch + 1) * n].to_vec());
+        let start = o.slots.row(batch) * n;
+        let mut h = o.h0.map_or_else(|| vec![T::ZERO; n], |h0| h0[start..start + n].to_vec());
         for (t, restart) in steps(batch, e.len, reverse, o.seq_idx) {
+            if restart {
+                h.fill(T::ZERO);
+            }
+            let before = h.clone();
             let row = batch * e.len + t;
             let mut at = 0;
             for group in 0..e.groups {
@@ -239,16 +252,15 @@ fn recur<T: Field>(
                             let a = if e.scalar_decay { o.a[head] } else { o.a[head * e.state + n] };
                             let (a_bar, factor) = discretize(rule, dt, a);
                             let b = o.b[(row * e.groups + group) * e.state + n];
-                            let carried = if restart { T::ZERO } else { h[at] };
-                            h[at] = a_bar * carried + factor * b * x;
+                            h[at] = a_bar * h[at] + factor * b * x;
                             at += 1;
                         }
                     }
                 }
             }
-            visit(batch, t, &h);
+            visit(batch, t, &before, &h);
         }
-        last.extend(h);
+        last[start..start + n].copy_from_slice(&h);
     }
     last
 }
@@ -256,7 +268,7 @@ fn recur<T: Field>(
 pub(in crate::ops) fn discretized_scan(op: &DiscretizedScan, x: &Args<'_>) -> Result<Vec<Tensor>, EvalError> {
     fn run<T: Field>(op: &DiscretizedScan, e: Extents, o: &Operands<'_, T>) -> (Vec<T>, Vec<T>) {
         let mut history = vec![T::ZERO; e.batch * e.len * e.states()];
-        let last = recur(e, op.discretization, op.reverse, o, |batch, t, h| {
+        let last = recur(e, op.discretization, op.reverse, o, |batch, t, _, h| {
             let at = (batch * e.len + t) * e.states();
             history[at..at + h.len()].copy_from_slice(h);
         });
@@ -264,25 +276,27 @@ pub(in crate::ops) fn discretized_scan(op: &DiscretizedScan, x: &Args<'_>) -> Re
     }
     let seq_idx = seq_idx(x, 5)?;
     let (dt, a, b, h0) = (arg(x, 1)?, arg(x, 2)?, arg(x, 3)?, optional(x, 4));
+    let slots = optional(x, 6);
     let x = arg(x, 0)?;
     let e = Extents::of(x, a, b)?;
+    let slots = &Slots::of(slots, h0, e.batch)?;
     let (dtype, op_name) = (x.dtype(), "ssm.discretized_scan");
     let (h, last) = match x.data() {
         Data::Float(x) => {
             let h0 = h0.map(Tensor::as_floats).transpose()?;
             let (dt, a, b) = (dt.as_floats()?, a.as_floats()?, b.as_floats()?);
-            let (h, last) = run(op, e, &Operands { x, dt, a, b, h0, seq_idx });
+            let (h, last) = run(op, e, &Operands { x, dt, a, b, h0, seq_idx, slots });
             (Data::Float(h), Data::Float(last))
         }
         Data::Complex(x) => {
             let h0 = h0.map(Tensor::as_complex).transpose()?;
             let (dt, a, b) = (dt.as_complex()?, a.as_complex()?, b.as_complex()?);
-            let (h, last) = run(op, e, &Operands { x, dt, a, b, h0, seq_idx });
+            let (h, last) = run(op, e, &Operands { x, dt, a, b, h0, seq_idx, slots });
             (Data::Complex(h), Data::Complex(last))
         }
         Data::Int(_) | Data::Bool(_) => return Err(EvalError::NoSuchFunction { op: op_name, dtype }),
     };
-    Ok(vec![Tensor::new(dtype, e.history_shape(), h)?, Tensor::new(dtype, e.state_shape(), last)?])
+    Ok(vec![Tensor::new(dtype, e.history_shape(slots), h)?, Tensor::new(dtype, e.state_shape(slots), last)?])
 }
 
 /// What the two mixer cores have in common.
@@ -291,6 +305,7 @@ pub(super) struct Mixer {
     pub(super) dt_min: f64,
     pub(super) dt_max: f64,
     pub(super) dt_softplus: bool,
+    pub(super) read_out: ReadOut,
     pub(super) reverse: bool,
 }
 
@@ -319,6 +334,7 @@ impl Mixer {
         let n_heads = e.groups * e.heads;
         let dt = self.step_sizes(arg(args, 1)?.as_floats()?, optional_floats(args, 7)?, n_heads);
         let elems = x.as_floats()?;
+        let slots = &Slots::of(optional(args, 10), optional(args, 8), e.batch)?;
         let operands = Operands {
             x: elems,
             dt: &dt,
@@ -326,11 +342,16 @@ impl Mixer {
             b: b.as_floats()?,
             h0: optional_floats(args, 8)?,
             seq_idx: seq_idx(args, 9)?,
+            slots,
         };
         let n_channels = n_heads * e.channels;
         let mut y = vec![0.0; elems.len()];
-        let last = recur(e, self.discretization, self.reverse, &operands, |batch, t, h| {
+        let last = recur(e, self.discretization, self.reverse, &operands, |batch, t, before, after| {
             let row = batch * e.len + t;
+            let h = match self.read_out {
+                ReadOut::After => after,
+                ReadOut::Before => before,
+            };
             for (channel, h) in h.chunks_exact(e.state.max(1)).enumerate().take(n_channels) {
                 let group = channel / (e.heads * e.channels);
                 let c = &c[(row * e.groups + group) * e.state..][..e.state];
@@ -348,7 +369,10 @@ impl Mixer {
                 *y *= silu(z[i]);
             }
         }
-        Ok(vec![Tensor::floats(x.dtype(), x.shape(), y)?, Tensor::floats(x.dtype(), e.state_shape(), last)?])
+        Ok(vec![
+            Tensor::floats(x.dtype(), x.shape(), y)?,
+            Tensor::floats(x.dtype(), e.state_shape(slots), last)?,
+        ])
     }
 }
 
@@ -359,6 +383,7 @@ impl From<&SelectiveScan> for Mixer {
             dt_min: op.dt_min.get(),
             dt_max: op.dt_max.get(),
             dt_softplus: op.dt_softplus,
+            read_out: op.read_out,
             reverse: op.reverse,
         }
     }
@@ -371,6 +396,7 @@ impl From<&Ssd> for Mixer {
             dt_min: op.dt_min.get(),
             dt_max: op.dt_max.get(),
             dt_softplus: op.dt_softplus,
+            read_out: op.read_out,
             reverse: op.reverse,
         }
     }

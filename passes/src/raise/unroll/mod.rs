@@ -269,7 +269,7 @@ impl Rolled {
         tracer: &mut Tracer,
     ) -> Result<(ValueId, ValueId), Obstacle> {
         let raised = Raise::new(b, &self.node, &self.op, weights, tracer, &self.operands)?;
-        let (results, _) = raised.run()?;
+        let (results, _) = raised.run(false)?;
         Ok((results[0], results[1]))
     }
 }

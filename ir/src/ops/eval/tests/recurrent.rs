@@ -221,3 +221,128 @@ fn steps_without_weight_leave_the_mean() {
     assert_close(&found[0], &one(3, &[f64::NAN, 4.0, 4.0]), 1e-12, "mean");
     assert_close(&found[3], &f32s(&[1, 1], &[1.5]), 1e-12, "maximum");
 }
+
+/// Operands of a mixer core: x, dt, a, b, c and the shape of one row of the states.
+struct Mixer {
+    op: &'static str,
+    operands: Vec<Tensor>,
+    state: Vec<usize>,
+}
+
+const BATCH: usize = 2;
+const LEN: usize = 4;
+const STATES: usize = 3;
+
+fn mixers() -> Vec<Mixer> {
+    let operands = |x: &[usize], a: &[usize]| {
+        let dt: Vec<f64> = noise(2, BATCH * LEN * 4).iter().map(|dt| dt.abs()).collect();
+        vec![
+            noisy(1, x),
+            f32s(&[BATCH, LEN, 2, 2], &dt),
+            noisy(3, a),
+            noisy(4, &[BATCH, LEN, 2, STATES]),
+            noisy(5, &[BATCH, LEN, 2, STATES]),
+        ]
+    };
+    vec![
+        Mixer {
+            op: "ssm.selective_scan",
+            operands: operands(&[BATCH, LEN, 2, 2], &[2, 2, STATES]),
+            state: vec![2, 2, STATES],
+        },
+        Mixer {
+            op: "ssm.ssd",
+            operands: operands(&[BATCH, LEN, 2, 2, 3], &[2, 2]),
+            state: vec![2, 2, 3, STATES],
+        },
+    ]
+}
+
+fn with_rows(rows: usize, rest: &[usize]) -> Vec<usize> {
+    [&[rows], rest].concat()
+}
+
+impl Mixer {
+    fn run(&self, attrs: &str, h0: &Tensor, slots: Option<Tensor>) -> Vec<Tensor> {
+        let mut args: Vec<_> = self.operands.iter().cloned().map(Some).collect();
+        args.extend([None, None, None, Some(h0.clone()), None, slots]);
+        let x = self.operands[0].shape().to_vec();
+        let results = [(DType::F32, x), (DType::F32, h0.shape().to_vec())];
+        apply(&format!("{} {attrs}", self.op), &args, &results, "").unwrap()
+    }
+
+    /// Every state, the initial one first: batch, step, then the rest.
+    fn states(&self, rule: &str, h0: &Tensor) -> Vec<f64> {
+        let mut args: Vec<_> = self.operands[..4].iter().cloned().map(Some).collect();
+        args.push(Some(h0.clone()));
+        let history = [&[BATCH, LEN], &self.state[..]].concat();
+        let results = [(DType::F32, history), (DType::F32, h0.shape().to_vec())];
+        let op = format!("ssm.discretized_scan {{discretization={rule}}}");
+        let h = apply(&op, &args, &results, "").unwrap().remove(0).to_f64();
+        let n: usize = self.state.iter().product();
+        let rows = |i: usize| [&h0.to_f64()[i * n..(i + 1) * n], &h[i * LEN * n..(i + 1) * LEN * n]].concat();
+        (0..BATCH).flat_map(rows).collect()
+    }
+}
+
+/// Each discretization and read-out against the states of the discretized scan.
+#[test]
+fn mixers_read_the_states_of_the_discretized_scan() {
+    for mixer in mixers() {
+        let h0 = noisy(7, &with_rows(BATCH, &mixer.state));
+        let n: usize = mixer.state.iter().product();
+        let c = mixer.operands[4].to_f64();
+        for rule in ["exp_euler", "zoh", "bilinear"] {
+            let h = mixer.states(rule, &h0);
+            for (read_out, shift) in [("after", 1), ("before", 0)] {
+                let attrs = format!("{{discretization={rule}, read_out={read_out}}}");
+                let found = mixer.run(&attrs, &h0, None).remove(0);
+                let mut y = Vec::new();
+                for row in 0..BATCH * LEN {
+                    let (batch, t) = (row / LEN, row % LEN);
+                    let h = &h[(batch * (LEN + 1) + t + shift) * n..][..n];
+                    for (channel, h) in h.chunks(STATES).enumerate() {
+                        let group = channel / (n / STATES / 2);
+                        let c = &c[(row * 2 + group) * STATES..][..STATES];
+                        y.push(h.iter().zip(c).map(|(h, c)| h * c).sum());
+                    }
+                }
+                let expected = f32s(found.shape(), &y);
+                assert_close(&found, &expected, 1e-12, &format!("{} {attrs}", mixer.op));
+            }
+        }
+    }
+}
+
+/// With slots: the rows taken out of the pool, and put back.
+#[test]
+fn slots_take_rows_of_the_pool_and_put_them_back() {
+    let slots: [usize; BATCH] = [4, 1];
+    for mixer in mixers() {
+        let pool = noisy(7, &with_rows(5, &mixer.state));
+        let n: usize = mixer.state.iter().product();
+        let mut rows = pool.to_f64();
+        let h0: Vec<f64> = slots.iter().flat_map(|s| rows[s * n..(s + 1) * n].to_vec()).collect();
+        let h0 = f32s(&with_rows(BATCH, &mixer.state), &h0);
+        let expected = mixer.run("", &h0, None);
+        for (i, slot) in slots.iter().enumerate() {
+            rows[slot * n..(slot + 1) * n].copy_from_slice(&expected[1].to_f64()[i * n..(i + 1) * n]);
+        }
+        let found = mixer.run("", &pool, Some(i32s(&[BATCH], &[4, 1])));
+        assert_close(&found[0], &expected[0], 0.0, mixer.op);
+        assert_close(&found[1], &f32s(pool.shape(), &rows), 0.0, mixer.op);
+    }
+}
+
+#[test]
+fn a_slot_outside_of_the_pool_is_an_error() {
+    let mixer = &mixers()[0];
+    let pool = noisy(7, &with_rows(5, &mixer.state));
+    for slot in [-1, 5] {
+        let mut args: Vec<_> = mixer.operands.iter().cloned().map(Some).collect();
+        args.extend([None, None, None, Some(pool.clone()), None, Some(i32s(&[BATCH], &[0, slot]))]);
+        let results = [(DType::F32, mixer.operands[0].shape().to_vec()), (DType::F32, pool.shape().to_vec())];
+        let error = apply(mixer.op, &args, &results, "").unwrap_err().to_string();
+        assert!(error.contains(&format!("index {slot} is outside an extent of 5")), "{error}");
+    }
+}

@@ -1,0 +1,678 @@
+//! Loops that carry a matrix: linear attention with a diagonal or delta-rule transition, read out by queries.
+//!
+//! ```text
+//! S' = D*S + k (beta * (v - (D*S)^T k))^T, or S' = D*S + k v^T; y = S'^T q
+//! ```
+//!
+//! Views are looked through: axes bear labels, so that neither the order of axes nor the way products are written
+//! matters.
+
+use super::axes::{Axes, Label, Labels, transpose};
+use super::lift::{Lifted, Lifter, Obstacle};
+use crate::view;
+use ssmc_ir::ops::{Binary, BinaryFn, Broadcast, Contract, LinearAttention, Op, Spec, Unary, UnaryFn};
+use ssmc_ir::{BuildError, Dim, Entity, Graph, Node, ValueId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A value of the body that does not depend on the state, and its axes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Known {
+    value: ValueId,
+    axes: Axes,
+}
+
+impl Known {
+    fn labels(&self) -> BTreeSet<Label> {
+        self.axes.iter().flatten().copied().collect()
+    }
+}
+
+/// scale * (plus - key^T S), or scale * key^T S if nothing is taken from.
+#[derive(Clone, Debug)]
+struct Read {
+    axes: Axes,
+    key: Vec<Known>,
+    /// The labels that are summed over.
+    along: Vec<Label>,
+    from: Option<Known>,
+    scale: Vec<Known>,
+}
+
+/// What a value of the body is in terms of the state.
+#[derive(Clone, Debug)]
+enum Form {
+    /// decay * S
+    State {
+        axes: Axes,
+        decay: Vec<Known>,
+    },
+    Read(Read),
+    /// key read^T
+    Written {
+        axes: Axes,
+        key: Vec<Known>,
+        read: Read,
+    },
+    /// The new state.
+    Next {
+        decay: Vec<Known>,
+        key: Vec<Known>,
+        value: Value,
+    },
+}
+
+/// What is written into the state along the key.
+#[derive(Clone, Debug)]
+enum Value {
+    Known(Vec<Known>),
+    Corrected(Read),
+}
+
+/// A matrix-state scan in place of a loop's carried value.
+pub(super) struct Raised {
+    /// The node of the body that reads the state out, and what stands for it.
+    pub(super) read_out: (ValueId, ValueId),
+    pub(super) h_last: ValueId,
+}
+
+/// One carried value of a loop.
+pub(super) struct Reader<'a, 'b> {
+    pub(super) body: &'a Graph,
+    /// What is known of every value of the body.
+    pub(super) known: &'a [Option<Lifted>],
+    pub(super) carried: usize,
+    pub(super) state: ValueId,
+    pub(super) next: ValueId,
+    pub(super) lifter: &'a mut Lifter<'b>,
+    pub(super) reverse: bool,
+    labels: Labels,
+    /// Forms of the values that were read, in terms of one base.
+    memo: BTreeMap<ValueId, Form>,
+}
+
+impl<'a, 'b> Reader<'a, 'b> {
+    pub(super) fn new(
+        (body, known): (&'a Graph, &'a [Option<Lifted>]),
+        (carried, state, next): (usize, ValueId, ValueId),
+        lifter: &'a mut Lifter<'b>,
+        reverse: bool,
+    ) -> Self {
+        Self {
+            body,
+            known,
+            carried,
+            state,
+            next,
+            lifter,
+            reverse,
+            labels: Labels::default(),
+            memo: BTreeMap::new(),
+        }
+    }
+
+    /// The scan op that the carried value is.
+    ///
+    /// # Errors
+    /// The value is no such recurrence, or read in another way than by one product with queries.
+    pub(super) fn raise(mut self, initial: Option<ValueId>) -> Result<Raised, Obstacle> {
+        let shape = self.body.ty(self.state).shape.to_vec();
+        let axes = self.labels.of(&shape);
+        let start = Form::State { axes: axes.clone(), decay: Vec::new() };
+        let Form::Next { decay, key, value } = self.read(self.next, self.state, &start)? else {
+            return Err(self.other("the end of the body"));
+        };
+        self.memo.clear();
+        let read_out = self.read_out(&start)?;
+        self.build((&axes, &shape), (decay, key, value), read_out, initial)
+    }
+
+    fn other(&self, op: &'static str) -> Obstacle {
+        Obstacle::NotAffine { carried: self.carried, op }
+    }
+
+    /// The one product that reads the new state: the value of the body, what it reads, and the number it is scaled by.
+    fn read_out(&mut self, start: &Form) -> Result<(ValueId, Read, f64), Obstacle> {
+        let users = self.body.users();
+        let is_output = |v: ValueId| self.body.outputs().iter().filter(|port| port.value == v).count();
+        let mut states = BTreeSet::from([self.next]);
+        let mut found = None;
+        for (_, node) in self.body.nodes() {
+            let [result] = node.results[..] else { continue };
+            if !node.operands.iter().flatten().any(|v| states.contains(v)) {
+                continue;
+            }
+            match self.read(result, self.next, start)? {
+                Form::State { .. } => {
+                    states.insert(result);
+                }
+                Form::Read(read) if found.is_none() && read.from.is_none() => found = Some((result, read)),
+                _ => return Err(self.other(node.op.name())),
+            }
+        }
+        let kept: usize = states.iter().map(|v| is_output(*v)).sum();
+        let Some((mut value, mut read)) = found.filter(|_| kept == 1) else {
+            return Err(self.other("the end of the body"));
+        };
+        // Views and a scale that follow.
+        let mut scale = 1.0;
+        while let ([(user, _)], 0) = (&users[value][..], is_output(value)) {
+            let [result] = self.body.node(*user).results[..] else { break };
+            let Ok(Form::Read(outer)) = self.read(result, self.next, start) else { break };
+            if outer.from.is_some() {
+                break;
+            }
+            let number = |factor: &Known| {
+                let lifted = self.known[factor.value.idx()]?;
+                view::splat(self.lifter.b.graph(), super::lift::value(lifted))
+            };
+            let Some(product) = outer.scale.iter().map(number).product::<Option<f64>>() else { break };
+            (value, read, scale) = (result, outer, product);
+        }
+        Ok((value, read, scale))
+    }
+
+    /// The form of a value in terms of `base`.
+    fn read(&mut self, value: ValueId, base: ValueId, start: &Form) -> Result<Form, Obstacle> {
+        if value == base {
+            return Ok(start.clone());
+        }
+        if let Some(form) = self.memo.get(&value) {
+            return Ok(form.clone());
+        }
+        let form = self.read_node(value, base, start)?;
+        self.memo.insert(value, form.clone());
+        Ok(form)
+    }
+
+    fn read_node(&mut self, value: ValueId, base: ValueId, start: &Form) -> Result<Form, Obstacle> {
+        let node = self.body.def_node(value).ok_or(Obstacle::Coupled { carried: self.carried })?;
+        let operands: Vec<ValueId> = node.operands.iter().flatten().copied().collect();
+        let is_known = |v: &ValueId| self.known[v.idx()].is_some();
+        let unknown: Vec<usize> = (0..operands.len()).filter(|i| !is_known(&operands[*i])).collect();
+        match (&node.op, &unknown[..]) {
+            (Op::Binary(Binary { f: BinaryFn::Add }), [0, 1]) => {
+                let (x, y) = (self.read(operands[0], base, start)?, self.read(operands[1], base, start)?);
+                self.sum(x, y).ok_or(self.other("add"))
+            }
+            (op, [i]) => {
+                let form = self.read(operands[*i], base, start)?;
+                let others = operands.iter().enumerate().filter(|(j, _)| j != i).map(|(_, v)| *v).collect();
+                let name = op.name();
+                self.apply(node, (form, *i), others).ok_or(self.other(name))
+            }
+            (op, _) => Err(self.other(op.name())),
+        }
+    }
+
+    /// An op of one form and known values.
+    fn apply(&mut self, node: &Node, (form, at): (Form, usize), others: Vec<ValueId>) -> Option<Form> {
+        match &node.op {
+            Op::Cast(op) if op.to.is_float() => Some(form),
+            Op::Broadcast(op) => {
+                let labels = &mut self.labels;
+                map(form, |axes| Some(labels.broadcast(op, axes)))
+            }
+            Op::Reshape(op) => map(form, |axes| self.labels.reshape(axes, &op.shape)),
+            Op::Transpose(op) => map(form, |axes| Some(transpose(op, axes))),
+            Op::Binary(Binary { f: BinaryFn::Mul }) => {
+                let factor = self.known(others[0], form.axes()?.clone());
+                scaled(form, factor)
+            }
+            Op::Binary(Binary { f: BinaryFn::Sub }) if at == 1 => match form {
+                Form::Read(read) if read.from.is_none() && read.scale.is_empty() => {
+                    let from = self.known(others[0], read.axes.clone());
+                    Some(Form::Read(Read { from: Some(from), ..read }))
+                }
+                _ => None,
+            },
+            Op::Binary(Binary { f: BinaryFn::Add }) => match form {
+                Form::State { axes, decay } => {
+                    let (key, value) = self.outer(others[0], &axes)?;
+                    Some(Form::Next { decay, key: vec![key], value: Value::Known(vec![value]) })
+                }
+                _ => None,
+            },
+            Op::Contract(op) => self.contract(op, (form, at), &others),
+            _ => None,
+        }
+    }
+
+    /// A known value by what it is a view of, with the axes `axes`.
+    fn known(&self, value: ValueId, axes: Axes) -> Known {
+        let Some(node) = self.body.def_node(value) else { return Known { value, axes } };
+        let Some(inner) = node.operands.first().copied().flatten() else { return Known { value, axes } };
+        let shape = &self.body.ty(inner).shape;
+        if self.known[inner.idx()].is_none() {
+            return Known { value, axes };
+        }
+        let inner_axes = match &node.op {
+            Op::Broadcast(op) => op
+                .axes
+                .iter()
+                .zip(shape.iter())
+                .map(|(to, d)| if d.is(1) { Vec::new() } else { axes[*to].clone() })
+                .collect(),
+            Op::Transpose(op) => {
+                let mut from = vec![Vec::new(); axes.len()];
+                for (to, axis) in op.perm.iter().enumerate() {
+                    from[*axis] = axes[to].clone();
+                }
+                from
+            }
+            Op::Reshape(_) => match self.labels.reshape(&axes, shape) {
+                Some(axes) => axes,
+                None => return Known { value, axes },
+            },
+            _ => return Known { value, axes },
+        };
+        self.known(inner, inner_axes)
+    }
+
+    /// A known matrix as a product of two vectors.
+    fn outer(&self, value: ValueId, axes: &Axes) -> Option<(Known, Known)> {
+        let Known { value, axes } = self.known(value, axes.clone());
+        let node = self.body.def_node(value)?;
+        let operands: Vec<ValueId> = node.operands.iter().flatten().copied().collect();
+        let [x, y] = operands[..] else { return None };
+        let factors = match &node.op {
+            Op::Binary(Binary { f: BinaryFn::Mul }) => [self.known(x, axes.clone()), self.known(y, axes)],
+            Op::Contract(op) => {
+                let [p, q] = &op.spec.inputs[..] else { return None };
+                let of = |labels: &Vec<u8>, v: ValueId| -> Option<Known> {
+                    let dims = &self.body.ty(v).shape;
+                    let axis = |(l, d): (&u8, &Dim)| match op.spec.output.iter().position(|o| o == l) {
+                        Some(at) => Some(if d.is(1) { Vec::new() } else { axes[at].clone() }),
+                        None => d.is(1).then(Vec::new),
+                    };
+                    let axes = labels.iter().zip(dims.iter()).map(axis).collect::<Option<_>>()?;
+                    Some(self.known(v, axes))
+                };
+                [of(p, x)?, of(q, y)?]
+            }
+            _ => return None,
+        };
+        let [x, y] = factors;
+        Some((x, y))
+    }
+
+    /// A product of a form with known values.
+    fn contract(&mut self, op: &Contract, (form, at): (Form, usize), others: &[ValueId]) -> Option<Form> {
+        let axes = form.axes()?.clone();
+        let mut by_letter: Vec<(u8, Vec<Label>)> =
+            op.spec.inputs[at].iter().copied().zip(axes.iter().cloned()).collect();
+        let mut factors = Vec::new();
+        let letters = op.spec.inputs.iter().enumerate().filter(|(i, _)| *i != at);
+        for ((_, letters), value) in letters.zip(others) {
+            let dims = self.body.ty(*value).shape.to_vec();
+            let mut axes = Axes::new();
+            for (letter, d) in letters.iter().zip(&dims) {
+                let labels = match by_letter.iter().find(|(l, _)| l == letter) {
+                    Some((_, labels)) => labels.clone(),
+                    None => {
+                        let fresh = self.labels.fresh(d);
+                        by_letter.push((*letter, fresh.clone()));
+                        fresh
+                    }
+                };
+                axes.push(labels);
+            }
+            factors.push(self.known(*value, axes));
+        }
+        let labels_of = |letter: &u8| by_letter.iter().find(|(l, _)| l == letter).map(|(_, l)| l.clone());
+        let output: Axes = op.spec.output.iter().map(labels_of).collect::<Option<_>>()?;
+        let summed: Vec<Label> = op.spec.summed().iter().filter_map(labels_of).flatten().collect();
+        let of_form: BTreeSet<Label> = axes.iter().flatten().copied().collect();
+        let of_output: BTreeSet<Label> = output.iter().flatten().copied().collect();
+        let added = of_output.difference(&of_form).count();
+        match form {
+            Form::State { decay, .. } if !summed.is_empty() && added == 0 => {
+                let key = [decay, factors].concat();
+                Some(Form::Read(Read { axes: output, key, along: summed, from: None, scale: Vec::new() }))
+            }
+            Form::State { mut decay, .. } if summed.is_empty() && added == 0 => {
+                decay.extend(factors);
+                Some(Form::State { axes: output, decay })
+            }
+            Form::Read(mut read) if summed.is_empty() => {
+                if added == 0 {
+                    read.scale.extend(factors);
+                    read.axes = output;
+                    return Some(Form::Read(read));
+                }
+                Some(Form::Written { axes: output, key: factors, read })
+            }
+            _ => None,
+        }
+    }
+
+    /// decay * S + key read^T
+    fn sum(&self, x: Form, y: Form) -> Option<Form> {
+        match (x, y) {
+            (Form::State { axes, decay }, Form::Written { axes: by, key, read })
+            | (Form::Written { axes: by, key, read }, Form::State { axes, decay }) => {
+                // Axes at the same place are the same: labels of the written matrix become those of the state.
+                let same = |label: &Label| {
+                    let place = by.iter().position(|labels| labels.as_slice() == [*label])?;
+                    match axes[place][..] {
+                        [label] => Some(label),
+                        _ => None,
+                    }
+                };
+                let renamed = |known: &Known| {
+                    let axis = |labels: &Vec<Label>| labels.iter().map(same).collect::<Option<Vec<_>>>();
+                    let axes = known.axes.iter().map(axis).collect::<Option<Axes>>()?;
+                    Some(Known { value: known.value, axes })
+                };
+                let key = key.iter().map(renamed).collect::<Option<Vec<_>>>()?;
+                let value = Value::Corrected(read);
+                Some(Form::Next { decay, key, value })
+            }
+            _ => None,
+        }
+    }
+
+    // ---- building
+
+    fn build(
+        &mut self,
+        (axes, shape): (&Axes, &[Dim]),
+        (decay, key, value): (Vec<Known>, Vec<Known>, Value),
+        (node, read, scale): (ValueId, Read, f64),
+        initial: Option<ValueId>,
+    ) -> Result<Raised, Obstacle> {
+        let carried = self.carried;
+        let other = || Obstacle::NotAffine { carried, op: "the matrix" };
+        let state: Vec<Label> = axes.iter().flatten().copied().collect();
+        let [k] = read.along[..] else { return Err(other()) };
+        let (input, beta) = match value {
+            Value::Known(factors) => (factors, None),
+            Value::Corrected(Read { key: known, along, from: Some(from), scale, .. }) => {
+                // The correction reads the decayed state along the key itself.
+                let expected = [decay.clone(), key.clone()].concat();
+                let is_same = known.len() == expected.len() && expected.iter().all(|f| known.contains(f));
+                if along != [k] || !is_same {
+                    return Err(other());
+                }
+                (vec![from], Some(scale))
+            }
+            Value::Corrected(_) => return Err(other()),
+        };
+        // A key and a value may come in either order.
+        let (key, input) = match (&key[..], &input[..]) {
+            ([x], [y]) if !x.labels().contains(&k) && y.labels().contains(&k) => (input, key),
+            _ => (key, input),
+        };
+        let of = |factors: &[Known]| -> BTreeSet<Label> { factors.iter().flat_map(Known::labels).collect() };
+        let (of_key, of_input) = (of(&key), of(&input));
+        let values: Vec<Label> = state.iter().copied().filter(|l| !of_key.contains(l) && *l != k).collect();
+        let v = match values[..] {
+            [v] if of_input.contains(&v) && !of_input.contains(&k) && !of(&decay).contains(&v) => v,
+            _ => return Err(other()),
+        };
+        let outer: Vec<Option<Label>> = axes
+            .iter()
+            .filter(|labels| !labels.contains(&k) && !labels.contains(&v))
+            .map(|labels| labels.first().copied())
+            .collect();
+        let (batch, head) = match outer[..] {
+            [] => (None, None),
+            [batch] => (batch, None),
+            [batch, head] => (batch, head),
+            _ => return Err(other()),
+        };
+        let of_read: Vec<Label> = read.axes.iter().flatten().copied().collect();
+        let of_query = of(&read.key);
+        let group: Vec<Label> = of_read.iter().copied().filter(|l| !state.contains(l)).collect();
+        let group = match group[..] {
+            [] => None,
+            [group] => Some(group),
+            _ => return Err(other()),
+        };
+        let complete: BTreeSet<Label> = outer.iter().copied().flatten().chain(group).chain([v]).collect();
+        if of_query.contains(&v)
+            || of_read.iter().copied().collect::<BTreeSet<_>>() != complete
+            || beta.as_ref().is_some_and(|beta| of(beta).iter().any(|l| [k, v].contains(l)))
+        {
+            return Err(other());
+        }
+        let outer = [batch, None, head];
+        let decay = self.logarithm(&decay)?;
+        let step = |axes: &[Option<Label>]| [&outer[..], axes].concat();
+        let q = self.operand(&read.key, &step(&[group, Some(k)]), true)?;
+        let keys = self.operand(&key, &step(&[Some(k)]), true)?;
+        let input = self.operand(&input, &step(&[Some(v)]), true)?;
+        let decay = match decay {
+            Some(decay) => Some(self.operand(&[decay], &step(&[Some(k)]), false)?),
+            None => None,
+        };
+        let beta = match beta {
+            Some(beta) => Some(self.operand(&beta, &step(&[]), true)?),
+            None => None,
+        };
+        let order: Vec<Label> = [batch, head, Some(k), Some(v)].into_iter().flatten().collect();
+        let at = |label: &Label| state.iter().position(|l| l == label);
+        let perm: Vec<usize> = order.iter().filter_map(at).collect();
+        let b = &mut *self.lifter.b;
+        let dims = |labels: &Labels, axes: &[Option<Label>]| -> Vec<Dim> {
+            axes.iter().map(|l| l.map_or_else(|| Dim::from(1), |l| labels.extent(l).clone())).collect()
+        };
+        let rows = dims(&self.labels, &[batch, head, Some(k), Some(v)]);
+        let h0 = match initial {
+            None => None,
+            Some(h0) => {
+                let h0 = view::reshape(b, h0, &self.labels.dims(&state))?;
+                let h0 = view::permute(b, h0, &perm)?;
+                Some(view::reshape(b, h0, &rows)?)
+            }
+        };
+        let op = LinearAttention { reverse: self.reverse, scale: scale.into(), ..LinearAttention::default() };
+        let operands = [Some(q), Some(keys), Some(input), decay, beta, None, None, h0, None, None];
+        let results = b.node(op, &operands, Vec::new())?;
+        // The output in the order of the body's, step by step; joined axes stay joined.
+        let of_y: Vec<Label> = [batch, head, group, Some(v)].into_iter().flatten().collect();
+        let place = |labels: &Vec<Label>| of_y.iter().position(|l| labels.first() == Some(l));
+        let present: Vec<&Vec<Label>> = read.axes.iter().filter(|labels| !labels.is_empty()).collect();
+        let mut sorted = present.clone();
+        sorted.sort_by_key(|labels| place(labels));
+        if !sorted.iter().copied().flatten().eq(&of_y) {
+            return Err(other());
+        }
+        let steps_at = usize::from(batch.is_some());
+        let mut y_dims: Vec<Dim> = sorted.iter().map(|labels| self.labels.product(labels)).collect();
+        y_dims.insert(steps_at, self.lifter.trips.clone());
+        let y = view::reshape(b, results[0], &y_dims)?;
+        let after_steps = |labels: &&Vec<Label>| {
+            let at = sorted.iter().position(|other| other == labels).unwrap_or_default();
+            at + usize::from(at >= steps_at)
+        };
+        let y_perm: Vec<usize> = std::iter::once(steps_at).chain(present.iter().map(after_steps)).collect();
+        let y = view::permute(b, y, &y_perm)?;
+        let dims: Vec<Dim> =
+            std::iter::once(&self.lifter.trips).chain(self.body.ty(node).shape.iter()).cloned().collect();
+        let y = view::reshape(b, y, &dims)?;
+        let last = view::reshape(b, results[1], &self.labels.dims(&order))?;
+        let mut back = vec![0; perm.len()];
+        for (to, from) in perm.iter().enumerate() {
+            back[*from] = to;
+        }
+        let last = view::permute(b, last, &back)?;
+        let h_last = view::reshape(b, last, shape)?;
+        Ok(Raised { read_out: (node, y), h_last })
+    }
+
+    /// g of a decay exp(g), unless it is the product of a step size and a rate: such a scan is discretized, which the
+    /// rules do.
+    fn logarithm(&self, decay: &[Known]) -> Result<Option<Known>, Obstacle> {
+        let other = || Obstacle::NotAffine { carried: self.carried, op: "the decay" };
+        let Known { value, axes } = match decay {
+            [] => return Ok(None),
+            [decay] => decay.clone(),
+            _ => return Err(other()),
+        };
+        let node = self.body.def_node(value).ok_or_else(other)?;
+        let (Op::Unary(Unary { f: UnaryFn::Exp }), Some(log)) = (&node.op, node.operands[0]) else {
+            return Err(other());
+        };
+        let log = self.known(log, axes);
+        let lifted = self.known[log.value.idx()].ok_or_else(other)?;
+        let outside = self.lifter.b.graph();
+        if is_product(self.body, log.value) || is_product(outside, super::lift::value(lifted)) {
+            return Err(other());
+        }
+        Ok(Some(log))
+    }
+
+    /// The product of known values with these axes, the second of which is that of the steps; an axis that no factor
+    /// has is repeated, or has one element if not `full`.
+    fn operand(
+        &mut self,
+        factors: &[Known],
+        axes: &[Option<Label>],
+        full: bool,
+    ) -> Result<ValueId, Obstacle> {
+        let letter = |label: Option<Label>| -> Result<u8, Obstacle> {
+            let n = label.map_or(0, |l| l + 1);
+            let letters = (b'a'..=b'z').chain(b'A'..=b'Z');
+            letters.clone().nth(n).ok_or(Obstacle::Op { op: "contract" })
+        };
+        let mut inputs = Vec::new();
+        let mut operands = Vec::new();
+        let mut present = BTreeSet::new();
+        for factor in factors {
+            let flat: Vec<Label> = factor.axes.iter().flatten().copied().collect();
+            let mut dims = self.labels.dims(&flat);
+            let mut labels = flat.iter().map(|l| letter(Some(*l))).collect::<Result<Vec<u8>, _>>()?;
+            let lifted = self.known[factor.value.idx()].ok_or(Obstacle::Coupled { carried: self.carried })?;
+            let x = match lifted {
+                Lifted::Same(x) => x,
+                Lifted::Stacked(x) => {
+                    dims.insert(0, self.lifter.trips.clone());
+                    labels.insert(0, letter(None)?);
+                    x
+                }
+            };
+            present.extend(labels.iter().copied());
+            operands.push(view::reshape(self.lifter.b, x, &dims)?);
+            inputs.push(labels);
+        }
+        // The steps stand second, also where no axis of the state comes before.
+        let all: Vec<(u8, Dim)> = axes
+            .iter()
+            .enumerate()
+            .map(|(i, label)| match label {
+                None if i == 1 => Ok((letter(None)?, self.lifter.trips.clone())),
+                None => Ok((0, Dim::from(1))),
+                Some(label) => Ok((letter(Some(*label))?, self.labels.extent(*label).clone())),
+            })
+            .collect::<Result<_, Obstacle>>()?;
+        let output: Vec<u8> = all.iter().map(|(l, _)| *l).filter(|l| present.contains(l)).collect();
+        let x = match (factors, &operands[..]) {
+            ([], _) => self.lifter.b.scalar(self.body.ty(self.state).dtype, 1.0)?,
+            ([factor], [x]) => match self.rearranged(factor, &output, &letter)? {
+                Some(x) => x,
+                None => self.product(Spec { inputs, output: output.clone() }, &[*x])?,
+            },
+            _ => self.product(Spec { inputs, output: output.clone() }, &operands)?,
+        };
+        let dims: Vec<Dim> =
+            all.iter().map(|(l, d)| if present.contains(l) { d.clone() } else { Dim::from(1) }).collect();
+        let (letters, target): (Vec<u8>, Vec<Dim>) = all.into_iter().unzip();
+        if !full || dims == target {
+            return Ok(view::reshape(self.lifter.b, x, &dims)?);
+        }
+        let axes = (0..target.len()).filter(|i| present.contains(&letters[*i])).collect();
+        let shape = target.into_iter().collect();
+        Ok(self.lifter.b.op(Broadcast { axes, shape }, &[x])?)
+    }
+
+    /// A known value with its axes permuted to this order, where joined axes may stay joined until then.
+    fn rearranged(
+        &mut self,
+        factor: &Known,
+        output: &[u8],
+        letter: &dyn Fn(Option<Label>) -> Result<u8, Obstacle>,
+    ) -> Result<Option<ValueId>, Obstacle> {
+        let lifted = self.known[factor.value.idx()].ok_or(Obstacle::Coupled { carried: self.carried })?;
+        let of =
+            |labels: &Vec<Label>| labels.iter().map(|l| letter(Some(*l))).collect::<Result<Vec<u8>, _>>();
+        let mut axes = factor.axes.iter().map(of).collect::<Result<Vec<_>, _>>()?;
+        let mut dims: Vec<Dim> =
+            factor.axes.iter().flatten().map(|l| self.labels.extent(*l).clone()).collect();
+        let x = match lifted {
+            Lifted::Same(x) => x,
+            Lifted::Stacked(x) => {
+                axes.insert(0, vec![letter(None)?]);
+                dims.insert(0, self.lifter.trips.clone());
+                x
+            }
+        };
+        let mut perm: Vec<usize> = (0..axes.len()).collect();
+        let place = |axis: &usize| match axes[*axis].first() {
+            Some(first) => output.iter().position(|l| l == first).unwrap_or(output.len()),
+            None => output.len() + 1,
+        };
+        perm.sort_by_key(place);
+        let sorted: Vec<u8> = perm.iter().flat_map(|axis| axes[*axis].iter().copied()).collect();
+        if sorted != output {
+            return Ok(None);
+        }
+        let flat: Vec<u8> = axes.concat();
+        let x = view::permute(self.lifter.b, x, &perm)?;
+        let at = |l: &u8| flat.iter().position(|other| other == l).expect("both hold the same labels");
+        let dims: Vec<Dim> = output.iter().map(|l| dims[at(l)].clone()).collect();
+        Ok(Some(view::reshape(self.lifter.b, x, &dims)?))
+    }
+
+    fn product(&mut self, spec: Spec, operands: &[ValueId]) -> Result<ValueId, BuildError> {
+        self.lifter.b.op(Contract { spec: spec.renamed() }, operands)
+    }
+}
+
+/// Whether a value is a view of a product of several values.
+fn is_product(graph: &Graph, value: ValueId) -> bool {
+    let Some(node) = graph.def_node(value) else { return false };
+    match (&node.op, node.operands.first().copied().flatten()) {
+        (Op::Broadcast(_) | Op::Reshape(_) | Op::Transpose(_) | Op::Reverse(_) | Op::Cast(_), Some(x)) => {
+            is_product(graph, x)
+        }
+        (Op::Binary(op), _) => op.f == BinaryFn::Mul,
+        (Op::Contract(op), _) => op.spec.inputs.len() > 1,
+        _ => false,
+    }
+}
+
+impl Form {
+    fn axes(&self) -> Option<&Axes> {
+        match self {
+            Form::State { axes, .. } | Form::Written { axes, .. } => Some(axes),
+            Form::Read(read) => Some(&read.axes),
+            Form::Next { .. } => None,
+        }
+    }
+}
+
+/// A form under other axes.
+fn map(form: Form, f: impl FnOnce(&Axes) -> Option<Axes>) -> Option<Form> {
+    let axes = f(form.axes()?)?;
+    Some(match form {
+        Form::State { decay, .. } => Form::State { axes, decay },
+        Form::Written { key, read, .. } => Form::Written { axes, key, read },
+        Form::Read(read) => Form::Read(Read { axes, ..read }),
+        Form::Next { .. } => return None,
+    })
+}
+
+/// A form times a known value.
+fn scaled(form: Form, factor: Known) -> Option<Form> {
+    Some(match form {
+        Form::State { axes, mut decay } => {
+            decay.push(factor);
+            Form::State { axes, decay }
+        }
+        Form::Read(mut read) => {
+            read.scale.push(factor);
+            Form::Read(read)
+        }
+        Form::Written { .. } | Form::Next { .. } => return None,
+    })
+}
