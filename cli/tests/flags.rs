@@ -23,13 +23,13 @@ fn onnx() -> Vec<u8> {
 
 /// The graph of the model at stage `imported`, compiled with these shapes.
 fn imported(shapes: &[&str]) -> String {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("there is room for a folder");
     let (model, dump) = (text(&dir.path().join("m.onnx")), text(&dir.path().join("dump")));
-    fs::write(&model, onnx()).unwrap();
+    fs::write(&model, onnx()).expect("the folder can be written to");
     let mut args = vec!["compile", &model, "--stop-after", "imported", "--dump-stages", &dump];
     shapes.iter().for_each(|shape| args.extend(["--input-shapes", shape]));
     expect(0, &args);
-    fs::read_to_string(dir.path().join("dump/forward.imported.ssm")).unwrap()
+    fs::read_to_string(dir.path().join("dump/forward.imported.ssm")).expect("the stage was dumped")
 }
 
 #[test]

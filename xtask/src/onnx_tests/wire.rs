@@ -52,12 +52,11 @@ pub(super) fn text(bytes: &[u8], number: u64) -> Result<String> {
 
 /// The number of a field, 0 if it is absent.
 pub(super) fn number(bytes: &[u8], number: u64) -> Result<u64> {
-    let found =
-        fields(bytes)?.into_iter().filter(|(n, _)| *n == number).filter_map(|(_, value)| match value {
-            Value::Number(n) => Some(n),
-            Value::Bytes(_) => None,
-        });
-    Ok(found.last().unwrap_or(0))
+    let found = fields(bytes)?.into_iter().rev().find_map(|(n, value)| match value {
+        Value::Number(x) if n == number => Some(x),
+        Value::Number(_) | Value::Bytes(_) => None,
+    });
+    Ok(found.unwrap_or(0))
 }
 
 /// The numbers of a repeated field, packed or not.

@@ -113,10 +113,10 @@ pub(crate) fn mel_weight_matrix(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     let mut table = vec![0.0; n_mels * n_bins];
     for i in 0..n_mels {
         let (lower, center, upper) = (edge(i), edge(i + 1), edge(i + 2));
-        if lower == center {
-            if let Some(slot) = table.get_mut(center as usize * n_mels + i) {
-                *slot = 1.0;
-            }
+        if lower == center
+            && let Some(slot) = table.get_mut(center as usize * n_mels + i)
+        {
+            *slot = 1.0;
         }
         for bin in 0..n_bins {
             let at = bin as f64;

@@ -219,11 +219,9 @@ impl<'a, 'b> Packer<'a, 'b> {
         let n = model.operands.len();
         let mut order: Vec<Option<usize>> = vec![None; n];
         let mut free: Vec<usize> = (0..n).collect();
-        for i in 0..n {
+        for (i, place) in order.iter_mut().enumerate() {
             let fits = |j: &usize| key(model.operands[i]) == key(node.operands[*j]) && want(i) == has(*j);
-            if let Some(at) = free.iter().position(fits) {
-                order[i] = Some(free.remove(at));
-            }
+            *place = free.iter().position(fits).map(|at| free.remove(at));
         }
         for (i, place) in order.iter_mut().enumerate() {
             if place.is_none() {
