@@ -44,10 +44,10 @@ pub fn import(path: &Path) -> Result<Model, ImportError> {
     import_with(path, &[])
 }
 
-/// [`import`] with shapes in the place of those that the file declares for its inputs.
+/// [`import()`] with shapes in the place of those that the file declares for its inputs.
 ///
 /// # Errors
-/// As [`import`], and if a shape contradicts its declaration.
+/// As [`import()`], and if a shape contradicts its declaration.
 pub fn import_with(path: &Path, shapes: &[InputShape]) -> Result<Model, ImportError> {
     let proto = decode::decode(path)?;
     import_model(&proto, path, shapes)

@@ -1,7 +1,7 @@
 //! Streaming out of a sequence graph: from a graph over whole sequences, programs that take a piece of a sequence at a
 //! time and carry explicit state.
 //!
-//! The graph is walked once with a [`Flow`] for every value: the same for the whole sequence, one element per step
+//! The graph is walked once with a `Flow` for every value: the same for the whole sequence, one element per step
 //! along a time axis, or a function of all steps so far. Elementwise ops and products that do not sum over time act on a
 //! piece as they act on the whole; what looks back becomes state: the tail of a convolution, the last state of a scan, a
 //! running sum, a delay line where values of different steps meet. What looks ahead, or at all steps at once, is

@@ -75,7 +75,7 @@ pub(crate) fn atanh(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     one(c.binary_scalar(BinaryFn::Mul, difference, 0.5)?)
 }
 
-/// a[0] * z^n + a[1] * z^(n-1) + ..
+/// `a[0] * z^n + a[1] * z^(n-1) + ..`
 fn polynomial(c: &mut Ctx<'_, '_>, z: Val, coefficients: &[f64]) -> Result<Val, Fault> {
     let mut acc = c.splat(coefficients[0], z)?;
     for a in &coefficients[1..] {

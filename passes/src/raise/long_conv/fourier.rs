@@ -2,7 +2,7 @@
 
 use ssmc_ir::Complex;
 
-/// x[n] = 1/N * sum over k of X[k] * exp(2*pi*i*k*n/N), for any N, in O(N * sum of its prime factors) steps.
+/// `x[n] = 1/N * sum over k of X[k] * exp(2*pi*i*k*n/N)`, for any N, in O(N * sum of its prime factors) steps.
 pub(super) fn inverse(spectrum: &[Complex]) -> Vec<Complex> {
     let n = spectrum.len();
     let scale = Complex::new(1.0 / n.max(1) as f64, 0.0);
