@@ -6,7 +6,7 @@ use crate::dce::Dce;
 use crate::flatten::Flatten;
 use crate::fold::Fold;
 use crate::manager::Phase;
-use crate::raise::{ComplexStep, LongConvs, OneStep, ScanLoop, Unrolled};
+use crate::raise::{ChunkedScan, ComplexStep, LongConvs, OneStep, ScanLoop, Unrolled};
 use ssmc_ir::Stage;
 
 /// From `imported` to `canonical`.
@@ -22,6 +22,7 @@ pub const CANONICAL: Phase = Phase {
 pub const RAISED: Phase = Phase {
     stage: Stage::Raised,
     passes: &[
+        &ChunkedScan,
         &Unrolled,
         &OneStep,
         &ScanLoop,

@@ -1,5 +1,6 @@
 //! Recurrences become scan ops.
 //!
+//! - `chunked`: recurrences that are written out over chunks of steps.
 //! - `complex_step`: one step of a complex recurrence over pairs of real numbers.
 //! - `long_conv`: convolutions along the sequence, most of them by Fourier transforms.
 //! - `unroll`: recurrences that were written out step by step.
@@ -7,6 +8,7 @@
 
 mod affine;
 mod axes;
+mod chunked;
 mod complex_step;
 mod lift;
 mod long_conv;
@@ -20,6 +22,7 @@ mod unroll;
 #[cfg(test)]
 mod tests;
 
+pub use chunked::ChunkedScan;
 pub use complex_step::ComplexStep;
 pub use long_conv::LongConvs;
 pub use scan_loop::ScanLoop;

@@ -1,0 +1,502 @@
+//! Products and sums of forms.
+
+use super::form::{
+    Axis, Body, Entry, Exponent, Exponents, Form, Gap, Labels, List, MAX_ENTRIES, MAX_LEAVES, Substitution,
+    Term, affine, collect, n_cells, resolve, strides, times,
+};
+use std::collections::BTreeMap;
+
+/// exp of this and less is 0 in every floating-point type.
+pub(super) const LOG_ZERO: f64 = -746.0;
+
+/// The axis of an operand that bears a letter.
+type Letter = usize;
+
+/// A contraction of forms: axes that bear one letter are one axis. The caller has made sure that axes of one letter
+/// count steps in all operands or in none.
+pub(super) struct Product<'a> {
+    pub(super) inputs: &'a [Vec<Letter>],
+    pub(super) output: &'a [Letter],
+}
+
+/// The index space of a product: the letters of steps, those of the result first.
+struct Space {
+    letters: Vec<Letter>,
+    dims: Vec<usize>,
+    n_out: usize,
+}
+
+impl Space {
+    /// The cell of an operand for every point.
+    fn cells(&self, letters: &[Letter], axes: &[Axis]) -> Vec<usize> {
+        let own: Vec<Letter> =
+            letters.iter().zip(axes).filter(|(_, axis)| axis.is_time()).map(|(l, _)| *l).collect();
+        let steps = strides(&times(axes));
+        let stride = |l: &Letter| own.iter().position(|o| o == l).map_or(0, |i| steps[i]);
+        let strides: Vec<isize> = self.letters.iter().map(stride).collect();
+        affine(&self.dims, &strides, 0).into_iter().flatten().collect()
+    }
+}
+
+impl Product<'_> {
+    pub(super) fn of(
+        &self,
+        forms: &[Form],
+        labels: &mut Labels,
+        exponents: &mut Exponents,
+    ) -> Result<Form, Gap> {
+        let mut forms: Vec<Form> = forms.iter().map(|form| form.fresh(labels)).collect();
+        let axis_of = self.unified(&mut forms, labels)?;
+        let axes: Vec<Axis> = self.output.iter().map(|l| axis_of[l].clone()).collect();
+        let mut letters: Vec<Letter> = self.output.iter().copied().filter(|l| axis_of[l].is_time()).collect();
+        let n_out = letters.len();
+        letters.extend(
+            axis_of.iter().filter(|(l, axis)| axis.is_time() && !self.output.contains(l)).map(|(l, _)| *l),
+        );
+        let dims = letters
+            .iter()
+            .map(|l| match &axis_of[l] {
+                Axis::Time(n) => *n,
+                Axis::Free(_) => 1,
+            })
+            .collect();
+        let space = Space { letters, dims, n_out };
+        if space.dims.iter().product::<usize>() > MAX_ENTRIES {
+            return Err(Gap::TooLarge);
+        }
+        let cells: Vec<Vec<usize>> =
+            self.inputs.iter().zip(&forms).map(|(letters, form)| space.cells(letters, &form.axes)).collect();
+        let n_logs = forms.iter().filter(|f| matches!(f.body, Body::Log { .. })).count();
+        let summed: Vec<List> = (axis_of.iter())
+            .filter(|(l, _)| !self.output.contains(l))
+            .filter_map(|(_, axis)| match axis {
+                Axis::Free(list) => Some(list.clone()),
+                Axis::Time(_) => None,
+            })
+            .collect();
+        let body = match n_logs {
+            0 => Body::Sum(sums(&forms, &cells, &space, &summed, exponents)?),
+            1 if summed.iter().all(Vec::is_empty) => logs(&forms, &cells, &space, exponents)?,
+            _ => return Err(Gap::Op { op: "product" }),
+        };
+        Ok(Form { axes, body })
+    }
+
+    /// Gives axes of one letter the same labels.
+    fn unified(&self, forms: &mut [Form], labels: &mut Labels) -> Result<BTreeMap<Letter, Axis>, Gap> {
+        let mut with = Substitution::new();
+        let mut axis_of: BTreeMap<Letter, Axis> = BTreeMap::new();
+        for (letters, form) in self.inputs.iter().zip(forms.iter()) {
+            for (letter, axis) in letters.iter().zip(&form.axes) {
+                match (axis_of.get(letter), axis) {
+                    (None, _) => {
+                        axis_of.insert(*letter, axis.clone());
+                    }
+                    (Some(Axis::Time(n)), Axis::Time(m)) if n == m => {}
+                    (Some(Axis::Free(x)), Axis::Free(y)) => {
+                        labels.unify(&mut with, x, y).ok_or(Gap::Labels)?
+                    }
+                    _ => return Err(Gap::Mixed { op: "product" }),
+                }
+            }
+        }
+        for form in forms {
+            form.substitute(&with);
+        }
+        for axis in axis_of.values_mut() {
+            if let Axis::Free(list) = axis {
+                *list = resolve(&with, list);
+            }
+        }
+        Ok(axis_of)
+    }
+}
+
+fn sums(
+    forms: &[Form],
+    cells: &[Vec<usize>],
+    space: &Space,
+    summed: &[List],
+    exponents: &mut Exponents,
+) -> Result<Vec<Term>, Gap> {
+    let mut choices: Vec<Vec<&Term>> = vec![Vec::new()];
+    for form in forms {
+        let Body::Sum(terms) = &form.body else { return Err(Gap::Op { op: "product" }) };
+        choices = choices
+            .iter()
+            .flat_map(|chosen| terms.iter().map(move |term| [&chosen[..], &[term]].concat()))
+            .collect();
+        if choices.len() > 16 {
+            return Err(Gap::TooLarge);
+        }
+    }
+    let mut products = Vec::new();
+    for chosen in &choices {
+        let product = product(chosen, cells, space, exponents)?;
+        // A sum along a label that no factor bears is a multiplication by its extent.
+        if !summed.iter().flatten().all(|l| product.bears(*l)) {
+            return Err(Gap::Op { op: "sum" });
+        }
+        products.push(product);
+    }
+    Ok(products)
+}
+
+/// The product of one term of every operand.
+fn product(
+    terms: &[&Term],
+    cells: &[Vec<usize>],
+    space: &Space,
+    exponents: &mut Exponents,
+) -> Result<Term, Gap> {
+    let leaves: Vec<_> = terms.iter().flat_map(|t| t.leaves.clone()).collect();
+    if leaves.len() > MAX_LEAVES {
+        return Err(Gap::TooMany);
+    }
+    let mut decay: Option<Vec<List>> = None;
+    for lists in terms.iter().filter_map(|t| t.decay.as_ref()) {
+        match &decay {
+            Some(known) if known != lists => return Err(Gap::Decays),
+            _ => decay = Some(lists.clone()),
+        }
+    }
+    let n_out: usize = space.dims[..space.n_out].iter().product();
+    let n_summed: usize = space.dims[space.n_out..].iter().product();
+    let mut out = Vec::with_capacity(n_out);
+    let (mut total, mut found, mut next) = (0, Vec::new(), Vec::new());
+    for i in 0..n_out {
+        let mut cell = Vec::new();
+        for j in 0..n_summed {
+            let point = i * n_summed + j;
+            found.clear();
+            found.push(Entry::ONE);
+            let mut n_leaves = 0;
+            for (term, cells) in terms.iter().zip(cells) {
+                let factor = &term.cells[cells[point]];
+                next.clear();
+                for x in &found {
+                    for y in factor {
+                        next.push(times_entry(x, y, n_leaves, term.leaves.len(), exponents));
+                    }
+                }
+                n_leaves += term.leaves.len();
+                std::mem::swap(&mut found, &mut next);
+                if found.is_empty() {
+                    break;
+                }
+            }
+            cell.extend_from_slice(&found);
+            if total + cell.len() > MAX_ENTRIES {
+                return Err(Gap::TooLarge);
+            }
+        }
+        collect(&mut cell);
+        total += cell.len();
+        out.push(cell);
+    }
+    Ok(Term { leaves, decay, cells: out })
+}
+
+fn times_entry(x: &Entry, y: &Entry, n_x: usize, n_y: usize, exponents: &mut Exponents) -> Entry {
+    let mut entry = *x;
+    entry.at[n_x..n_x + n_y].copy_from_slice(&y.at[..n_y]);
+    entry.exponent = exponents.add(x.exponent, y.exponent, 1);
+    entry.coef = x.coef * y.coef;
+    entry
+}
+
+/// The product of log decays with numbers.
+fn logs(forms: &[Form], cells: &[Vec<usize>], space: &Space, exponents: &mut Exponents) -> Result<Body, Gap> {
+    let mut log = None;
+    let mut factors = Vec::new();
+    for (form, cells) in forms.iter().zip(cells) {
+        match &form.body {
+            Body::Log { decay, cells: logs } => log = Some((decay, logs, cells)),
+            Body::Sum(_) => factors.push((form.numbers().ok_or(Gap::Op { op: "product" })?, cells)),
+        }
+    }
+    let (decay, logs, at) = log.ok_or(Gap::Op { op: "product" })?;
+    let n_out: usize = space.dims[..space.n_out].iter().product();
+    let n_summed: usize = space.dims[space.n_out..].iter().product();
+    let mut out = Vec::with_capacity(n_out);
+    for i in 0..n_out {
+        let mut sum = Some(Exponent::ZERO);
+        for point in i * n_summed..(i + 1) * n_summed {
+            let coef: f64 = factors.iter().map(|(numbers, cells)| numbers[cells[point]]).product();
+            sum = add_logs(sum, logs[at[point]], coef, exponents)?;
+        }
+        out.push(sum);
+    }
+    Ok(Body::Log { decay: decay.clone(), cells: out })
+}
+
+/// x + coef * y.
+pub(super) fn add_logs(
+    x: Option<Exponent>,
+    y: Option<Exponent>,
+    coef: f64,
+    exponents: &mut Exponents,
+) -> Result<Option<Exponent>, Gap> {
+    if coef.fract() != 0.0 || coef.abs() > 1e6 {
+        return Err(Gap::Scale { coef });
+    }
+    match (x, y) {
+        (_, None) if coef <= 0.0 => Err(Gap::Infinite),
+        (None, _) | (_, None) => Ok(None),
+        (Some(x), Some(y)) => Ok(Some(exponents.add(x, y, coef as i64))),
+    }
+}
+
+/// The log decay that a number stands for: 0, or so little that exp of it is 0.
+pub(super) fn number_as_log(x: f64) -> Result<Option<Exponent>, Gap> {
+    if x == 0.0 {
+        Ok(Some(Exponent::ZERO))
+    } else if x <= LOG_ZERO {
+        Ok(None)
+    } else {
+        Err(Gap::Op { op: "sum with a number" })
+    }
+}
+
+/// Two forms of one shape with the same labels.
+pub(super) fn aligned(x: &Form, y: &Form, labels: &mut Labels) -> Result<(Form, Form), Gap> {
+    let (mut x, mut y) = (x.fresh(labels), y.fresh(labels));
+    let mut with = Substitution::new();
+    for (p, q) in x.axes.iter().zip(&y.axes) {
+        match (p, q) {
+            (Axis::Time(n), Axis::Time(m)) if n == m => {}
+            (Axis::Free(p), Axis::Free(q)) => labels.unify(&mut with, p, q).ok_or(Gap::Labels)?,
+            _ => return Err(Gap::Mixed { op: "sum" }),
+        }
+    }
+    x.substitute(&with);
+    y.substitute(&with);
+    Ok((x, y))
+}
+
+/// x + sign * y.
+pub(super) fn sum(
+    x: &Form,
+    y: &Form,
+    sign: f64,
+    labels: &mut Labels,
+    exponents: &mut Exponents,
+) -> Result<Form, Gap> {
+    let (x, y) = aligned(x, y, labels)?;
+    let axes = x.axes.clone();
+    let body = match (x.body, y.body) {
+        (Body::Log { decay, cells }, Body::Log { decay: other, cells: others }) => {
+            if decay != other {
+                return Err(Gap::Decays);
+            }
+            let cells = cells.iter().zip(&others).map(|(x, y)| add_logs(*x, *y, sign, exponents));
+            Body::Log { decay, cells: cells.collect::<Result<_, _>>()? }
+        }
+        (Body::Log { decay, cells }, body @ Body::Sum(_)) => {
+            let numbers = Form { axes: y.axes, body }.numbers().ok_or(Gap::Op { op: "sum" })?;
+            let add = |(x, n): (&Option<Exponent>, &f64)| {
+                let n = number_as_log(sign * n)?;
+                Ok(if n.is_none() { None } else { *x })
+            };
+            Body::Log { decay, cells: cells.iter().zip(&numbers).map(add).collect::<Result<_, _>>()? }
+        }
+        (body @ Body::Sum(_), Body::Log { decay, cells }) => {
+            let numbers = Form { axes: x.axes, body }.numbers().ok_or(Gap::Op { op: "sum" })?;
+            let mut out = Vec::new();
+            for (n, y) in numbers.iter().zip(&cells) {
+                out.push(match number_as_log(*n)? {
+                    None if y.is_some() => None,
+                    n => add_logs(n, *y, sign, exponents)?,
+                });
+            }
+            Body::Log { decay, cells: out }
+        }
+        (Body::Sum(mut terms), Body::Sum(others)) => {
+            for mut term in others {
+                for entry in term.cells.iter_mut().flatten() {
+                    entry.coef *= sign;
+                }
+                add_term(&mut terms, term, &axes);
+            }
+            Body::Sum(terms)
+        }
+    };
+    Ok(Form { axes, body })
+}
+
+/// Adds a term, to one in the same tensors if there is one.
+pub(super) fn add_term(terms: &mut Vec<Term>, term: Term, axes: &[Axis]) {
+    if term.cells.iter().all(Vec::is_empty) {
+        return;
+    }
+    let fixed: Vec<u32> = axes
+        .iter()
+        .flat_map(|axis| match axis {
+            Axis::Free(list) => list.clone(),
+            Axis::Time(_) => Vec::new(),
+        })
+        .collect();
+    for known in terms.iter_mut() {
+        let Some(order) = correspondence(known, &term, &fixed) else { continue };
+        for (cell, more) in known.cells.iter_mut().zip(&term.cells) {
+            cell.extend(more.iter().map(|entry| {
+                let mut at = [0; MAX_LEAVES];
+                for (to, from) in order.iter().enumerate() {
+                    at[to] = entry.at[*from];
+                }
+                Entry { at, ..*entry }
+            }));
+            collect(cell);
+        }
+        return;
+    }
+    terms.push(term);
+}
+
+/// The leaf of `y` for every leaf of `x`, if both multiply the same tensors, whatever labels that are summed over are
+/// called.
+fn correspondence(x: &Term, y: &Term, fixed: &[u32]) -> Option<Vec<usize>> {
+    if x.leaves.len() != y.leaves.len() || x.decay.is_some() != y.decay.is_some() {
+        return None;
+    }
+    let mut names: BTreeMap<u32, u32> = fixed.iter().map(|l| (*l, *l)).collect();
+    let mut order = Vec::new();
+    let same_list = |names: &mut BTreeMap<u32, u32>, p: &List, q: &List| {
+        p.len() == q.len()
+            && p.iter().zip(q).all(|(p, q)| {
+                (fixed.contains(p) == fixed.contains(q)) && *names.entry(*q).or_insert(*p) == *p
+            })
+    };
+    for leaf in &x.leaves {
+        let found = (0..y.leaves.len()).find_map(|i| {
+            let other = &y.leaves[i];
+            if order.contains(&i) || other.value != leaf.value || other.axes.len() != leaf.axes.len() {
+                return None;
+            }
+            let mut tried = names.clone();
+            let same = leaf.axes.iter().zip(&other.axes).all(|pair| match pair {
+                (Axis::Time(n), Axis::Time(m)) => n == m,
+                (Axis::Free(p), Axis::Free(q)) => same_list(&mut tried, p, q),
+                _ => false,
+            });
+            same.then_some((i, tried))
+        });
+        let (i, tried) = found?;
+        order.push(i);
+        names = tried;
+    }
+    let lists = x.decay.iter().flatten().zip(y.decay.iter().flatten());
+    for (p, q) in lists {
+        if !same_list(&mut names, p, q) {
+            return None;
+        }
+    }
+    Some(order)
+}
+
+/// The running sum along an axis of steps.
+pub(super) fn running_sum(
+    x: &Form,
+    axis: usize,
+    exclusive: bool,
+    reverse: bool,
+    exponents: &mut Exponents,
+) -> Result<Form, Gap> {
+    let Axis::Time(extent) = x.axes[axis] else { return Err(Gap::Mixed { op: "cumsum" }) };
+    let stride = strides(&x.times())[x.time_of(axis)] as usize;
+    let n = n_cells(&x.axes);
+    // The cells of one line, in the order of summation.
+    let line = |start: usize| -> Vec<usize> {
+        let cells = (0..extent).map(|i| start + i * stride);
+        if reverse { cells.rev().collect() } else { cells.collect() }
+    };
+    let starts: Vec<usize> = (0..n).filter(|i| (i / stride).is_multiple_of(extent)).collect();
+    let mut out = x.clone();
+    match &mut out.body {
+        Body::Log { cells, .. } => {
+            for start in starts {
+                let mut sum = Some(Exponent::ZERO);
+                for i in line(start) {
+                    let next = add_logs(sum, cells[i], 1.0, exponents)?;
+                    cells[i] = if exclusive { sum } else { next };
+                    sum = next;
+                }
+            }
+        }
+        Body::Sum(terms) => {
+            let total: usize = terms.iter().flat_map(|t| &t.cells).map(Vec::len).sum();
+            if total * extent > MAX_ENTRIES {
+                return Err(Gap::TooLarge);
+            }
+            for term in terms {
+                for start in &starts {
+                    let mut sum: Vec<Entry> = Vec::new();
+                    for i in line(*start) {
+                        let before = sum.clone();
+                        sum.extend_from_slice(&term.cells[i]);
+                        collect(&mut sum);
+                        term.cells[i] = if exclusive { before } else { sum.clone() };
+                    }
+                }
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// exp of sums of log decays.
+pub(super) fn exp(x: &Form) -> Result<Form, Gap> {
+    let Body::Log { decay, cells } = &x.body else { return Err(Gap::Op { op: "exp" }) };
+    let cells = cells
+        .iter()
+        .map(|e| e.map(|exponent| vec![Entry { exponent, ..Entry::ONE }]).unwrap_or_default())
+        .collect();
+    let term = Term { leaves: Vec::new(), decay: Some(decay.clone()), cells };
+    Ok(Form { axes: x.axes.clone(), body: Body::Sum(vec![term]) })
+}
+
+/// Takes the cells of `x` where `cond` holds and those of `y` elsewhere.
+pub(super) fn select(cond: &[bool], x: &Form, y: &Form, labels: &mut Labels) -> Result<Form, Gap> {
+    let (x, y) = aligned(x, y, labels)?;
+    let axes = x.axes.clone();
+    let log_of = |form: Form| match form.body {
+        Body::Log { cells, .. } => Ok(cells),
+        Body::Sum(_) => {
+            let numbers = form.numbers().ok_or(Gap::Op { op: "select" })?;
+            numbers.into_iter().map(number_as_log).collect::<Result<Vec<_>, Gap>>()
+        }
+    };
+    let body = match (&x.body, &y.body) {
+        (Body::Sum(terms), Body::Sum(others)) => {
+            let mut out = Vec::new();
+            for (terms, side) in [(terms, true), (others, false)] {
+                for term in terms {
+                    let mut term = term.clone();
+                    let elsewhere = term.cells.iter_mut().zip(cond).filter(|(_, c)| **c != side);
+                    elsewhere.for_each(|(cell, _)| cell.clear());
+                    add_term(&mut out, term, &axes);
+                }
+            }
+            Body::Sum(out)
+        }
+        (Body::Log { decay, .. }, Body::Log { decay: other, .. }) if decay != other => {
+            return Err(Gap::Decays);
+        }
+        (Body::Log { decay, .. }, _) | (_, Body::Log { decay, .. }) => {
+            let decay = decay.clone();
+            // A number that is not taken anywhere may be anything.
+            let masked = |form: Form, side: bool| match form.body {
+                Body::Log { .. } => log_of(form),
+                Body::Sum(_) => {
+                    let numbers = form.numbers().ok_or(Gap::Op { op: "select" })?;
+                    let taken = numbers.into_iter().zip(cond);
+                    taken.map(|(n, c)| if *c == side { number_as_log(n) } else { Ok(None) }).collect()
+                }
+            };
+            let (xs, ys) = (masked(x, true)?, masked(y, false)?);
+            let cells = cond.iter().zip(xs.iter().zip(&ys)).map(|(c, (x, y))| if *c { *x } else { *y });
+            Body::Log { decay, cells: cells.collect() }
+        }
+    };
+    Ok(Form { axes, body })
+}
