@@ -5,11 +5,12 @@ use super::check::{Faults, Functions, Opsets, function_key, opsets, place};
 use super::ctx::Ctx;
 use super::external::ExternalFiles;
 use super::fault::Fault;
+use super::narrow::Narrow;
 use super::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
 use super::registry;
 use super::shape::{Known, MAX_KNOWN, check_shape};
 use super::tensor::{Literal, literal};
-use super::types::check_output;
+use super::types::{check_output, declared_narrow};
 use ssmc_ir::ops::{Constant, DimValue, Op};
 use ssmc_ir::{DType, Dim, Graph, GraphBuilder, Loc, Rewriter, Shape, TensorType, ValueId, Weight, Weights};
 use std::collections::BTreeMap;
@@ -19,6 +20,8 @@ use std::rc::Rc;
 const MAX_NODES: usize = 1 << 20;
 /// The most integers that are followed in one model, those of all values together.
 const MAX_FOLLOWED: usize = 1 << 22;
+/// The operators that take narrow values; all others would see bytes.
+const TAKES_NARROW: &[&str] = &["Cast", "CastLike", "DequantizeLinear", "Identity", "QuantizeLinear"];
 /// Literals up to this many elements become `constant` nodes, larger ones weights.
 const MAX_INLINE: usize = 16;
 
@@ -43,6 +46,8 @@ struct Entry {
     /// Of no meaning where `special` is something.
     ty: TensorType,
     special: Option<Special>,
+    /// What the elements mean, if they are narrow values one to a byte.
+    narrow: Option<Narrow>,
     /// The elements, if they are integers known when compiling.
     known: Option<Known>,
     /// The elements of an initializer or constant, and its name.
@@ -150,20 +155,36 @@ impl<'m> Importer<'m> {
         let region = self.region();
         let (ty, id) = (region.builder.ty(value).clone(), region.id);
         let in_region = BTreeMap::from([(id, value)]);
-        self.push_entry(Entry { ty, special: None, known: None, literal: None, loc: Loc::Unknown, in_region })
+        self.push_entry(Entry {
+            ty,
+            special: None,
+            narrow: None,
+            known: None,
+            literal: None,
+            loc: Loc::Unknown,
+            in_region,
+        })
     }
 
     /// The value of an integer tensor known when compiling.
     pub(crate) fn known_value(&mut self, known: Known, loc: Loc) -> Val {
         let (ty, known) = (known.ty(), Some(known));
-        self.push_entry(Entry { ty, special: None, known, literal: None, loc, in_region: BTreeMap::new() })
+        self.push_entry(Entry {
+            ty,
+            special: None,
+            narrow: None,
+            known,
+            literal: None,
+            loc,
+            in_region: BTreeMap::new(),
+        })
     }
 
     /// The value of a sequence or optional.
     pub(crate) fn special_value(&mut self, special: Special) -> Val {
         let ty = TensorType::new(DType::Bool, Shape::from([0]));
         let (special, loc, in_region) = (Some(special), Loc::Unknown, BTreeMap::new());
-        self.push_entry(Entry { ty, special, known: None, literal: None, loc, in_region })
+        self.push_entry(Entry { ty, special, narrow: None, known: None, literal: None, loc, in_region })
     }
 
     /// What a value is, if it is no tensor.
@@ -179,9 +200,20 @@ impl<'m> Importer<'m> {
             shape: literal.dims.clone(),
             elems: ints.into_iter().map(Dim::from).collect(),
         });
-        let ty = literal.ty();
+        let (ty, narrow) = (literal.ty(), literal.narrow);
         let literal = Some((Rc::new(literal), name.to_owned()));
-        self.push_entry(Entry { ty, special: None, known, literal, loc, in_region: BTreeMap::new() })
+        self.push_entry(Entry { ty, special: None, narrow, known, literal, loc, in_region: BTreeMap::new() })
+    }
+
+    /// What the elements of a value mean, if they are narrow.
+    pub(crate) fn narrow(&self, v: Val) -> Option<Narrow> {
+        self.entries[v.0].narrow
+    }
+
+    /// The value, whose elements are narrow.
+    pub(crate) fn as_narrow(&mut self, v: Val, narrow: Narrow) -> Val {
+        self.entries[v.0].narrow = Some(narrow);
+        v
     }
 
     /// Decodes a tensor of the model.
@@ -423,6 +455,11 @@ impl<'m> Importer<'m> {
             let (Some(op), Some(version)) = (op, version) else {
                 return Err(Fault::Unsupported(format!("operator {}", key.1)).into());
             };
+            if let Some(narrow) = inputs.iter().flatten().find_map(|v| self.narrow(*v))
+                && !TAKES_NARROW.contains(&key.1)
+            {
+                return Err(Fault::Unsupported(format!("{narrow:?} as the element type of {}", key.1)).into());
+            }
             let mut ctx = Ctx::new(self, node, attrs, inputs, version);
             let values = (op.import)(&mut ctx)?;
             ctx.all_read()?;
@@ -565,6 +602,15 @@ impl<'m> Importer<'m> {
         };
         if self.special(v).is_some() {
             return Err(Fault::Unsupported("an output that is no tensor".into()));
+        }
+        let (declared, found) = (declared_narrow(info), self.narrow(v));
+        if declared != found {
+            let what = "element type".to_owned();
+            return Err(Fault::Mismatch {
+                what,
+                expected: format!("{declared:?}"),
+                found: format!("{found:?}"),
+            });
         }
         check_output(info, self.ty(v))?;
         self.region_outputs(&[(info.name().to_owned(), v)])

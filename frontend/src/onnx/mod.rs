@@ -13,6 +13,7 @@ mod fault;
 mod import;
 mod importer;
 mod limits;
+mod narrow;
 pub mod proto;
 mod registry;
 mod shape;
@@ -115,7 +116,13 @@ fn import_graph<'m>(
     let binding = Binding::new(shapes, &ports.collect::<Vec<_>>())?;
     for (info, ty) in inputs.into_iter().zip(declared) {
         let value = match ty {
-            Ok(ty) => Some(importer.region_input(info.name(), ty.with_shape(binding.apply(&ty.shape)))),
+            Ok(ty) => {
+                let value = importer.region_input(info.name(), ty.with_shape(binding.apply(&ty.shape)));
+                Some(match types::declared_narrow(info) {
+                    Some(narrow) => importer.as_narrow(value, narrow),
+                    None => value,
+                })
+            }
             Err(fault) => {
                 importer.faults.push(format!("input {:?}", info.name()), &fault);
                 None

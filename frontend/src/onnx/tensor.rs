@@ -2,6 +2,7 @@
 
 use super::external::{ExternalFiles, Location};
 use super::fault::Fault;
+use super::narrow::Narrow;
 use super::proto::TensorProto;
 use super::proto::tensor_proto::{DataLocation, DataType};
 use super::shape::MAX_ELEMS;
@@ -12,6 +13,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub(crate) struct Literal {
     pub(crate) dtype: DType,
+    /// What the elements mean, if they are narrow values one to a byte.
+    pub(crate) narrow: Option<Narrow>,
     pub(crate) dims: Vec<usize>,
     pub(crate) bytes: Bytes,
 }
@@ -82,8 +85,6 @@ pub(crate) fn dtype(number: i32) -> Result<DType, Fault> {
         DataType::Double => DType::F64,
         DataType::Float16 => DType::F16,
         DataType::Bfloat16 => DType::BF16,
-        DataType::Float8e4m3fn => DType::F8E4M3,
-        DataType::Float8e5m2 => DType::F8E5M2,
         DataType::Int8 => DType::I8,
         DataType::Int16 => DType::I16,
         DataType::Int32 => DType::I32,
@@ -92,15 +93,18 @@ pub(crate) fn dtype(number: i32) -> Result<DType, Fault> {
         DataType::Uint16 => DType::U16,
         DataType::Uint32 => DType::U32,
         DataType::Uint64 => DType::U64,
-        DataType::Int4 => DType::I4,
-        DataType::Uint4 => DType::U4,
-        DataType::Int2 => DType::I2,
-        DataType::Uint2 => DType::U2,
         DataType::Bool => DType::Bool,
         DataType::Complex64 => DType::C64,
         DataType::Complex128 => DType::C128,
         DataType::Undefined => return Err(unknown("none".into())),
+        // Values of narrow types come from files and conversions only, see `Narrow`.
         DataType::String
+        | DataType::Float8e4m3fn
+        | DataType::Float8e5m2
+        | DataType::Int4
+        | DataType::Uint4
+        | DataType::Int2
+        | DataType::Uint2
         | DataType::Float8e4m3fnuz
         | DataType::Float8e5m2fnuz
         | DataType::Float4e2m1
@@ -117,7 +121,11 @@ pub(crate) fn dtype(number: i32) -> Result<DType, Fault> {
 /// # Errors
 /// The type is unknown, a dim is negative, the number of elements overflows, or the data is not exactly the elements.
 pub(crate) fn literal(tensor: &TensorProto, files: &ExternalFiles) -> Result<Literal, Fault> {
-    let dtype = dtype(tensor.data_type.unwrap_or(0))?;
+    let narrow = Narrow::of(tensor.data_type.unwrap_or(0));
+    let dtype = match narrow {
+        Some(narrow) => narrow.carrier(),
+        None => dtype(tensor.data_type.unwrap_or(0))?,
+    };
     if tensor.segment.is_some() {
         return Err(Fault::Unsupported("a tensor in segments".into()));
     }
@@ -136,7 +144,7 @@ pub(crate) fn literal(tensor: &TensorProto, files: &ExternalFiles) -> Result<Lit
         Some(_) if dims.contains(&0) => 0,
         Some(n) => n,
     };
-    let size = (n_elems * dtype.bits()).div_ceil(8);
+    let size = narrow.map_or((n_elems * dtype.bits()).div_ceil(8), |narrow| narrow.packed(n_elems));
     let bytes = if tensor.data_location.unwrap_or(0) == DataLocation::External as i32 {
         external(tensor, files, size)?
     } else if let Some(raw) = &tensor.raw_data {
@@ -146,7 +154,17 @@ pub(crate) fn literal(tensor: &TensorProto, files: &ExternalFiles) -> Result<Lit
         Bytes::slice_of(Arc::new(raw.clone()), 0..size)
             .ok_or_else(|| mismatch("raw data", format!("{size} bytes"), "fewer"))?
     } else {
-        Bytes::from(typed_data(tensor, dtype, n_elems)?)
+        match narrow {
+            Some(narrow) => Bytes::from(typed_data(tensor, DType::U8, narrow.packed(n_elems))?),
+            None => Bytes::from(typed_data(tensor, dtype, n_elems)?),
+        }
+    };
+    let bytes = match narrow {
+        Some(narrow) => {
+            let bytes = narrow.unpack(bytes.as_slice(), n_elems);
+            Bytes::from(bytes.ok_or_else(|| mismatch("data", format!("{n_elems} elements"), "others"))?)
+        }
+        None => bytes,
     };
     let bytes = match dtype {
         DType::Bool if bytes.as_slice().iter().any(|b| *b > 1) => {
@@ -154,7 +172,7 @@ pub(crate) fn literal(tensor: &TensorProto, files: &ExternalFiles) -> Result<Lit
         }
         _ => bytes,
     };
-    Ok(Literal { dtype, dims, bytes })
+    Ok(Literal { dtype, narrow, dims, bytes })
 }
 
 fn mismatch(what: &str, expected: impl ToString, found: impl ToString) -> Fault {
@@ -210,8 +228,9 @@ fn typed_data(tensor: &TensorProto, dtype: DType, n_elems: usize) -> Result<Vec<
         DType::I16 => narrow!(int32_data, i16, n_elems),
         DType::I8 => narrow!(int32_data, i8, n_elems),
         DType::U16 | DType::F16 | DType::BF16 => narrow!(int32_data, u16, n_elems),
-        DType::U8 | DType::Bool | DType::F8E4M3 | DType::F8E5M2 => narrow!(int32_data, u8, n_elems),
-        DType::I4 | DType::U4 => narrow!(int32_data, u8, n_elems.div_ceil(2)),
-        DType::I2 | DType::U2 => narrow!(int32_data, u8, n_elems.div_ceil(4)),
+        DType::U8 | DType::Bool => narrow!(int32_data, u8, n_elems),
+        DType::F8E4M3 | DType::F8E5M2 | DType::I4 | DType::U4 | DType::I2 | DType::U2 => {
+            Err(Fault::Ir("a narrow type outside its bytes".into()))
+        }
     }
 }

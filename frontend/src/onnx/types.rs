@@ -1,6 +1,7 @@
 //! Declared types of inputs and outputs.
 
 use super::fault::Fault;
+use super::narrow::Narrow;
 use super::proto::tensor_shape_proto::dimension::Value as DimValue;
 use super::proto::type_proto::Value as TypeValue;
 use super::proto::{ValueInfoProto, type_proto};
@@ -22,11 +23,24 @@ fn tensor_type(info: &ValueInfoProto) -> Result<Option<&type_proto::Tensor>, Fau
     Err(Fault::Unsupported(format!("a value of {kind} type")))
 }
 
+/// The element type of an ONNX type number, and what it means if its values are narrow.
+pub(crate) fn element(number: i32) -> Result<(DType, Option<Narrow>), Fault> {
+    match Narrow::of(number) {
+        Some(narrow) => Ok((narrow.carrier(), Some(narrow))),
+        None => Ok((tensor::dtype(number)?, None)),
+    }
+}
+
+/// What a declared value means, if it is narrow.
+pub(crate) fn declared_narrow(info: &ValueInfoProto) -> Option<Narrow> {
+    tensor_type(info).ok().flatten().and_then(|tensor| Narrow::of(tensor.elem_type()))
+}
+
 /// The declared element type, if there is one.
 pub(crate) fn declared_dtype(info: &ValueInfoProto) -> Result<Option<DType>, Fault> {
     match tensor_type(info)?.map(|t| t.elem_type()) {
         None | Some(0) => Ok(None),
-        Some(number) => tensor::dtype(number).map(Some),
+        Some(number) => element(number).map(|(dtype, _)| Some(dtype)),
     }
 }
 
@@ -51,7 +65,7 @@ pub(crate) fn input_type(
         found: "none".into(),
     };
     let tensor = tensor_type(info)?.ok_or_else(|| incomplete("an element type"))?;
-    let dtype = tensor::dtype(tensor.elem_type())?;
+    let (dtype, _) = element(tensor.elem_type())?;
     let Some(shape) = &tensor.shape else {
         let shape = otherwise.ok_or_else(|| incomplete("a shape"))?;
         check_shape(&shape)?;

@@ -112,8 +112,17 @@ fn ports(graph: &[u8], number_of: u64) -> Result<Vec<Port>> {
 pub(super) fn array(tensor: &[u8]) -> Result<Option<Array>> {
     let shape: Vec<usize> =
         numbers(tensor, field::DIMS)?.into_iter().map(usize::try_from).collect::<Result<_, _>>()?;
-    let Some(dtype) = dtype(number(tensor, field::DATA_TYPE)?) else { return Ok(None) };
     let n: usize = shape.iter().product();
+    let elem = number(tensor, field::DATA_TYPE)?;
+    if let Some((dtype, bits)) = narrow(elem) {
+        let packed = match last(tensor, field::RAW)? {
+            Some(raw) => raw.to_vec(),
+            None => numbers(tensor, field::INT32S)?.into_iter().map(|n| n as u8).collect(),
+        };
+        let bytes = unpack(&packed, n, bits, dtype).ok_or("a narrow tensor of another size")?;
+        return Ok(Some(Array { dtype, shape, bytes }));
+    }
+    let Some(dtype) = dtype(elem) else { return Ok(None) };
     let mut bytes = Vec::new();
     for (number, value) in fields(tensor)? {
         match (number, value) {
@@ -139,6 +148,31 @@ pub(super) fn is_parameter(tensor: &[u8]) -> Result<bool> {
     let Some(array) = array(tensor)? else { return Ok(false) };
     let is_float = matches!(array.dtype, Dtype::F16 | Dtype::Bf16 | Dtype::F32 | Dtype::F64);
     Ok(!is_float || array.shape.len() <= 1)
+}
+
+/// The bytes that hold an element type narrower than a byte or of 8 bit floats, and its bits.
+fn narrow(number: u64) -> Option<(Dtype, usize)> {
+    Some(match number {
+        17..=20 | 24 => (Dtype::U8, 8),
+        21 | 23 => (Dtype::U8, 4),
+        22 => (Dtype::I8, 4),
+        25 => (Dtype::U8, 2),
+        26 => (Dtype::I8, 2),
+        _ => return None,
+    })
+}
+
+/// `n` elements, one to a byte.
+fn unpack(packed: &[u8], n: usize, bits: usize, dtype: Dtype) -> Option<Vec<u8>> {
+    let (per_byte, unused) = (8 / bits, 8 - bits);
+    if packed.len() != n.div_ceil(per_byte) {
+        return None;
+    }
+    let element = |i: usize| {
+        let high = packed[i / per_byte] << (unused - i % per_byte * bits);
+        if dtype == Dtype::I8 { (high as i8 >> unused) as u8 } else { high >> unused }
+    };
+    Some((0..n).map(element).collect())
 }
 
 /// The element type of a number.

@@ -47,7 +47,7 @@ impl Ctx<'_, '_> {
     /// Numbers of a float type.
     pub(crate) fn floats(&mut self, dtype: DType, dims: &[usize], values: &[f64]) -> Result<Val, Fault> {
         let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-        let literal = Literal { dtype: DType::F64, dims: dims.to_vec(), bytes: bytes.into() };
+        let literal = Literal { dtype: DType::F64, narrow: None, dims: dims.to_vec(), bytes: bytes.into() };
         let v = self.make_literal(literal);
         self.cast(v, dtype)
     }

@@ -3,8 +3,9 @@
 use super::super::ctx::{Ctx, one};
 use super::super::fault::Fault;
 use super::super::importer::{Imported, Val};
+use super::super::narrow::{self, Conversion, Narrow};
 use super::super::shape::{self, Known};
-use super::super::tensor;
+use super::super::{tensor, types};
 use ssmc_ir::ops::{BinaryFn, UnaryFn};
 use ssmc_ir::{DType, Dim, DimFn};
 
@@ -148,20 +149,38 @@ pub(crate) fn modulo(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
 
 /// `Cast`. Known integers stay known in integer types.
 pub(crate) fn cast(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
-    c.attrs.ignore(&["saturate", "round_mode"]);
     let number = c.attrs.int("to")?.ok_or(Fault::MissingAttribute { name: "to" })?;
     let number = i32::try_from(number).map_err(|_| c.attrs.wrong("to", "an element type", number))?;
-    let to = tensor::dtype(number)?;
+    let to = types::element(number)?;
     let x = c.input(0)?;
-    one(cast_to(c, x, to)?)
+    one(convert(c, x, to)?)
 }
 
 /// `CastLike`.
 pub(crate) fn cast_like(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
-    c.attrs.ignore(&["saturate", "round_mode"]);
     let (x, like) = (c.input(0)?, c.input(1)?);
-    let to = c.dtype(like);
-    one(cast_to(c, x, to)?)
+    let to = (c.dtype(like), c.imp.narrow(like));
+    one(convert(c, x, to)?)
+}
+
+/// A conversion from or to narrow values too.
+fn convert(c: &mut Ctx<'_, '_>, x: Val, (dtype, to): (DType, Option<Narrow>)) -> Result<Val, Fault> {
+    let how = Conversion::of(c)?;
+    let from = c.imp.narrow(x);
+    if from == to && c.dtype(x) == dtype {
+        return Ok(x);
+    }
+    let x = match from {
+        Some(from) => narrow::decode(c, x, from)?,
+        None => x,
+    };
+    match to {
+        Some(to) => {
+            let y = narrow::encode(c, x, to, how)?;
+            Ok(c.imp.as_narrow(y, to))
+        }
+        None => cast_to(c, x, dtype),
+    }
 }
 
 fn cast_to(c: &mut Ctx<'_, '_>, x: Val, to: DType) -> Result<Val, Fault> {
@@ -184,7 +203,12 @@ fn cast_to(c: &mut Ctx<'_, '_>, x: Val, to: DType) -> Result<Val, Fault> {
             DType::F32 => ints.iter().flat_map(|n| (*n as f32).to_le_bytes()).collect(),
             _ => ints.iter().flat_map(|n| (*n as f64).to_le_bytes()).collect(),
         };
-        return Ok(c.make_literal(tensor::Literal { dtype: to, dims: Vec::new(), bytes: bytes.into() }));
+        return Ok(c.make_literal(tensor::Literal {
+            dtype: to,
+            narrow: None,
+            dims: Vec::new(),
+            bytes: bytes.into(),
+        }));
     }
     c.cast(x, to)
 }

@@ -3,8 +3,9 @@
 use super::super::ctx::{Ctx, one};
 use super::super::fault::Fault;
 use super::super::importer::{Imported, Val};
+use super::super::narrow::{self, Conversion, Narrow, PowerRounding};
 use super::super::shape;
-use super::super::tensor;
+use super::super::types;
 use super::{convolution, product};
 use ssmc_ir::ops::{BinaryFn, ReduceFn, UnaryFn};
 use ssmc_ir::{DType, Dim};
@@ -63,10 +64,10 @@ fn saturate(c: &mut Ctx<'_, '_>, x: Val, zero: Option<Val>, to: DType) -> Result
 }
 
 /// An attribute that names an element type; 0 and absence mean none.
-fn dtype_attribute(c: &Ctx<'_, '_>, name: &'static str) -> Result<Option<DType>, Fault> {
+fn dtype_attribute(c: &Ctx<'_, '_>, name: &'static str) -> Result<Option<(DType, Option<Narrow>)>, Fault> {
     match c.attrs.int_or(name, 0)? {
         0 => Ok(None),
-        number => tensor::dtype(number as i32).map(Some),
+        number => types::element(number as i32).map(Some),
     }
 }
 
@@ -77,37 +78,62 @@ fn wide(dtype: DType) -> DType {
 
 /// `QuantizeLinear`: saturate(round(x / scale) + zero point).
 pub(crate) fn quantize_linear(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
-    c.attrs.ignore(&["saturate", "precision", "block_size", "axis"]);
+    c.attrs.ignore(&["precision", "block_size", "axis"]);
     let (x, scale) = (c.input(0)?, c.input(1)?);
-    let to = match (c.opt(2), dtype_attribute(c, "output_dtype")?) {
-        (Some(zero), _) => c.dtype(zero),
-        (None, Some(dtype)) => dtype,
-        (None, None) => DType::U8,
+    let saturates = c.attrs.flag("saturate", true)?;
+    let (to, narrow) = match (c.opt(2), dtype_attribute(c, "output_dtype")?) {
+        (Some(zero), _) => (c.dtype(zero), c.imp.narrow(zero)),
+        (None, Some(element)) => element,
+        (None, None) => (DType::U8, None),
     };
-    range(to)?;
+    if narrow.is_none() {
+        range(to)?;
+    }
     let scale = spread(c, scale, x)?;
     let zero = match c.opt(2) {
         Some(zero) => {
-            let zero = c.cast(zero, DType::F32)?;
+            let zero = numbers(c, zero, DType::F32)?;
             Some(spread(c, zero, x)?)
         }
         None => None,
     };
     let (x, scale) = (c.cast(x, DType::F32)?, c.cast(scale, DType::F32)?);
     let scaled = c.binary(BinaryFn::Div, x, scale)?;
-    one(saturate(c, scaled, zero, to)?)
+    let Some(narrow) = narrow else { return one(saturate(c, scaled, zero, to)?) };
+    let how = Conversion { saturate: saturates, powers: PowerRounding::Up };
+    let mut y = scaled;
+    if let Some((low, high)) = narrow.range() {
+        y = c.unary(UnaryFn::Round, y)?;
+        if let Some(zero) = zero {
+            y = c.binary(BinaryFn::Add, y, zero)?;
+        }
+        y = c.clamp(y, low as f64, high as f64)?;
+    } else if let Some(zero) = zero {
+        y = c.binary(BinaryFn::Add, y, zero)?;
+    }
+    let y = narrow::encode(c, y, narrow, how)?;
+    one(c.imp.as_narrow(y, narrow))
+}
+
+/// The numbers of a tensor, narrow or not, as floats.
+fn numbers(c: &mut Ctx<'_, '_>, x: Val, to: DType) -> Result<Val, Fault> {
+    let x = match c.imp.narrow(x) {
+        Some(from) => narrow::decode(c, x, from)?,
+        None => x,
+    };
+    c.cast(x, to)
 }
 
 /// `DequantizeLinear`: (x - zero point) * scale.
 pub(crate) fn dequantize_linear(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     c.attrs.ignore(&["block_size", "axis"]);
     let (x, scale) = (c.input(0)?, c.input(1)?);
-    let to = dtype_attribute(c, "output_dtype")?.unwrap_or(c.dtype(scale));
+    let to = dtype_attribute(c, "output_dtype")?.map_or(c.dtype(scale), |(dtype, _)| dtype);
     let inner = wide(c.dtype(scale));
     let scale = spread(c, scale, x)?;
-    let mut y = c.cast(x, inner)?;
+    let mut y = numbers(c, x, inner)?;
     if let Some(zero) = c.opt(2) {
-        let zero = c.cast(zero, inner)?;
+        let zero = numbers(c, zero, inner)?;
         let zero = spread(c, zero, x)?;
         y = c.binary(BinaryFn::Sub, y, zero)?;
     }

@@ -9,7 +9,7 @@ use ssmc_ir::ops::{BinaryFn, Iota};
 use ssmc_ir::{DType, Dim, DimFn, Shape};
 
 fn literal(dtype: DType, dims: Vec<usize>, bytes: Vec<u8>) -> Literal {
-    Literal { dtype, dims, bytes: bytes.into() }
+    Literal { dtype, narrow: None, dims, bytes: bytes.into() }
 }
 
 /// `Constant` in each of its spellings.

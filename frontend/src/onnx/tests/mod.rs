@@ -4,6 +4,7 @@ mod check;
 mod control;
 mod external;
 mod mutate;
+mod narrow;
 mod ops;
 mod scatter;
 mod sequences;

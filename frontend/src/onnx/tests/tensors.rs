@@ -20,7 +20,7 @@ fn typed_fields_of_every_width() {
     assert_eq!(bytes(&small(3, &[1], &[-1])), Ok(vec![255]));
     assert_eq!(bytes(&small(10, &[1], &[0x3c00])), Ok(vec![0, 0x3c]));
     assert_eq!(bytes(&small(9, &[2], &[1, 0])), Ok(vec![1, 0]));
-    assert_eq!(bytes(&small(22, &[3], &[0x21, 0x03])), Ok(vec![0x21, 0x03]));
+    assert_eq!(bytes(&small(22, &[3], &[0x21, 0x0f])), Ok(vec![1, 2, 0xff]), "one to a byte");
     assert_eq!(bytes(&small(6, &[1], &[-2])), Ok((-2i32).to_le_bytes().into()));
     let wide = TensorProto { uint64_data: vec![5], ..tensor_proto(12, &[1]) };
     assert_eq!(bytes(&wide), Ok(5u32.to_le_bytes().into()));
