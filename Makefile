@@ -24,6 +24,7 @@ demo: setup
 	cargo xtask demo-typeseg README.md
 
 test: setup
+	-sh scripts/ptxas.sh
 	cargo test --workspace
 ifdef SSMC_CORPUS
 	cargo xtask corpus "$(SSMC_CORPUS)" --filter '$(CORPUS_CASES)' --stage kernel

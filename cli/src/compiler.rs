@@ -2,7 +2,7 @@
 
 use crate::Error;
 use ssmc_codegen::assemble::{Kernels, ProgramInput};
-use ssmc_codegen::target::{CpuLevel, CpuTarget};
+use ssmc_codegen::target::{CpuLevel, CpuTarget, Target};
 use ssmc_ir::edit::{EditError, Rewriter};
 use ssmc_ir::{Graph, Model, Plan, Port, Stage, Weights};
 use ssmc_passes::bisect::Counter;
@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 /// How to compile.
 #[derive(Clone, Debug)]
 pub struct CompileOptions {
-    /// CPU levels, least demanding first.
-    pub targets: Vec<CpuTarget>,
+    /// CPU levels, then GPU architectures; of each the least demanding first.
+    pub targets: Vec<Target>,
     /// Rules and limits of rewriting.
     pub rewrite: RewriteOptions,
     /// Also derive `prefill` and `step` with explicit state from a model that has none.
@@ -31,7 +31,9 @@ pub struct CompileOptions {
 impl Default for CompileOptions {
     /// Levels v3 and v4, all rules.
     fn default() -> Self {
-        let targets = [CpuLevel::X86_64V3, CpuLevel::X86_64V4].map(CpuTarget::of_level).to_vec();
+        let targets = [CpuLevel::X86_64V3, CpuLevel::X86_64V4]
+            .map(|level| Target::Cpu(CpuTarget::of_level(level)))
+            .to_vec();
         Self { targets, rewrite: RewriteOptions::default(), streaming: None, bisect_limit: None }
     }
 }

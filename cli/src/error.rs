@@ -1,8 +1,6 @@
 //! One error for the whole way from file to artefact.
 
-use ssmc_codegen::assemble::AssembleError;
-#[cfg(feature = "llvm")]
-use ssmc_codegen::assemble::WriteError;
+use ssmc_codegen::assemble::{AssembleError, WriteError};
 use ssmc_frontend::ImportError;
 use ssmc_ir::InterpError;
 use ssmc_ir::edit::EditError;
@@ -30,7 +28,6 @@ pub enum Error {
     Partition(#[from] PartitionError),
     #[error(transparent)]
     Assemble(#[from] AssembleError),
-    #[cfg(feature = "llvm")]
     #[error(transparent)]
     Write(#[from] WriteError),
     #[error("reference interpreter: {0}")]

@@ -172,9 +172,8 @@ fn kind(error: &Error) -> Kind {
         | Error::Passes(_)
         | Error::Rewrite(_)
         | Error::Interp(_) => Kind::Internal,
-        #[cfg(feature = "llvm")]
         Error::Write(ssmc_codegen::assemble::WriteError::Artifact(_)) => Kind::Input,
-        #[cfg(feature = "llvm")]
+        Error::Write(ssmc_codegen::assemble::WriteError::NoCpu) => Kind::Unsupported,
         Error::Write(_) => Kind::Internal,
         Error::Runtime(error) => runtime_kind(error),
     }

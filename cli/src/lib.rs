@@ -1,14 +1,13 @@
 //! ssmc as a library: import a model, compile it, write the artefact, run it.
 //!
 //! The command line is a thin layer over this: [`import`] reads a model, [`Compiler`] takes it through the stages,
-//! [`Compiled`] holds the kernels and every stage on the way, and `Compiled::write` (feature `llvm`) makes machine code
-//! of the kernels. What is written is run by [`runtime`], which knows nothing of the compiler.
+//! [`Compiled`] holds the kernels and every stage on the way, and [`Compiled::write`] makes machine code (for CPUs with
+//! feature `llvm`) of the kernels. What is written is run by [`runtime`], which knows nothing of the compiler.
 //!
 //! ```no_run
 //! use ssmc::{CompileOptions, Compiler};
 //! let model = ssmc::import("mamba-130m-hf".as_ref())?;
 //! let compiled = Compiler::new(CompileOptions::default()).compile(&model)?;
-//! # #[cfg(feature = "llvm")]
 //! compiled.write("mamba-130m.ssmc".as_ref(), ssmc::WriteOptions::of(&model, "mamba-130m"))?;
 //! # Ok::<(), ssmc::Error>(())
 //! ```
@@ -16,11 +15,9 @@
 mod compiler;
 mod error;
 mod facts;
-#[cfg(feature = "llvm")]
 mod golden;
 mod random;
 mod stages;
-#[cfg(feature = "llvm")]
 mod write;
 
 pub use compiler::{CompileOptions, Compiled, CompiledProgram, Compiler, Reached, Span};
@@ -29,7 +26,6 @@ pub use facts::{model_hash, properties, report};
 pub use random::{Rng, random_tensor};
 pub use ssmc_runtime as runtime;
 pub use stages::plan_text;
-#[cfg(feature = "llvm")]
 pub use write::WriteOptions;
 
 use ssmc_frontend::safetensors::ImportOptions;

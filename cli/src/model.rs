@@ -141,7 +141,6 @@ impl<'a> Job<'a> {
     }
 
     /// Generates code and writes the artefact; its length.
-    #[cfg(feature = "llvm")]
     pub(crate) fn write(
         &mut self,
         compiled: &Compiled,
@@ -161,7 +160,6 @@ impl<'a> Job<'a> {
     }
 
     /// Writes what was compiled to a temporary folder and opens it.
-    #[cfg(feature = "llvm")]
     pub(crate) fn temporary(&mut self, compiled: &Compiled, model: &Model) -> Outcome<(Artifact, TempDir)> {
         let dir = tempfile::tempdir().map_err(|error| Failure::file(&std::env::temp_dir(), error))?;
         let file = dir.path().join("model.ssmc");
@@ -169,19 +167,4 @@ impl<'a> Job<'a> {
         self.write(compiled, &file, options)?;
         Ok((Artifact::open(&file)?, dir))
     }
-
-    /// Without code generation there is nothing to run.
-    #[cfg(not(feature = "llvm"))]
-    pub(crate) fn temporary(&mut self, _: &Compiled, _: &Model) -> Outcome<(Artifact, TempDir)> {
-        Err(no_code_generation().in_file(self.path))
-    }
-}
-
-/// What a build without LLVM says.
-#[cfg(not(feature = "llvm"))]
-pub(crate) fn no_code_generation() -> Failure {
-    Failure::new(
-        crate::failure::Kind::Unsupported,
-        "this ssmc was built without the feature `llvm`, so it cannot generate CPU code",
-    )
 }

@@ -4,7 +4,7 @@ use crate::failure::{Failure, Kind, Outcome};
 use clap::Args;
 use regex::Regex;
 use ssmc::CompileOptions;
-use ssmc_codegen::target::{CpuLevel, CpuTarget, Target};
+use ssmc_codegen::target::{CpuLevel, CpuTarget, GpuArch, GpuTarget, Target};
 use ssmc_frontend::shapes::InputShape;
 use ssmc_ir::ops::Mode;
 use ssmc_passes::egraph::RewriteOptions;
@@ -12,15 +12,19 @@ use ssmc_passes::stream::StreamOptions;
 use ssmc_runtime::SessionOptions;
 use std::path::PathBuf;
 
-/// The machines that compiled code runs on.
+/// The CPUs that compiled code runs on, and GPUs.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+const CUDA: &str = "cuda";
 
 /// How a model is compiled.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CompileArgs {
-    /// What to compile for: x86_64-unknown-linux-gnu, the only target of this version
-    #[arg(long, value_name = "TRIPLE", default_value = TRIPLE, hide_default_value = true)]
-    pub(crate) target: String,
+    /// What to compile for: x86_64-unknown-linux-gnu, cuda or both; an artefact for both runs on a GPU if there is one
+    #[arg(long, value_delimiter = ',', value_name = "TRIPLE", default_value = TRIPLE)]
+    pub(crate) target: Vec<String>,
+    /// GPU architecture to compile for: sm_80 (which later ones run too) or sm_90; may be repeated
+    #[arg(long, value_name = "ARCH", default_value = "sm_80")]
+    pub(crate) gpu: Vec<String>,
     /// CPU level to compile for: x86-64-v2, x86-64-v3, x86-64-v4 or native; may be repeated
     /// [default: x86-64-v3 and x86-64-v4]
     #[arg(long, value_name = "LEVEL")]
@@ -66,10 +70,11 @@ fn mode(text: &str) -> Result<Mode, String> {
 
 impl CompileArgs {
     pub(crate) fn options(&self) -> Outcome<CompileOptions> {
-        if self.target != TRIPLE {
-            let message = format!("--target: expected {TRIPLE}, found {}", self.target);
+        if let Some(other) = self.target.iter().find(|target| ![TRIPLE, CUDA].contains(&target.as_str())) {
+            let message = format!("--target: expected {TRIPLE} or {CUDA}, found {other}");
             return Err(Failure::new(Kind::Unsupported, message));
         }
+        let wants = |name: &str| self.target.iter().any(|target| target == name);
         let mut rewrite =
             RewriteOptions { disabled_rules: self.disable_rules.clone(), ..RewriteOptions::default() };
         match self.opt_level {
@@ -89,11 +94,30 @@ impl CompileArgs {
         if !self.target_cpu.is_empty() {
             options.targets = self.targets()?;
         }
+        if !wants(TRIPLE) {
+            options.targets.clear();
+        }
+        if wants(CUDA) {
+            options.targets.extend(self.gpus()?);
+        }
         Ok(options)
     }
 
+    /// The GPU architectures asked for, oldest first, each once.
+    fn gpus(&self) -> Outcome<Vec<Target>> {
+        let mut archs: Vec<GpuArch> = Vec::new();
+        for name in &self.gpu {
+            let arch = GpuArch::ALL.into_iter().find(|a| a.name() == name || a.name() == format!("{name}a"));
+            let known = GpuArch::ALL.map(GpuArch::name).join(", ");
+            archs.push(arch.ok_or_else(|| Failure::usage(format!("--gpu {name}: expected one of {known}")))?);
+        }
+        archs.sort_unstable();
+        archs.dedup();
+        Ok(archs.into_iter().map(|arch| Target::Gpu(GpuTarget::of_arch(arch))).collect())
+    }
+
     /// The levels asked for, lowest first, each once.
-    fn targets(&self) -> Outcome<Vec<CpuTarget>> {
+    fn targets(&self) -> Outcome<Vec<Target>> {
         let mut levels: Vec<CpuLevel> = Vec::new();
         for name in &self.target_cpu {
             let target: Target = name.parse().map_err(|error| Failure::usage(format!("{error}")))?;
@@ -106,7 +130,7 @@ impl CompileArgs {
         }
         levels.sort_unstable();
         levels.dedup();
-        Ok(levels.into_iter().map(CpuTarget::of_level).collect())
+        Ok(levels.into_iter().map(|level| Target::Cpu(CpuTarget::of_level(level))).collect())
     }
 }
 

@@ -63,8 +63,11 @@ fn a_scan_without_the_mode_asked_for_is_named() {
     assert!(stderr.contains("ssm.selective_scan") && stderr.contains("no chunked mode"), "{stderr}");
     expect(0, &["compile", &model, "--stop-after", "rewritten", "--mode", "recurrent"]);
     expect(2, &["compile", &model, "--mode", "parallel"]);
-    let (_, stderr) = expect(3, &["compile", &model, "--target", "cuda"]);
-    assert!(stderr.contains("found cuda"), "{stderr}");
+    let (_, stderr) = expect(3, &["compile", &model, "--target", "riscv64gc-unknown-linux-gnu"]);
+    assert!(stderr.contains("found riscv64gc-unknown-linux-gnu"), "{stderr}");
+    expect(0, &["compile", &model, "--target", "cuda", "--stop-after", "legal"]);
+    let (_, stderr) = expect(2, &["compile", &model, "--target", "cuda", "--gpu", "sm_20"]);
+    assert!(stderr.contains("expected one of sm_80, sm_90a"), "{stderr}");
 }
 
 #[test]

@@ -6,5 +6,6 @@ pub mod legalize;
 #[cfg(feature = "llvm")]
 pub mod llvm;
 pub mod lower;
+pub mod ptx;
 pub mod scan;
 pub mod target;

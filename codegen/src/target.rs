@@ -6,6 +6,15 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// What kind of machine runs a launch list. The targets of one device share theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Device {
+    /// CPUs, all levels.
+    Cpu,
+    /// NVIDIA GPUs, all architectures.
+    Gpu,
+}
+
 /// A machine that kernels are compiled for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
@@ -24,6 +33,14 @@ impl Target {
         match self {
             Target::Cpu(cpu) => cpu.level.name(),
             Target::Gpu(gpu) => gpu.arch.name(),
+        }
+    }
+
+    /// The kind of machine.
+    pub fn device(&self) -> Device {
+        match self {
+            Target::Cpu(_) => Device::Cpu,
+            Target::Gpu(_) => Device::Gpu,
         }
     }
 

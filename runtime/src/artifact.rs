@@ -86,6 +86,12 @@ impl Artifact {
         self.inner.reader.weight(index)
     }
 
+    /// The code of a level as it lies in the file.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn code(&self, level: usize) -> &[u8] {
+        self.inner.reader.code(level as u32).expect("the reader checked that every level has its section")
+    }
+
     pub(crate) fn map_code(&self, level: usize) -> Result<Code, RuntimeError> {
         let section = self
             .inner

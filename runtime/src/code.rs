@@ -8,7 +8,7 @@ use std::ops::Range;
 use memmap2::{Mmap, MmapOptions};
 
 /// The interface of a compiled kernel: buffers, dims, first block, end of blocks.
-type Entry = unsafe extern "C" fn(*const *mut u8, *const i64, i64, i64);
+type Function = unsafe extern "C" fn(*const *mut u8, *const i64, i64, i64);
 
 /// Maps a whole file to be read.
 pub(crate) fn map_file(file: &File) -> io::Result<Mmap> {
@@ -36,16 +36,24 @@ impl Code {
         let start = self.map.get(usize::try_from(offset).ok()?..)?.first()?;
         // SAFETY: the address lies in an executable mapping; that a function with this interface starts there
         // is what the artefact's manifest says. Callers keep `self` alive while they use the kernel.
-        let entry = unsafe { std::mem::transmute::<*const u8, Entry>(start) };
+        let entry = unsafe { std::mem::transmute::<*const u8, Function>(start) };
         Some(KernelFn(entry))
     }
 }
 
 /// The address of a compiled kernel.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct KernelFn(Entry);
+pub(crate) struct KernelFn(Function);
 
-/// The address of a buffer.
+/// A kernel that can be run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Entry {
+    Cpu(KernelFn),
+    #[cfg(feature = "cuda")]
+    Gpu(crate::cuda::GpuKernel),
+}
+
+/// The address of a buffer, on the device whose kernels get it.
 #[derive(Clone, Copy, Debug)]
 #[repr(transparent)]
 pub(crate) struct BufPtr(*mut u8);
@@ -66,10 +74,22 @@ impl BufPtr {
         Self(bytes.as_mut_ptr())
     }
 
+    /// Memory of a GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn device(address: u64) -> Self {
+        Self(address as usize as *mut u8)
+    }
+
+    /// The address as a number.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn address(self) -> u64 {
+        self.0 as usize as u64
+    }
+
     /// The `len` bytes at the address.
     ///
     /// # Safety
-    /// They are live, initialized and not written while the slice exists.
+    /// They are memory of this process, live, initialized and not written while the slice exists.
     pub(crate) unsafe fn bytes<'a>(self, len: usize) -> &'a [u8] {
         // SAFETY: by the contract of this function.
         unsafe { std::slice::from_raw_parts(self.0, len) }

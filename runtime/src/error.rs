@@ -43,6 +43,10 @@ pub enum RuntimeError {
         /// For each level what the machine lacks.
         missing: Vec<String>,
     },
+    /// The GPU or its driver refused.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Gpu(#[from] crate::cuda::GpuError),
     /// A program needs a kernel that the chosen level does not have.
     #[error("kernel {kernel} has no code for level {level}")]
     KernelMissing {

@@ -6,10 +6,45 @@ use crate::error::RuntimeError;
 
 /// What the machine lacks to run `level`: the architecture or processor features; empty if it can run it.
 pub(crate) fn missing(level: &Level) -> Vec<String> {
+    if level.arch == GPU {
+        return missing_gpu(level);
+    }
     if level.arch != std::env::consts::ARCH {
         return vec![level.arch.clone()];
     }
     level.features.iter().filter(|feature| !has_feature(feature)).cloned().collect()
+}
+
+/// The architecture of levels for GPUs.
+pub(crate) const GPU: &str = "nvptx64";
+
+/// What the GPU lacks to run PTX for the architectures that `level` names.
+#[cfg(feature = "cuda")]
+fn missing_gpu(level: &Level) -> Vec<String> {
+    let found = match crate::cuda::capability() {
+        Ok(found) => found,
+        Err(error) => return vec![error.to_string()],
+    };
+    level.features.iter().filter(|arch| !runs_ptx(arch, found)).cloned().collect()
+}
+
+/// Without the feature `cuda` no GPU is looked for.
+#[cfg(not(feature = "cuda"))]
+fn missing_gpu(level: &Level) -> Vec<String> {
+    vec![level.arch.clone()]
+}
+
+/// Whether a GPU of this compute capability runs PTX for `sm_XY`, or `sm_XYa` for one capability alone.
+#[cfg(feature = "cuda")]
+fn runs_ptx(arch: &str, (major, minor): (i32, i32)) -> bool {
+    let digits = arch.trim_start_matches("sm_");
+    let (digits, is_exact) = match digits.strip_suffix('a') {
+        Some(digits) => (digits, true),
+        None => (digits, false),
+    };
+    let Ok(wanted) = digits.parse::<i32>() else { return false };
+    let found = major * 10 + minor;
+    if is_exact { found == wanted } else { found >= wanted }
 }
 
 /// The index of the level to run: `wanted`, or the last one that the machine can run.

@@ -1,6 +1,7 @@
 //! Loads and executes ssmc artefacts.
 //!
-//! [`Artifact`] maps a file and checks it. [`Session`] picks the code level that the machine can run, plans
+//! [`Artifact`] maps a file and checks it. [`Session`] picks the code level that the machine can run (with the feature
+//! `cuda` also PTX, if there is a GPU), plans
 //! all memory for a greatest batch and length, and runs the artefact's programs. [`State`] holds the
 //! recurrent state of a batch of sequences: it can be cloned, saved, loaded and rolled back.
 //!
@@ -19,6 +20,8 @@
 
 mod artifact;
 mod code;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod error;
 mod level;
 mod lm;
@@ -34,6 +37,8 @@ mod symbols;
 mod tensor;
 
 pub use artifact::Artifact;
+#[cfg(feature = "cuda")]
+pub use cuda::GpuError;
 pub use error::RuntimeError;
 pub use observe::{LaunchObserver, LaunchView};
 pub use profile::LaunchProfile;

@@ -10,7 +10,8 @@ pub struct LaunchView<'a> {
     /// The kernel's dims.
     pub dims: &'a [i64],
     /// For each parameter the bytes from its address to the end of its buffer. A slot of the arena is as long
-    /// as the largest call of the session needs. Parameters may overlap.
+    /// as the largest call of the session needs. Parameters may overlap. Empty on a GPU if the observer does not
+    /// read buffers.
     pub args: Vec<&'a [u8]>,
 }
 
@@ -18,6 +19,11 @@ pub struct LaunchView<'a> {
 pub trait LaunchObserver {
     /// The launch is about to start.
     fn before(&mut self, launch: &LaunchView<'_>);
+
+    /// Whether [`LaunchView::args`] are wanted; without them, launches on a GPU copy nothing and are timed truly.
+    fn reads_buffers(&self) -> bool {
+        true
+    }
 
     /// All blocks of the launch have run.
     fn after(&mut self, launch: &LaunchView<'_>);

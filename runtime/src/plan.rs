@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use ssmc_artifact::{BufferKind, Expr, ExprError, Manifest, NO_ENTRY, Program};
+use ssmc_artifact::{BufferKind, Expr, ExprError, Manifest, Program};
 
-use crate::code::{BufPtr, Code, KernelFn};
+use crate::code::{BufPtr, Entry};
 use crate::error::RuntimeError;
 use crate::memory::ALIGN;
 
@@ -28,14 +28,14 @@ pub(crate) struct Plan {
 }
 
 struct PlannedLaunch {
-    entry: KernelFn,
+    entry: Entry,
     dims: Range<usize>,
     args: Range<usize>,
 }
 
 /// A launch that can be run.
 pub(crate) struct Call<'a> {
-    pub(crate) entry: KernelFn,
+    pub(crate) entry: Entry,
     pub(crate) grid: i64,
     pub(crate) dims: &'a [i64],
     pub(crate) bufs: &'a [BufPtr],
@@ -63,12 +63,13 @@ impl Region {
 }
 
 impl Plan {
-    /// Plans `manifest.programs[index]` for the level `level` and all symbol values within `ranges`.
+    /// Plans `manifest.programs[index]` for the level `level` and all symbol values within `ranges`; `entry` finds the
+    /// kernels of the manifest.
     pub(crate) fn new(
         manifest: &Manifest,
         index: usize,
         level: usize,
-        code: &Code,
+        entry: &dyn Fn(usize) -> Option<Entry>,
         ranges: &[(i64, i64)],
     ) -> Result<Self, RuntimeError> {
         let program = &manifest.programs[index];
@@ -77,8 +78,7 @@ impl Plan {
         let (mut n_dims, mut n_args) = (0, 0);
         for launch in &program.launches {
             let kernel = &manifest.kernels[launch.kernel as usize];
-            let entry = Some(kernel.entries[level]).filter(|&entry| entry != NO_ENTRY);
-            let entry = entry.and_then(|entry| code.kernel(entry)).ok_or_else(|| {
+            let entry = entry(launch.kernel as usize).ok_or_else(|| {
                 let level = manifest.levels[level].name.clone();
                 RuntimeError::KernelMissing { kernel: kernel.name.clone(), level }
             })?;

@@ -38,6 +38,10 @@ pub(crate) struct Profiler {
 }
 
 impl LaunchObserver for Profiler {
+    fn reads_buffers(&self) -> bool {
+        false
+    }
+
     fn before(&mut self, _launch: &LaunchView<'_>) {
         self.started = Some(Instant::now());
     }

@@ -1,13 +1,17 @@
 //! A session: an artefact on this machine with all its memory.
 
 mod execute;
+#[cfg(feature = "cuda")]
+mod gpu;
 
 use std::sync::Arc;
 
-use ssmc_artifact::{Manifest, Program, TensorInfo};
+use ssmc_artifact::{Manifest, NO_ENTRY, Program, TensorInfo};
 
 use crate::artifact::Artifact;
-use crate::code::Code;
+use crate::code::{Code, Entry};
+#[cfg(feature = "cuda")]
+use crate::cuda::{self, Gpu};
 use crate::error::RuntimeError;
 use crate::level;
 use crate::lm;
@@ -97,7 +101,55 @@ pub struct Session {
     state_layout: Arc<StateLayout>,
     limit: MemoryLimit,
     /// Last, so that the code outlives everything that may call it.
-    _code: Code,
+    backend: Backend,
+}
+
+/// Where kernels run.
+enum Backend {
+    Cpu(Code),
+    #[cfg(feature = "cuda")]
+    Gpu(Box<Gpu>),
+}
+
+impl Backend {
+    fn load(artifact: &Artifact, level: usize) -> Result<Self, RuntimeError> {
+        #[cfg(feature = "cuda")]
+        if artifact.manifest().levels[level].arch == level::GPU {
+            return Ok(Self::Gpu(Box::new(Gpu::load(artifact, level)?)));
+        }
+        Ok(Self::Cpu(artifact.map_code(level)?))
+    }
+
+    /// Kernel `index` of the manifest, if the level has it.
+    fn entry(&self, manifest: &Manifest, level: usize, index: usize) -> Option<Entry> {
+        match self {
+            Self::Cpu(code) => {
+                let offset =
+                    Some(manifest.kernels[index].entries[level]).filter(|offset| *offset != NO_ENTRY);
+                offset.and_then(|offset| code.kernel(offset)).map(Entry::Cpu)
+            }
+            #[cfg(feature = "cuda")]
+            Self::Gpu(gpu) => gpu.kernel(index).map(Entry::Gpu),
+        }
+    }
+
+    /// Allocates what lies on the device. Returns how large the arena of this process must be.
+    #[cfg(feature = "cuda")]
+    fn allocate(
+        mut self,
+        manifest: &Manifest,
+        plans: &[Plan],
+        (arena, ranges): (u64, &[(i64, i64)]),
+        states: &StateLayout,
+    ) -> Result<(Self, u64), RuntimeError> {
+        let Self::Gpu(gpu) = &mut self else { return Ok((self, arena)) };
+        let mut io = 0;
+        for plan in plans {
+            io = io.max(cuda::io_bytes(&manifest.programs[plan.program], ranges)?);
+        }
+        gpu.allocate(&cuda::Sizes { arena: arena as usize, io, state: states.most_bytes()? })?;
+        Ok((self, 0))
+    }
 }
 
 impl Session {
@@ -112,14 +164,18 @@ impl Session {
         let limit = MemoryLimit::new(options.memory_limit);
         let state_layout = Arc::new(StateLayout::new(manifest, &ranges, options.rollback_depth)?);
         let level = level::choose(&manifest.levels, options.level.as_deref())?;
-        let code = artifact.map_code(level)?;
+        let backend = Backend::load(artifact, level)?;
         let for_level =
             |program: &Program| program.levels.is_empty() || program.levels.contains(&(level as u32));
         let plans = (0..manifest.programs.len())
             .filter(|&index| for_level(&manifest.programs[index]))
-            .map(|index| Plan::new(manifest, index, level, &code, &ranges))
+            .map(|index| {
+                Plan::new(manifest, index, level, &|kernel| backend.entry(manifest, level, kernel), &ranges)
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let arena = plans.iter().map(|plan| plan.arena).max().unwrap_or(0);
+        #[cfg(feature = "cuda")]
+        let (backend, arena) = backend.allocate(manifest, &plans, (arena, &ranges), &state_layout)?;
         let programs = || plans.iter().map(|plan| &manifest.programs[plan.program]);
         let most = |count: fn(&Program) -> usize| programs().map(count).max().unwrap_or(0);
         let (n_inputs, n_outputs) =
@@ -139,8 +195,17 @@ impl Session {
             plans,
             state_layout,
             limit,
-            _code: code,
+            backend,
         })
+    }
+
+    /// The name of the GPU in use, if one is.
+    pub fn gpu(&self) -> Option<&str> {
+        match &self.backend {
+            Backend::Cpu(_) => None,
+            #[cfg(feature = "cuda")]
+            Backend::Gpu(gpu) => Some(gpu.name()),
+        }
     }
 
     /// The artefact.
@@ -160,7 +225,7 @@ impl Session {
 
     /// Bytes of scratch memory planned for the programs.
     pub fn arena_bytes(&self) -> usize {
-        self.arena.as_slice().len()
+        self.plans.iter().map(|plan| plan.arena).max().unwrap_or(0) as usize
     }
 
     /// The greatest value that a symbol takes in this session.

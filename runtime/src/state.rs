@@ -87,6 +87,12 @@ impl StateLayout {
         Ok(Self { model_hash, entries, batch_symbol, n_symbols, max_batch, depth })
     }
 
+    /// Bytes of the state of as many sequences as a session is planned for.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn most_bytes(&self) -> Result<usize, RuntimeError> {
+        self.place(self.max_batch).map(|(_, len)| len)
+    }
+
     /// The state tensors for `batch` sequences one after another, and their length together.
     fn place(&self, batch: usize) -> Result<(Vec<Placed>, usize), RuntimeError> {
         let mut values = vec![0; self.n_symbols];
@@ -306,6 +312,18 @@ impl Turn<'_> {
         }
         let (before, after) = (BufPtr::read(self.before), BufPtr::write(self.after));
         StateMemory { state: self.state, before, after }
+    }
+
+    /// [`Turn::memory`] for copies of the state before and after the call.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn memory_at(&mut self, [before, after]: [BufPtr; 2]) -> StateMemory<'_> {
+        StateMemory { before, after, ..self.memory() }
+    }
+
+    /// The bytes of the state before and after the call.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn bytes(&mut self) -> (&[u8], &mut [u8]) {
+        (self.before, self.after)
     }
 }
 

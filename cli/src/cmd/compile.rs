@@ -8,6 +8,7 @@ use crate::output::{bytes, note, print, print_json};
 use clap::ValueEnum;
 use serde_json::json;
 use ssmc::Compiled;
+use ssmc_codegen::target::{CpuTarget, Target};
 use ssmc_ir::{Model, Stage};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -20,7 +21,7 @@ pub(crate) struct Args {
     output: Option<PathBuf>,
     #[command(flatten)]
     compile: CompileArgs,
-    /// Also write these beside the artefact: ir, llvm-ir, asm, obj
+    /// Also write these beside the artefact: ir, llvm-ir, asm, obj, ptx
     #[arg(long, value_delimiter = ',', value_name = "KINDS")]
     emit: Vec<Emit>,
     /// Write the text of every stage that is reached to this folder
@@ -43,6 +44,7 @@ enum Emit {
     LlvmIr,
     Asm,
     Obj,
+    Ptx,
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Outcome {
@@ -68,7 +70,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     drop(job);
     let seconds = start.elapsed().as_secs_f64();
     let n_kernels = compiled.kernels.kernels.len();
-    let levels: Vec<&str> = compiled.kernels.targets.iter().map(|t| t.level.name()).collect();
+    let levels: Vec<&str> = compiled.kernels.targets.iter().map(Target::name).collect();
     if json {
         let programs: Vec<_> = compiled
             .kernels
@@ -113,7 +115,6 @@ fn finish_early(args: &Args, json: bool) -> Outcome {
     Ok(())
 }
 
-#[cfg(feature = "llvm")]
 fn write(
     args: &Args,
     model: &Model,
@@ -122,26 +123,15 @@ fn write(
     name: &str,
     output: &std::path::Path,
 ) -> Outcome<u64> {
-    use ssmc_codegen::assemble::{WriteError, legal};
-    use ssmc_codegen::llvm;
     for (i, target) in compiled.kernels.targets.iter().enumerate() {
-        let emit = |kind: Emit| args.emit.contains(&kind);
-        if !(emit(Emit::LlvmIr) || emit(Emit::Asm) || emit(Emit::Obj)) {
-            break;
-        }
-        let kernels = legal(&compiled.kernels, i).map_err(ssmc::Error::from)?;
-        let beside = |extension: &str| output.with_extension(format!("{}.{extension}", target.level.name()));
-        let failed = |error| crate::failure::Failure::from(ssmc::Error::from(WriteError::from(error)));
-        if emit(Emit::LlvmIr) {
-            let text = llvm::emit_llvm_ir(&kernels, target).map_err(failed)?;
-            stages::write_file(&beside("ll"), text.as_bytes())?;
-        }
-        if emit(Emit::Asm) {
-            let text = llvm::emit_asm(&kernels, target).map_err(failed)?;
-            stages::write_file(&beside("s"), text.as_bytes())?;
-        }
-        if emit(Emit::Obj) {
-            stages::write_file(&beside("o"), &llvm::emit_object(&kernels, target).map_err(failed)?)?;
+        let beside = |extension: &str| output.with_extension(format!("{}.{extension}", target.name()));
+        match target {
+            Target::Cpu(cpu) => emit_cpu(args, compiled, (i, cpu), &beside)?,
+            Target::Gpu(gpu) if args.emit.contains(&Emit::Ptx) => {
+                let text = stages::ptx(&compiled.kernels, i, gpu)?;
+                stages::write_file(&beside("ptx"), text.as_bytes())?;
+            }
+            Target::Gpu(_) => {}
         }
     }
     if args.emit.contains(&Emit::Ir) {
@@ -154,7 +144,38 @@ fn write(
     job.write(compiled, output, options)
 }
 
+/// What LLVM can show of a CPU level.
+#[cfg(feature = "llvm")]
+fn emit_cpu(
+    args: &Args,
+    compiled: &Compiled,
+    (level, target): (usize, &CpuTarget),
+    beside: &dyn Fn(&str) -> PathBuf,
+) -> Outcome {
+    use ssmc_codegen::assemble::{WriteError, legal};
+    use ssmc_codegen::llvm;
+    let emit = |kind: Emit| args.emit.contains(&kind);
+    if !(emit(Emit::LlvmIr) || emit(Emit::Asm) || emit(Emit::Obj)) {
+        return Ok(());
+    }
+    let kernels = legal(&compiled.kernels, level).map_err(ssmc::Error::from)?;
+    let failed = |error| Failure::from(ssmc::Error::from(WriteError::from(error)));
+    if emit(Emit::LlvmIr) {
+        let text = llvm::emit_llvm_ir(&kernels, target).map_err(failed)?;
+        stages::write_file(&beside("ll"), text.as_bytes())?;
+    }
+    if emit(Emit::Asm) {
+        let text = llvm::emit_asm(&kernels, target).map_err(failed)?;
+        stages::write_file(&beside("s"), text.as_bytes())?;
+    }
+    if emit(Emit::Obj) {
+        stages::write_file(&beside("o"), &llvm::emit_object(&kernels, target).map_err(failed)?)?;
+    }
+    Ok(())
+}
+
+/// Writing the artefact says what is missing.
 #[cfg(not(feature = "llvm"))]
-fn write(_: &Args, _: &Model, _: &Compiled, _: &mut Job<'_>, _: &str, _: &std::path::Path) -> Outcome<u64> {
-    Err(model::no_code_generation())
+fn emit_cpu(_: &Args, _: &Compiled, _: (usize, &CpuTarget), _: &dyn Fn(&str) -> PathBuf) -> Outcome {
+    Ok(())
 }

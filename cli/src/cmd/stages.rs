@@ -2,7 +2,9 @@
 
 use crate::failure::{Failure, Outcome};
 use ssmc::Reached;
-use ssmc_codegen::assemble::Kernels;
+use ssmc_codegen::assemble::{Kernels, WriteError};
+use ssmc_codegen::kernel::Kernel;
+use ssmc_codegen::target::{CpuTarget, GpuTarget, Target};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,39 +23,49 @@ pub(crate) fn texts(reached: Reached<'_>) -> Files {
             Files::from([(format!("{program}.partitioned.ssm"), ssmc::plan_text(plan))])
         }
         Reached::Kernels(kernels) => {
-            let level = |i: usize| kernels.targets[i].level.name();
-            let forms =
-                kernels.kernels.iter().flat_map(|kernel| {
-                    kernel.per_level.iter().enumerate().map(move |(i, form)| {
-                        (format!("{}/{}.kernel", level(i), kernel.name), form.to_string())
-                    })
-                });
+            let forms = kernels.targets.iter().enumerate().flat_map(|(i, target)| {
+                let forms = kernels.kernels.iter().filter_map(move |kernel| kernels.form(kernel, i));
+                forms.map(|form| (format!("{}/{}.kernel", target.name(), form.name), form.to_string()))
+            });
             forms.collect()
         }
     }
 }
 
-/// The texts behind the kernels: `LEVEL/KERNEL.legal.kernel` and `LEVEL/kernels.ll`.
-#[cfg(feature = "llvm")]
+/// The texts behind the kernels: `LEVEL/KERNEL.legal.kernel`, and `LEVEL/kernels.ll` or `LEVEL/kernels.ptx`.
 pub(crate) fn emitted(kernels: &Kernels) -> Outcome<Files> {
     let mut files = Files::new();
     for (i, target) in kernels.targets.iter().enumerate() {
-        let level = target.level.name();
+        let level = target.name();
         let legal = ssmc_codegen::assemble::legal(kernels, i).map_err(ssmc::Error::from)?;
         for kernel in &legal {
             files.insert(format!("{level}/{}.legal.kernel", kernel.name), kernel.to_string());
         }
-        let ir = ssmc_codegen::llvm::emit_llvm_ir(&legal, target)
-            .map_err(|error| ssmc::Error::from(ssmc_codegen::assemble::WriteError::from(error)))?;
-        files.insert(format!("{level}/kernels.ll"), ir);
+        match target {
+            Target::Cpu(cpu) => files.insert(format!("{level}/kernels.ll"), llvm_ir(&legal, cpu)?),
+            Target::Gpu(gpu) => files.insert(format!("{level}/kernels.ptx"), ptx(kernels, i, gpu)?),
+        };
     }
     Ok(files)
 }
 
-/// Without LLVM there is no emitted stage.
+/// The PTX module of a target.
+pub(crate) fn ptx(kernels: &Kernels, level: usize, target: &GpuTarget) -> Outcome<String> {
+    let legal = ssmc_codegen::assemble::legal(kernels, level).map_err(ssmc::Error::from)?;
+    let text = ssmc_codegen::ptx::module(&legal, target).map_err(WriteError::from);
+    Ok(text.map_err(ssmc::Error::from)?)
+}
+
+#[cfg(feature = "llvm")]
+fn llvm_ir(kernels: &[Kernel], target: &CpuTarget) -> Outcome<String> {
+    let text = ssmc_codegen::llvm::emit_llvm_ir(kernels, target).map_err(WriteError::from);
+    Ok(text.map_err(ssmc::Error::from)?)
+}
+
+/// Without LLVM there is no emitted stage for CPUs.
 #[cfg(not(feature = "llvm"))]
-pub(crate) fn emitted(_: &Kernels) -> Outcome<Files> {
-    Err(crate::model::no_code_generation())
+fn llvm_ir(_: &[Kernel], _: &CpuTarget) -> Outcome<String> {
+    Err(ssmc::Error::from(WriteError::NoCpu).into())
 }
 
 /// Writes the files below a folder.

@@ -1,15 +1,11 @@
 //! Types of the graph IR as types of the artefact.
 
-#[cfg(feature = "llvm")]
 use crate::kernel::{Access, Elem};
-#[cfg(feature = "llvm")]
 use ssmc_artifact::SymbolRole;
 use ssmc_artifact::{self as artifact, Expr};
 use ssmc_ir::dim::Atom;
 use ssmc_ir::{DType, Dim, DimFn, Symbol};
-#[cfg(feature = "llvm")]
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The symbols of a model, in the order of the manifest.
 #[derive(Clone, Debug, Default)]
@@ -68,7 +64,6 @@ impl Symbols {
 
     /// The table of the manifest. Roles follow from the names that exporters and frontends give; a maximum of 0 is
     /// none.
-    #[cfg(feature = "llvm")]
     pub(super) fn table(&self, maxima: &BTreeMap<String, i64>) -> Vec<artifact::Symbol> {
         self.0
             .iter()
@@ -83,7 +78,6 @@ impl Symbols {
     }
 }
 
-#[cfg(feature = "llvm")]
 fn role(name: &str) -> SymbolRole {
     match name {
         "batch" | "batch_size" | "B" | "N" => SymbolRole::Batch,
@@ -120,7 +114,6 @@ pub(super) fn dtype(dtype: DType) -> artifact::DType {
     }
 }
 
-#[cfg(feature = "llvm")]
 pub(super) fn elem(elem: Elem) -> artifact::DType {
     match elem {
         Elem::Bool => artifact::DType::Bool,
@@ -139,7 +132,6 @@ pub(super) fn elem(elem: Elem) -> artifact::DType {
     }
 }
 
-#[cfg(feature = "llvm")]
 pub(super) fn access(access: Access) -> artifact::Access {
     match access {
         Access::Read => artifact::Access::Read,

@@ -1,13 +1,11 @@
 //! The kernels and launch lists of a model, before any target has seen them.
 
-use super::convert::{Symbols, dtype};
-#[cfg(feature = "llvm")]
-use super::convert::{access, elem};
+use super::convert::{Symbols, access, dtype, elem};
 use super::packing::Packing;
 use super::{ProgramInput, recurrence};
 use crate::kernel::Kernel;
 use crate::lower::{self, Arg, LowerError, Lowered};
-use crate::target::CpuTarget;
+use crate::target::{Device, Target};
 use ssmc_artifact as artifact;
 use ssmc_artifact::{BufferKind, BufferRef, Expr, StateKind, TensorInfo};
 use ssmc_ir::ops::Op;
@@ -35,11 +33,12 @@ pub enum AssembleError {
     StateType { name: String, program: String, expected: TensorType, found: TensorType },
 }
 
-/// One kernel in its forms for the levels, narrowest first.
+/// One kernel in its forms for the targets of its device, in their order.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the names are the documentation")]
 pub struct KernelEntry {
     pub name: String,
+    pub device: Device,
     pub per_level: Vec<Kernel>,
 }
 
@@ -62,6 +61,8 @@ pub struct ProgramEntry {
     pub slots: Vec<Expr>,
     pub launches: Vec<LaunchEntry>,
     pub stateful: bool,
+    /// The targets that it is for.
+    pub device: Device,
 }
 
 /// A weight in the order in which the artefact stores it.
@@ -78,7 +79,8 @@ pub struct StoredWeight {
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the names are the documentation")]
 pub struct Kernels {
-    pub targets: Vec<CpuTarget>,
+    /// Targets of one device stand together.
+    pub targets: Vec<Target>,
     pub kernels: Vec<KernelEntry>,
     pub programs: Vec<ProgramEntry>,
     pub weights: Vec<StoredWeight>,
@@ -92,11 +94,12 @@ pub struct Kernels {
 }
 
 impl Kernels {
-    /// Lowers the plans of all programs for these levels, narrowest first.
+    /// Lowers the plans of all programs for these targets: those of one device together, the least demanding first.
+    /// Every device has launch lists of its own.
     ///
     /// # Errors
     /// The first group without a kernel, or what else does not fit together.
-    pub fn lower(programs: &[ProgramInput<'_>], targets: &[CpuTarget]) -> Result<Self, AssembleError> {
+    pub fn lower(programs: &[ProgramInput<'_>], targets: &[Target]) -> Result<Self, AssembleError> {
         let shapes = programs.iter().flat_map(|p| {
             let graph = &p.plan.graph;
             graph.inputs().iter().chain(graph.outputs()).flat_map(|port| graph.ty(port.value).shape.to_vec())
@@ -117,11 +120,31 @@ impl Kernels {
         for program in programs {
             all.add_states(program)?;
         }
-        for program in programs {
-            let entry = all.program(program)?;
-            all.programs.push(entry);
+        for device in all.devices() {
+            for program in programs {
+                let entry = all.program(program, device)?;
+                all.programs.push(entry);
+            }
         }
         Ok(all)
+    }
+
+    /// The devices of the targets, each once.
+    pub fn devices(&self) -> Vec<Device> {
+        let mut devices: Vec<Device> = self.targets.iter().map(Target::device).collect();
+        devices.dedup();
+        devices
+    }
+
+    /// The places of a device's targets among all.
+    pub fn levels_of(&self, device: Device) -> Vec<usize> {
+        (0..self.targets.len()).filter(|i| self.targets[*i].device() == device).collect()
+    }
+
+    /// The form of a kernel for a target, if that is of the kernel's device.
+    pub fn form<'k>(&self, kernel: &'k KernelEntry, level: usize) -> Option<&'k Kernel> {
+        let at = self.levels_of(kernel.device).into_iter().position(|l| l == level)?;
+        Some(&kernel.per_level[at])
     }
 
     fn expr(&self, program: &ProgramInput<'_>, dim: &Dim) -> Result<Expr, AssembleError> {
@@ -161,11 +184,11 @@ impl Kernels {
         Ok(())
     }
 
-    fn program(&mut self, program: &ProgramInput<'_>) -> Result<ProgramEntry, AssembleError> {
+    fn program(&mut self, program: &ProgramInput<'_>, device: Device) -> Result<ProgramEntry, AssembleError> {
         let plan = program.plan;
         let mut launches = Vec::new();
         for group in &plan.groups {
-            launches.push(self.launch(program, group)?);
+            launches.extend(self.launches(program, group, device)?);
         }
         let info = |all: &Self, port: &ssmc_ir::Port| -> Result<TensorInfo, AssembleError> {
             let ty = plan.graph.ty(port.value);
@@ -186,22 +209,45 @@ impl Kernels {
             plan.graph.outputs().iter().filter(is_state).map(|p| info(self, p)).collect::<Result<_, _>>()?;
         let slots = plan.slots.iter().map(|d| self.expr(program, d)).collect::<Result<_, _>>()?;
         let stateful = !program.states.is_empty();
-        Ok(ProgramEntry { name: program.name.to_owned(), inputs, outputs, slots, launches, stateful })
+        Ok(ProgramEntry { name: program.name.to_owned(), inputs, outputs, slots, launches, stateful, device })
     }
 
-    fn launch(&mut self, program: &ProgramInput<'_>, group: &Group) -> Result<LaunchEntry, AssembleError> {
+    /// The launches of a group: one, or alternatives for other sizes.
+    fn launches(
+        &mut self,
+        program: &ProgramInput<'_>,
+        group: &Group,
+        device: Device,
+    ) -> Result<Vec<LaunchEntry>, AssembleError> {
         let graph = &program.plan.graph;
-        let root = graph.node(group.root);
-        let lowered: Vec<Lowered> = self
+        let per_target: Vec<Vec<Lowered>> = self
             .targets
             .iter()
-            .map(|target| lower::lower(graph, group, target))
+            .filter(|target| target.device() == device)
+            .map(|target| match target {
+                Target::Cpu(cpu) => lower::lower(graph, group, cpu).map(|lowered| vec![lowered]),
+                Target::Gpu(gpu) => lower::lower_alternatives(graph, group, gpu),
+            })
             .collect::<Result<_, _>>()
             .map_err(|source| AssembleError::Lower {
                 program: program.name.to_owned(),
-                place: graph.locs().describe(root.loc),
+                place: graph.locs().describe(graph.node(group.root).loc),
                 source,
             })?;
+        let n_alternatives = per_target.first().map_or(0, Vec::len);
+        debug_assert!(per_target.iter().all(|lowered| lowered.len() == n_alternatives));
+        let forms = |i: usize| per_target.iter().map(|lowered| lowered[i].clone()).collect();
+        (0..n_alternatives).map(|i| self.launch(program, group, (device, forms(i)))).collect()
+    }
+
+    fn launch(
+        &mut self,
+        program: &ProgramInput<'_>,
+        group: &Group,
+        (device, lowered): (Device, Vec<Lowered>),
+    ) -> Result<LaunchEntry, AssembleError> {
+        let graph = &program.plan.graph;
+        let root = graph.node(group.root);
         let widest = lowered.last().expect("a model is compiled for at least one level");
         debug_assert!(
             lowered.iter().all(|l| l.args == widest.args && l.dims == widest.dims && l.grid == widest.grid)
@@ -233,12 +279,12 @@ impl Kernels {
             recurrence: class,
             generic_loop: false,
         };
-        let kernel = self.intern(lowered.into_iter().map(|l| l.kernel).collect());
+        let kernel = self.intern(lowered.into_iter().map(|l| l.kernel).collect(), device);
         Ok(LaunchEntry { launch: artifact::Launch { kernel: kernel as u32, ..launch }, kernel })
     }
 
     /// The index of a kernel, added with a name of its own if no equal one exists.
-    fn intern(&mut self, mut forms: Vec<Kernel>) -> usize {
+    fn intern(&mut self, mut forms: Vec<Kernel>, device: Device) -> usize {
         let base = std::mem::take(&mut forms[0].name);
         for form in &mut forms {
             form.name.clear();
@@ -251,7 +297,7 @@ impl Kernels {
         *n += 1;
         let per_level = forms.iter().map(|k| Kernel { name: name.clone(), ..k.clone() }).collect();
         self.known.insert(forms, self.kernels.len());
-        self.kernels.push(KernelEntry { name, per_level });
+        self.kernels.push(KernelEntry { name, device, per_level });
         self.kernels.len() - 1
     }
 
@@ -393,7 +439,6 @@ fn origins(graph: &Graph, group: &Group) -> (Vec<String>, Vec<String>) {
     (locations, names)
 }
 
-#[cfg(feature = "llvm")]
 impl KernelEntry {
     /// The kernel's description in the manifest; `entries` are its offsets in the images of the levels.
     pub(crate) fn describe(&self, entries: Vec<u64>, text_hash: Vec<u8>) -> artifact::Kernel {

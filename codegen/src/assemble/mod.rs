@@ -7,13 +7,11 @@ mod convert;
 mod kernels;
 mod packing;
 mod recurrence;
-#[cfg(feature = "llvm")]
 mod write;
 
 pub use convert::Symbols;
 pub use kernels::{AssembleError, KernelEntry, Kernels, LaunchEntry, ProgramEntry, StoredWeight};
 pub use packing::{PANEL, Packing};
-#[cfg(feature = "llvm")]
 pub use write::{ArtifactInput, OnDone, WriteError, legal, write};
 
 use ssmc_ir::{Plan, Weights};

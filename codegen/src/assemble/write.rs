@@ -4,9 +4,12 @@ use super::convert::dtype;
 use super::kernels::{Kernels, StoredWeight};
 use crate::kernel::Kernel;
 use crate::kernel::verify;
-use crate::legalize::cpu::{CpuOptions, LegalizeError, legalize};
+use crate::legalize::cpu::CpuOptions;
+use crate::legalize::{LegalizeError, cpu, gpu};
+#[cfg(feature = "llvm")]
 use crate::llvm::{self, LlvmError};
-use crate::target::CpuTarget;
+use crate::ptx::{self, PtxError};
+use crate::target::{CpuTarget, Device, GpuTarget, Target};
 use sha2::{Digest, Sha256};
 use ssmc_artifact::{
     ArtifactError, ArtifactWriter, Golden, Level, Manifest, NO_ENTRY, Program, Property, ReportEntry, Slot,
@@ -24,8 +27,13 @@ pub enum WriteError {
     Invalid { kernel: String, faults: String },
     #[error(transparent)]
     Legalize(#[from] LegalizeError),
+    #[cfg(feature = "llvm")]
     #[error(transparent)]
     Llvm(#[from] LlvmError),
+    #[error("this build has no code generation for CPUs; it was made without the feature `llvm`")]
+    NoCpu,
+    #[error(transparent)]
+    Ptx(#[from] PtxError),
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
 }
@@ -48,23 +56,55 @@ pub struct ArtifactInput {
 /// A part of the work that is done: what, since when, and how long it took.
 pub type OnDone<'a> = &'a mut dyn FnMut(String, Instant, Duration);
 
-/// The kernels of one level as its emitter wants them.
+/// The kernels of one target as its emitter wants them.
 ///
 /// # Errors
-/// A kernel is not valid or needs what the level lacks.
+/// A kernel is not valid or needs what the target lacks.
 pub fn legal(kernels: &Kernels, level: usize) -> Result<Vec<Kernel>, WriteError> {
-    let target = &kernels.targets[level];
-    let options = CpuOptions { f16_convert: target.has_f16_convert };
     let mut out = Vec::new();
     for entry in &kernels.kernels {
-        let kernel = &entry.per_level[level];
+        let Some(kernel) = kernels.form(entry, level) else { continue };
         verify::verify(kernel).map_err(|faults| WriteError::Invalid {
             kernel: kernel.name.clone(),
             faults: faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
         })?;
-        out.push(legalize(kernel, options)?);
+        out.push(match &kernels.targets[level] {
+            Target::Cpu(cpu) => cpu::legalize(kernel, CpuOptions { f16_convert: cpu.has_f16_convert })?,
+            Target::Gpu(_) => gpu::legalize(kernel)?,
+        });
     }
     Ok(out)
+}
+
+/// The code of one level, and where each kernel begins in it.
+struct Code {
+    level: Level,
+    bytes: Vec<u8>,
+    entries: BTreeMap<String, u64>,
+}
+
+fn generate(legal: &[Kernel], target: &Target) -> Result<Code, WriteError> {
+    match target {
+        Target::Cpu(cpu) => generate_cpu(legal, cpu),
+        Target::Gpu(gpu) => {
+            let bytes = ptx::module(legal, gpu)?.into_bytes();
+            // The driver finds entry points by their names.
+            let entries = legal.iter().map(|k| (k.name.clone(), 0)).collect();
+            Ok(Code { level: describe_gpu(gpu), bytes, entries })
+        }
+    }
+}
+
+#[cfg(feature = "llvm")]
+fn generate_cpu(legal: &[Kernel], target: &CpuTarget) -> Result<Code, WriteError> {
+    let image = llvm::compile(legal, target)?;
+    let entries = image.entries.into_iter().collect();
+    Ok(Code { level: describe_cpu(target), bytes: image.bytes, entries })
+}
+
+#[cfg(not(feature = "llvm"))]
+fn generate_cpu(_: &[Kernel], _: &CpuTarget) -> Result<Code, WriteError> {
+    Err(WriteError::NoCpu)
 }
 
 /// Compiles for every level and writes the artefact, showing each part to `on_done`. Returns its length.
@@ -82,18 +122,18 @@ pub fn write(
     for (level, target) in kernels.targets.iter().enumerate() {
         let start = Instant::now();
         let legal = legal(kernels, level)?;
-        on_done(format!("legalize {}", target.level.name()), start, start.elapsed());
+        on_done(format!("legalize {}", target.name()), start, start.elapsed());
         let start = Instant::now();
-        let image = llvm::compile(&legal, target)?;
-        on_done(format!("machine code {}", target.level.name()), start, start.elapsed());
+        let code = generate(&legal, target)?;
+        on_done(format!("machine code {}", target.name()), start, start.elapsed());
         for kernel in &legal {
-            let name = format!("kernel/{}/{}", target.level.name(), kernel.name);
+            let name = format!("kernel/{}/{}", target.name(), kernel.name);
             writer.add_text(name, kernel.to_string());
         }
         for (entry, kernel) in entries.iter_mut().zip(&kernels.kernels) {
-            entry.push(image.entries.get(&kernel.name).copied().unwrap_or(NO_ENTRY));
+            entry.push(code.entries.get(&kernel.name).copied().unwrap_or(NO_ENTRY));
         }
-        writer.add_code(describe_level(target), image.bytes);
+        writer.add_code(code.level, code.bytes);
     }
     let start = Instant::now();
     for weight in &kernels.weights {
@@ -116,7 +156,7 @@ pub fn write(
         outputs: p.outputs.clone(),
         slots: p.slots.iter().map(|size| Slot { size_bytes: Some(size.clone()) }).collect(),
         launches: p.launches.iter().map(|l| l.launch.clone()).collect(),
-        levels: Vec::new(),
+        levels: levels_of(kernels, p.device),
         stateful: p.stateful,
     });
     let manifest = Manifest {
@@ -137,13 +177,28 @@ pub fn write(
     Ok(length)
 }
 
-fn describe_level(target: &CpuTarget) -> Level {
+/// The levels that launch lists of a device are for; empty if all are.
+fn levels_of(kernels: &Kernels, device: Device) -> Vec<u32> {
+    let levels = kernels.levels_of(device);
+    if levels.len() == kernels.targets.len() {
+        return Vec::new();
+    }
+    levels.into_iter().map(|level| level as u32).collect()
+}
+
+#[cfg(feature = "llvm")]
+fn describe_cpu(target: &CpuTarget) -> Level {
     let arch = target.triple.split('-').next().unwrap_or(target.triple);
     Level {
         name: target.level.name().to_owned(),
         arch: arch.to_owned(),
         features: target.level.runtime_features().iter().map(|f| (*f).to_owned()).collect(),
     }
+}
+
+fn describe_gpu(target: &GpuTarget) -> Level {
+    let name = target.arch.name().to_owned();
+    Level { name: name.clone(), arch: "nvptx64".to_owned(), features: vec![name] }
 }
 
 fn write_weight(writer: &mut ArtifactWriter, weight: &StoredWeight) -> Result<(), WriteError> {

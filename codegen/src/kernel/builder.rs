@@ -140,6 +140,12 @@ impl KernelBuilder {
         id
     }
 
+    /// As [`KernelBuilder::shared`], under the first of `name_0`, `name_1`, ... that is free.
+    pub fn fresh_shared(&mut self, name: &str, elem: Elem, len: u32) -> SharedId {
+        let used = self.kernel.shared.iter().filter(|a| a.name.starts_with(name)).count();
+        self.shared(&format!("{name}_{used}"), elem, len)
+    }
+
     /// Declares a local array of `len` elements.
     pub fn local(&mut self, name: &str, elem: Elem, len: u32) -> LocalId {
         let id = LocalId(self.kernel.locals.len() as u32);

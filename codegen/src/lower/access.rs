@@ -11,6 +11,19 @@ use ssmc_ir::ops::{Op, Spec};
 use ssmc_ir::{Def, Dim, Graph, Node, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// How the rows of a result, and the elements of a row, are shared out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// One thread per row, which walks along it in vectors: the schedule of CPUs.
+    Vectors,
+    /// One thread of a GPU per row, which walks along it alone.
+    Serial { threads: u32 },
+    /// One thread of a GPU per element. `last` is the axis along which rows run, `at` the thread's place there.
+    Elements { threads: u32, last: Dim, at: Option<Reg> },
+    /// One thread block per row, whose threads take turns along it.
+    Rows { threads: u32 },
+}
+
 /// What the lowering of one group knows while it emits code.
 pub(crate) struct Cx<'a> {
     pub(crate) graph: &'a Graph,
@@ -21,6 +34,8 @@ pub(crate) struct Cx<'a> {
     params: BTreeMap<ValueId, ParamId>,
     args: Vec<Arg>,
     dims: Vec<Dim>,
+    /// Who runs the loops over rows and along them.
+    pub(crate) work: Work,
     /// Lanes that exist; `None` if all do.
     pub(crate) mask: Option<Reg>,
     splits: Splits,
@@ -33,6 +48,7 @@ impl<'a> Cx<'a> {
         Self {
             graph,
             lanes,
+            work: Work::Vectors,
             inside,
             params: BTreeMap::new(),
             args: Vec::new(),
@@ -69,8 +85,11 @@ impl<'a> Cx<'a> {
         result
     }
 
-    /// Makes vectors no wider than an axis of constant extent needs.
+    /// Says along which axis rows run. Makes vectors no wider than an axis of constant extent needs.
     pub(crate) fn narrow(&mut self, extent: &Dim) {
+        if let Work::Elements { last, .. } = &mut self.work {
+            *last = extent.clone();
+        }
         let enough = |n: i64| u16::try_from(n).ok().and_then(u16::checked_next_power_of_two);
         if let Some(n) = extent.as_const().and_then(enough) {
             self.lanes = self.lanes.min(n);

@@ -2,16 +2,16 @@
 //!
 //! One variant: a tile of channels walks along the sequence, the last columns and the taps in registers.
 
-use super::access::Cx;
+use super::access::{Cx, Work};
 use super::elementwise::row_index;
 use super::index::Idx;
 use super::{Launch, LowerError, Lowering, accumulator, elem_of};
-use crate::kernel::{KernelBuilder, Reg, RegTy};
+use crate::kernel::{Axis, KernelBuilder, Reg, RegTy};
 use ssmc_ir::Dim;
 use ssmc_ir::ops::{Activation, CausalConv1d};
 
 /// Channels of a block.
-const CHANNEL_TILE: i64 = 64;
+pub(super) const CHANNEL_TILE: i64 = 64;
 
 /// Runs `body` for the vectors of channels of a tile that starts at `first`.
 pub(super) fn for_channels<'a>(
@@ -23,6 +23,15 @@ pub(super) fn for_channels<'a>(
     let lanes = i64::from(cx.lanes);
     let end = b.add(first, tile);
     let end = if n % tile == 0 { end } else { b.min(end, n) };
+    if let Work::Rows { threads } = cx.work {
+        let thread = b.thread_idx(Axis::X);
+        let first = b.add(first, thread);
+        let mut result = Ok(());
+        b.for_("c", first, end, threads.into(), |b, c| {
+            result = cx.scope(|cx| body(cx, b, Idx::Uniform(c)));
+        });
+        return result;
+    }
     let mut result = Ok(());
     b.for_("c", first, end, lanes, |b, base| {
         let mask = (n % lanes != 0).then(|| {

@@ -3,10 +3,10 @@
 //! One variant: a block per row of the result, vectors along the last axis, what is left under a mask. What is read
 //! in another order than it is written (transposes, reversed axes) is gathered.
 
-use super::access::Cx;
+use super::access::{Cx, Work};
 use super::index::Idx;
 use super::{Launch, LowerError, Lowering};
-use crate::kernel::{KernelBuilder, ReduceOp, Reg};
+use crate::kernel::{Axis, KernelBuilder, ReduceOp, Reg};
 use ssmc_ir::Dim;
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Result<Launch, LowerError> {
@@ -39,11 +39,38 @@ pub(super) fn rows_and_last(shape: &[Dim]) -> (&[Dim], Option<&Dim>) {
     }
 }
 
-/// The multi-index of this block in a grid over these extents.
+/// The multi-index of this block in a grid over these extents, or of this thread if threads have rows of their own.
 pub(super) fn row_index(cx: &mut Cx<'_>, b: &mut KernelBuilder, extents: &[Dim]) -> Vec<Idx> {
-    let block = b.block_idx();
-    let extents = cx.extents(b, extents);
-    cx.index(b).unravel(Idx::Uniform(block), &extents)
+    match cx.work.clone() {
+        Work::Vectors | Work::Rows { .. } => {
+            let block = b.block_idx();
+            let extents = cx.extents(b, extents);
+            cx.index(b).unravel(Idx::Uniform(block), &extents)
+        }
+        Work::Serial { threads } => {
+            let item = item(b, threads);
+            let extents = cx.extents(b, extents);
+            cx.index(b).unravel(Idx::Uniform(item), &extents)
+        }
+        Work::Elements { threads, last, .. } => {
+            let item = item(b, threads);
+            let extents = cx.extents(b, &[extents, std::slice::from_ref(&last)].concat());
+            let mut idx = cx.index(b).unravel(Idx::Uniform(item), &extents);
+            let at = match idx.pop() {
+                Some(Idx::Uniform(at)) => Some(at),
+                _ => None,
+            };
+            cx.work = Work::Elements { threads, last, at };
+            idx
+        }
+    }
+}
+
+/// The position of this thread among all threads of the grid.
+pub(super) fn item(b: &mut KernelBuilder, threads: u32) -> Reg {
+    let (block, thread) = (b.block_idx(), b.thread_idx(Axis::X));
+    let first = b.mul(block, threads);
+    b.add(first, thread)
 }
 
 /// The body of a vector loop.
@@ -58,6 +85,24 @@ pub(super) fn for_lanes<'a>(
     body: &mut LaneBody<'_, 'a>,
 ) -> Result<(), LowerError> {
     let n = cx.dim(b, extent);
+    match cx.work.clone() {
+        Work::Elements { last, at: Some(at), .. } if last == *extent => {
+            return cx.scope(|cx| body(cx, b, Idx::Uniform(at)));
+        }
+        Work::Elements { .. } => {
+            let reason = format!("a thread per element does not walk along {extent}");
+            return Err(LowerError::Unsupported { op: "loop", reason });
+        }
+        Work::Rows { threads } => {
+            let thread = b.thread_idx(Axis::X);
+            let mut result = Ok(());
+            b.for_("i", thread, n, threads.into(), |b, i| {
+                result = cx.scope(|cx| body(cx, b, Idx::Uniform(i)));
+            });
+            return result;
+        }
+        Work::Vectors | Work::Serial { .. } => {}
+    }
     let lanes = i64::from(cx.lanes);
     let rest = b.rem(n, lanes);
     let whole = b.sub(n, rest);

@@ -5,7 +5,7 @@
 //! serves all levels of a CPU family.
 
 mod access;
-mod block;
+pub(crate) mod block;
 mod complex_scan;
 mod conv;
 mod conv1d;
@@ -27,7 +27,7 @@ mod ssd;
 mod states;
 mod wkv;
 
-pub use block::lower_block;
+pub use block::{lower_alternatives, lower_block};
 
 use crate::assemble::Packing;
 use crate::kernel::{Elem, Kernel, KernelBuilder, Reg};
@@ -185,27 +185,37 @@ pub fn lower(graph: &Graph, group: &Group, target: &CpuTarget) -> Result<Lowered
         Lowering { graph, node, cx: Cx::new(graph, inside, lanes), b, sink: Sink::new(graph, group) };
     let launch = match &node.op {
         Op::Contract(op) if matmul::applies(graph, node) => matmul::lower(&mut lowering, op)?,
-        Op::Contract(op) if !op.spec.summed().is_empty() => reduce::contract(&mut lowering, op)?,
-        Op::Reduce(op) => reduce::reduce(&mut lowering, op)?,
-        Op::ArgMax(op) => reduce::argmax(&mut lowering, op)?,
-        Op::TopK(op) => scatter::top_k(&mut lowering, op)?,
-        Op::Scatter(op) => scatter::scatter(&mut lowering, op)?,
-        Op::CumSum(op) => scan::cumsum(&mut lowering, op)?,
-        Op::Scan(op) => scan::scan(&mut lowering, op)?,
-        Op::DiscretizedScan(op) => scan::discretized(&mut lowering, op)?,
-        Op::SelectiveScan(op) => selective_scan::lower(&mut lowering, op)?,
         Op::Ssd(op) => ssd::lower(&mut lowering, op)?,
-        Op::LinearAttention(op) => linear_attention::lower(&mut lowering, op)?,
-        Op::Wkv(op) => wkv::lower(&mut lowering, op)?,
-        Op::RmsNorm(op) => norm::rms_norm(&mut lowering, op)?,
-        Op::LayerNorm(op) => norm::layer_norm(&mut lowering, op)?,
-        Op::GatedRmsNorm(op) => norm::gated_rms_norm(&mut lowering, op)?,
-        Op::CausalConv1d(op) => conv1d::lower(&mut lowering, op)?,
-        Op::LongConv(op) => long_conv::lower(&mut lowering, op)?,
-        Op::Dft(op) => dft::lower(&mut lowering, op)?,
-        Op::ComplexScan(op) => complex_scan::lower(&mut lowering, op)?,
-        Op::Conv(op) => conv::lower(&mut lowering, op)?,
-        Op::Loop(_) | Op::If(_) | Op::WeightRef(_) => return lowering.unsupported("it has no kernel"),
+        _ => root(&mut lowering)?,
+    };
+    let (args, dims) = lowering.cx.into_args();
+    Ok(Lowered { kernel: lowering.b.finish(), args, dims, grid: launch.grid, flops: launch.flops })
+}
+
+/// The loops of a root op, as they stand for every way to share out the work.
+fn root(l: &mut Lowering<'_>) -> Result<Launch, LowerError> {
+    match &l.node.op {
+        Op::Contract(op) if !op.spec.summed().is_empty() => reduce::contract(l, op),
+        Op::Reduce(op) => reduce::reduce(l, op),
+        Op::ArgMax(op) => reduce::argmax(l, op),
+        Op::TopK(op) => scatter::top_k(l, op),
+        Op::Scatter(op) => scatter::scatter(l, op),
+        Op::CumSum(op) => scan::cumsum(l, op),
+        Op::Scan(op) => scan::scan(l, op),
+        Op::DiscretizedScan(op) => scan::discretized(l, op),
+        Op::SelectiveScan(op) => selective_scan::lower(l, op),
+        Op::Ssd(op) => ssd::lower_recurrent(l, op),
+        Op::LinearAttention(op) => linear_attention::lower(l, op),
+        Op::Wkv(op) => wkv::lower(l, op),
+        Op::RmsNorm(op) => norm::rms_norm(l, op),
+        Op::LayerNorm(op) => norm::layer_norm(l, op),
+        Op::GatedRmsNorm(op) => norm::gated_rms_norm(l, op),
+        Op::CausalConv1d(op) => conv1d::lower(l, op),
+        Op::LongConv(op) => long_conv::lower(l, op),
+        Op::Dft(op) => dft::lower(l, op),
+        Op::ComplexScan(op) => complex_scan::lower(l, op),
+        Op::Conv(op) => conv::lower(l, op),
+        Op::Loop(_) | Op::If(_) | Op::WeightRef(_) => l.unsupported("it has no kernel"),
         Op::Constant(_)
         | Op::DimValue(_)
         | Op::Iota(_)
@@ -222,10 +232,8 @@ pub fn lower(graph: &Graph, group: &Group, target: &CpuTarget) -> Result<Lowered
         | Op::Concat(_)
         | Op::Pad(_)
         | Op::Gather(_)
-        | Op::Contract(_) => elementwise::lower(&mut lowering)?,
-    };
-    let (args, dims) = lowering.cx.into_args();
-    Ok(Lowered { kernel: lowering.b.finish(), args, dims, grid: launch.grid, flops: launch.flops })
+        | Op::Contract(_) => elementwise::lower(l),
+    }
 }
 
 /// `ssmc_<op>_<dtype>`; the artefact writer tells kernels of one name apart by their text.

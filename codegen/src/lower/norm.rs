@@ -3,7 +3,8 @@
 //! One variant: a block per row; passes over the row for its mean, for its mean square and for the result, which finds
 //! the row in the first-level cache.
 
-use super::access::Cx;
+use super::access::{Cx, Work};
+use super::block::block_sum;
 use super::elementwise::{for_lanes, lane_sum, row_index, rows_and_last};
 use super::index::Idx;
 use super::{Launch, LowerError, Lowering, accumulator, elem_of};
@@ -35,6 +36,10 @@ fn row_sum<'a>(
         Ok(())
     })?;
     let sum = lane_sum(b, total);
+    let sum = match cx.work {
+        Work::Rows { threads } => block_sum(b, sum, threads),
+        Work::Vectors | Work::Serial { .. } | Work::Elements { .. } => sum,
+    };
     Ok(cx.widen(b, sum))
 }
 

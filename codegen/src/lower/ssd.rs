@@ -19,7 +19,7 @@ use ssmc_ir::ops::{Mode, ReadOut, Ssd};
 use ssmc_ir::{Dim, ValueId};
 
 /// Rows of a head that a block of the recurrent variant takes: the widest vector.
-const ROW_TILE: i64 = 16;
+pub(super) const ROW_TILE: i64 = 16;
 
 /// The operands, by name.
 #[derive(Clone, Copy)]
@@ -125,8 +125,24 @@ impl Head {
 }
 
 pub(super) fn lower(l: &mut Lowering<'_>, op: &Ssd) -> Result<Launch, LowerError> {
+    match op.mode {
+        Mode::Recurrent => lower_recurrent(l, op),
+        Mode::Chunked => {
+            let o = operands(l)?;
+            chunked::lower(l, op, &o)
+        }
+    }
+}
+
+/// The recurrent variant, whatever the mode.
+pub(super) fn lower_recurrent(l: &mut Lowering<'_>, op: &Ssd) -> Result<Launch, LowerError> {
+    let o = operands(l)?;
+    recurrent(l, op, &o)
+}
+
+fn operands(l: &Lowering<'_>) -> Result<Operands, LowerError> {
     let d = l.optional(5);
-    let o = Operands {
+    Ok(Operands {
         x: l.operand(0)?,
         dt: l.operand(1)?,
         a: l.operand(2)?,
@@ -141,11 +157,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Ssd) -> Result<Launch, LowerError
         skip_is_scalar: d.is_some_and(|d| l.shape(d)[2].is(1)),
         h_last: l.node.results[1],
         acc: accumulator(elem_of(l.graph.ty(l.operand(0)?).dtype)?),
-    };
-    match op.mode {
-        Mode::Recurrent => recurrent(l, op, &o),
-        Mode::Chunked => chunked::lower(l, op, &o),
-    }
+    })
 }
 
 /// Fills a `[N][lanes]` or `[N][P]` state array for rows `p` from h0 or zeros.

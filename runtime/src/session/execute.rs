@@ -6,7 +6,7 @@ use std::ops::Range;
 use ssmc_artifact::{BufferKind, Manifest, Program};
 
 use super::Session;
-use crate::code::BufPtr;
+use crate::code::{BufPtr, Entry};
 use crate::error::RuntimeError;
 use crate::observe::{LaunchObserver, LaunchView};
 use crate::plan::{Call, Region};
@@ -25,6 +25,10 @@ impl Session {
         outputs: &mut [(&str, TensorMut<'_>)],
         mut observer: Option<&mut dyn LaunchObserver>,
     ) -> Result<(), RuntimeError> {
+        #[cfg(feature = "cuda")]
+        if matches!(self.backend, super::Backend::Gpu(_)) {
+            return self.execute_on_gpu(plan, turn, inputs, outputs, observer);
+        }
         let manifest = self.artifact.manifest();
         let plan = &mut self.plans[plan];
         let program = &manifest.programs[plan.program];
@@ -82,14 +86,19 @@ impl Session {
 /// The buffers of `call` are live, as large as the launch assumes, and those that the kernel writes are
 /// exclusively the caller's. The code image is mapped.
 unsafe fn launch(pool: &mut Pool, call: &Call<'_>) -> Result<(), Panicked> {
+    let entry = match call.entry {
+        Entry::Cpu(entry) => entry,
+        #[cfg(feature = "cuda")]
+        Entry::Gpu(_) => unreachable!("a plan has kernels of one device"),
+    };
     pool.run(call.grid, &|blocks| {
         // SAFETY: by the contract of this function; the pool gives every thread other blocks, and a kernel's
         // blocks write disjoint memory.
-        unsafe { call.entry.call(call.bufs, call.dims, blocks) }
+        unsafe { entry.call(call.bufs, call.dims, blocks) }
     })
 }
 
-const STATEFUL: &str = "the reader refuses stateless programs that refer to a state";
+pub(super) const STATEFUL: &str = "the reader refuses stateless programs that refer to a state";
 
 /// What an observer sees of `call`.
 ///
@@ -103,7 +112,7 @@ unsafe fn view<'a>(launch: usize, call: &Call<'a>) -> LaunchView<'a> {
 }
 
 /// Checks names, dtypes and shapes of the caller's output tensors.
-fn check_outputs(
+pub(super) fn check_outputs(
     manifest: &Manifest,
     program: &Program,
     symbols: &[i64],
@@ -122,6 +131,6 @@ fn check_outputs(
     Ok(())
 }
 
-fn kernel_name(manifest: &Manifest, program: &Program, launch: usize) -> String {
+pub(super) fn kernel_name(manifest: &Manifest, program: &Program, launch: usize) -> String {
     manifest.kernels[program.launches[launch].kernel as usize].name.clone()
 }

@@ -2,7 +2,7 @@
 
 use super::header::Header;
 use ssmc_codegen::assemble::{ArtifactInput, Kernels, ProgramInput, write};
-use ssmc_codegen::target::{CpuLevel, CpuTarget};
+use ssmc_codegen::target::{CpuLevel, CpuTarget, Target};
 use ssmc_ir::{DType, Graph, Model, Tensor};
 use ssmc_passes::egraph::{RewriteOptions, rewrite};
 use ssmc_passes::manager::Manager;
@@ -33,7 +33,8 @@ impl Compiled {
         let plan = partition(&model.graph).map_err(|e| text(&e))?;
         let program = ProgramInput { name: "f", plan: &plan, weights: &model.weights, states: &[] };
         let level = CpuLevel::host().ok_or("compiling: the machine has no known level")?;
-        let kernels = Kernels::lower(&[program], &[CpuTarget::of_level(level)]).map_err(|e| text(&e))?;
+        let kernels =
+            Kernels::lower(&[program], &[Target::Cpu(CpuTarget::of_level(level))]).map_err(|e| text(&e))?;
         let dir = tempfile::tempdir().map_err(|e| text(&e))?;
         let path = dir.path().join("f.ssmc");
         write(&path, &kernels, ArtifactInput::default(), &mut |_, _, _| {}).map_err(|e| text(&e))?;

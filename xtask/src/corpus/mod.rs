@@ -20,7 +20,8 @@ pub(crate) use compare::error_over_peak;
 use case::{Case, Kind};
 use run::Tools;
 
-pub(crate) const OPTIONS: &[&str] = &["kind", "filter", "target", "stage", "json", "bin", "profile"];
+pub(crate) const OPTIONS: &[&str] =
+    &["kind", "filter", "target", "stage", "json", "bin", "runner", "profile"];
 
 /// Runs the cases; whether none failed.
 pub(crate) fn main(args: &[String]) -> Result<bool> {
@@ -58,7 +59,10 @@ pub(crate) fn run(folder: &Path, args: &Args, is_streaming: bool) -> Result<bool
     let kernel_check = ["--no-default-features"];
     let tools = Tools {
         ssmc,
-        runner: process::build("ssmc-runner", "ssmc-runner", profile, &[])?,
+        runner: match args.get("runner") {
+            Some(path) => PathBuf::from(path),
+            None => process::build("ssmc-runner", "ssmc-runner", profile, &[])?,
+        },
         kernel_check: kernel_stage
             .then(|| process::build("ssmc-tests", "ssmc-kernel-check", profile, &kernel_check))
             .transpose()?,

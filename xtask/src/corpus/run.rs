@@ -78,7 +78,8 @@ fn compile_and_run(case: &Case, tools: &Tools, row: &mut Row) -> Result<()> {
     let mut command = Command::new(&tools.ssmc);
     command.arg("compile").arg(case.model()).arg("-o").arg(&artefact);
     if let Some(target) = &tools.target {
-        command.args(["--target-cpu", target]);
+        let option = if target == "cuda" { "--target" } else { "--target-cpu" };
+        command.args([option, target]);
     }
     if tools.kernel_check.is_some() {
         command.arg("--dump-stages").arg(stages(folder.path()));

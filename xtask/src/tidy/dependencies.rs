@@ -41,7 +41,7 @@ const OWNERS: &[(&str, &str)] = &[
 
 /// All that a runtime in a product brings along.
 const LEAN: &[(&str, &[&str])] = &[
-    ("ssmc-runtime", &["ssmc-artifact", "half", "bytemuck", "thiserror", "memmap2"]),
+    ("ssmc-runtime", &["ssmc-artifact", "half", "bytemuck", "thiserror", "memmap2", "cudarc"]),
     ("ssmc-artifact", &["prost", "sha2", "thiserror"]),
 ];
 

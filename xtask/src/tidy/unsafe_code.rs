@@ -3,7 +3,7 @@
 use super::repo::{Repo, code_lines};
 use regex::Regex;
 
-/// Mapping of files, the thread pool, the calls of compiled code, and LLVM's pointer arithmetic; in tests, calls of
+/// Mapping of files, the thread pool, the calls of compiled code and of the CUDA driver, and LLVM's pointer arithmetic; in tests, calls of
 /// compiled code and the counting allocator. A benchmark picks code by processor.
 const ALLOWED: &[&str] = &[
     "codegen/src/llvm/emit/memory.rs",
@@ -12,6 +12,8 @@ const ALLOWED: &[&str] = &[
     "codegen/src/lower/tests/machine.rs",
     "frontend/src/map.rs",
     "runtime/src/code.rs",
+    "runtime/src/cuda/driver.rs",
+    "runtime/src/cuda/mod.rs",
     "runtime/src/pool.rs",
     "runtime/src/session/execute.rs",
     "runtime/tests/session/allocations.rs",

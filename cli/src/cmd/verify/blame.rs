@@ -122,8 +122,9 @@ impl Verifier<'_> {
         mut state: Option<State>,
     ) -> Outcome<Culprit> {
         let kernels = &self.compiled.kernels;
-        let level = kernels.targets.iter().position(|t| t.level.name() == session.level()).unwrap_or(0);
-        let entry = kernels.programs.iter().find(|p| p.name == call.program);
+        let level = kernels.targets.iter().position(|t| t.name() == session.level()).unwrap_or(0);
+        let device = kernels.targets[level].device();
+        let entry = kernels.programs.iter().find(|p| p.name == call.program && p.device == device);
         let Some(index) = entry.and_then(|p| p.launches.get(layer.launch)).map(|launch| launch.kernel) else {
             return Ok(Culprit::Nothing);
         };
@@ -139,15 +140,18 @@ impl Verifier<'_> {
             let found = found.map_or_else(Vec::new, |tensor| tensor.to_f64());
             !compare(&layer.truth.to_f64(), &found, self.tolerance).is_some_and(|d| d.passed())
         };
-        match replay::run(&lowered.per_level[level], seen.grid, &seen.dims, before) {
+        let Some(form) = kernels.form(lowered, level) else { return Ok(Culprit::Nothing) };
+        match replay::run(form, seen.grid, &seen.dims, before) {
             Err(fault) => return Ok(culprit(Stage::Kernel, fault.to_string())),
             Ok(memory) if differs(&memory) => {
                 return Ok(culprit(Stage::Kernel, "its kernel gives other values than the graph".to_owned()));
             }
             Ok(_) => {}
         }
-        let legal = legal(kernels, level)?;
-        let Some(legal) = legal.get(index) else { return Ok(Culprit::Nothing) };
+        let legal = ssmc_codegen::assemble::legal(kernels, level).map_err(ssmc::Error::from)?;
+        let Some(legal) = legal.iter().find(|legal| legal.name == lowered.name) else {
+            return Ok(Culprit::Nothing);
+        };
         match replay::check(legal, seen.grid, &seen.dims, before, after) {
             Err(fault @ Fault::Interpreter { .. }) => Ok(culprit(Stage::Legal, fault.to_string())),
             Err(fault) => Ok(culprit(Stage::Emitted, fault.to_string())),
@@ -156,20 +160,6 @@ impl Verifier<'_> {
             }
         }
     }
-}
-
-#[cfg(feature = "llvm")]
-fn legal(
-    kernels: &ssmc_codegen::assemble::Kernels,
-    level: usize,
-) -> Outcome<Vec<ssmc_codegen::kernel::Kernel>> {
-    ssmc_codegen::assemble::legal(kernels, level).map_err(|error| Failure::from(ssmc::Error::from(error)))
-}
-
-/// Without code generation nothing was run.
-#[cfg(not(feature = "llvm"))]
-fn legal(_: &ssmc_codegen::assemble::Kernels, _: usize) -> Outcome<Vec<ssmc_codegen::kernel::Kernel>> {
-    Err(crate::model::no_code_generation())
 }
 
 fn bisect_failed(error: BisectError<InterpError>) -> Failure {

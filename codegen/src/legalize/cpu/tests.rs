@@ -1,5 +1,6 @@
 use super::*;
 use crate::kernel::interp::{Arg, Interpreter};
+use crate::kernel::*;
 
 const SOFT: CpuOptions = CpuOptions { f16_convert: false };
 

@@ -16,12 +16,18 @@
 //! 2. [`mma`]: the warps multiply 16x8x16 matrix tiles with `f32` accumulators, where both operands are `f16` or both are
 //!    `bf16`. An order of magnitude more products per cycle.
 //!
+//! 3. [`vector`]: few rows. Every column of w is read once, by one warp; nothing passes through shared memory.
+//!
+//! The number of rows is often a symbol: then the second or first and the third are both launched, and the grid of one
+//! of them is empty.
+//!
 //! Operands that a group computes itself are evaluated element by element while they are staged; results pass the
 //! epilogue on their way to memory. Elements beyond the ends of m, n and k are staged as 0 and never stored.
 
 mod fma;
 mod mma;
 mod product;
+mod vector;
 
 use super::scalar;
 use super::staging::{self, Fetched, Stage, buffers};
@@ -46,10 +52,29 @@ pub(super) enum Schedule {
     Fma,
     /// Matrix tiles.
     Mma,
+    /// Scalar fused multiply-adds of few rows, a warp per pair of columns.
+    Vector,
 }
 
 impl Schedule {
-    /// The schedule for the element types of a node.
+    /// The schedules for a node, each with what its grid is to be multiplied by: 1, or 0 where the other one runs.
+    ///
+    /// # Errors
+    /// The node is no product of two float tensors with a sum.
+    pub(super) fn alternatives(graph: &Graph, group: &Group) -> Result<Vec<(Schedule, Dim)>, LowerError> {
+        let tiled = Schedule::choose(graph, group)?;
+        let Some(rows) = vector::n_rows(graph, group) else { return Ok(vec![(tiled, Dim::from(1))]) };
+        Ok(match rows.as_const() {
+            Some(rows) if rows > vector::ROWS_MAX => vec![(tiled, Dim::from(1))],
+            Some(_) => vec![(Schedule::Vector, Dim::from(1))],
+            None => {
+                let is_many = rows.floordiv(&Dim::from(vector::ROWS_MAX + 1)).at_most(&Dim::from(1));
+                vec![(Schedule::Vector, Dim::from(1) - &is_many), (tiled, is_many)]
+            }
+        })
+    }
+
+    /// The schedule in tiles for the element types of a node.
     ///
     /// # Errors
     /// The node is no product of two float tensors with a sum.
@@ -63,6 +88,7 @@ impl Schedule {
         match self {
             Schedule::Fma => fma::THREADS,
             Schedule::Mma => mma::THREADS,
+            Schedule::Vector => vector::THREADS,
         }
     }
 }
@@ -108,6 +134,9 @@ pub(super) fn lower(
     group: &Group,
     schedule: Schedule,
 ) -> Result<Launch, LowerError> {
+    if schedule == Schedule::Vector {
+        return vector::lower(l, op, group);
+    }
     let p = recognize(l.graph, l.node, &|id| group.members.contains(&id))?;
     let extents = op.extents(&[Some(l.graph.ty(l.operand(0)?)), Some(l.graph.ty(l.operand(1)?))]);
     let Ok(extents) = extents else { return l.unsupported("extents do not fit") };
@@ -132,6 +161,7 @@ pub(super) fn lower(
     match schedule {
         Schedule::Fma => fma::lower(cx, b, sink, &block)?,
         Schedule::Mma => mma::lower(cx, b, sink, &block)?,
+        Schedule::Vector => unreachable!("taken above"),
     }
     Ok(Launch { grid: grid.iter().fold(Dim::from(1), |n, d| n * d), flops })
 }

@@ -6,11 +6,15 @@
 //! A launch binds every tensor at an address that is a multiple of 16 bytes, so that rows whose length allows it are
 //! copied into shared memory 16 bytes at a time.
 
+mod generic;
 mod matmul;
+mod reduce;
 mod selective_scan;
 mod staging;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use reduce::block_sum;
 
 use super::access::Cx;
 use super::index::Idx;
@@ -19,31 +23,47 @@ use super::{Launch, LowerError, Lowered, Lowering, elem_of, kernel_name};
 use crate::kernel::{KernelBuilder, Reg};
 use crate::target::GpuTarget;
 use ssmc_ir::ops::Op;
-use ssmc_ir::{Graph, Group, ValueId};
+use ssmc_ir::{Dim, Graph, Group, ValueId};
 use std::collections::BTreeSet;
 
-/// The kernel of one group on a GPU.
+/// The kernels of one group on a GPU, of which one runs: the grids of the others are empty.
+///
+/// # Errors
+/// As [`lower_block`].
+pub fn lower_alternatives(
+    graph: &Graph,
+    group: &Group,
+    target: &GpuTarget,
+) -> Result<Vec<Lowered>, LowerError> {
+    let node = graph.node(group.root);
+    let Op::Contract(op) = &node.op else { return Ok(vec![lower_block(graph, group, target)?]) };
+    let Ok(schedules) = matmul::Schedule::alternatives(graph, group) else {
+        return Ok(vec![lower_block(graph, group, target)?]);
+    };
+    let lower = |(schedule, share): (matmul::Schedule, Dim)| {
+        let lowered = in_block(graph, group, schedule.threads(), |l| matmul::lower(l, op, group, schedule))?;
+        Ok(Lowered { grid: lowered.grid * &share, flops: lowered.flops * &share, ..lowered })
+    };
+    schedules.into_iter().map(lower).collect()
+}
+
+/// The kernel of one group on a GPU, for any size.
 ///
 /// `grid` of the result counts thread blocks; their size is the kernel's `block`.
 ///
 /// # Errors
-/// The root is neither `ssm.selective_scan` nor a product of two tensors, or an element type or a symbolic extent has
-/// no kernel.
+/// An element type or a symbolic extent has no kernel.
 pub fn lower_block(graph: &Graph, group: &Group, target: &GpuTarget) -> Result<Lowered, LowerError> {
     let node = graph.node(group.root);
     match &node.op {
-        Op::SelectiveScan(op) => {
+        Op::SelectiveScan(op) if selective_scan::applies(node, op) => {
             let schedule = selective_scan::Schedule::choose(graph, node, target)?;
             in_block(graph, group, schedule.threads(), |l| selective_scan::lower(l, op, schedule))
         }
-        Op::Contract(op) => {
-            let schedule = matmul::Schedule::choose(graph, group)?;
+        Op::Contract(op) if let Ok(schedule) = matmul::Schedule::choose(graph, group) => {
             in_block(graph, group, schedule.threads(), |l| matmul::lower(l, op, group, schedule))
         }
-        op => Err(LowerError::Unsupported {
-            op: op.name(),
-            reason: format!("it has no thread-block schedule for {}", target.arch.name()),
-        }),
+        _ => generic::lower(graph, group),
     }
 }
 
@@ -59,10 +79,11 @@ fn in_block<'a>(
         return Err(LowerError::Unsupported { op: node.op.name(), reason: "it has no result".into() });
     };
     let name = kernel_name(node, elem_of(graph.ty(*result).dtype)?);
+    let is_elementwise = node.op.is_elementwise();
     let inside: BTreeSet<ValueId> = group
         .members
         .iter()
-        .filter(|id| **id != group.root)
+        .filter(|id| **id != group.root || is_elementwise)
         .flat_map(|id| graph.node(*id).results.first().copied())
         .collect();
     let mut lowering = Lowering {

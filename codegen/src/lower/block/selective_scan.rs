@@ -131,20 +131,17 @@ struct Channel {
     skip: Option<Reg>,
 }
 
+/// Whether a scan has one of these schedules; others run the loops of CPUs.
+pub(super) fn applies(node: &Node, op: &SelectiveScan) -> bool {
+    let has_slots = node.operands.get(10).is_some_and(Option::is_some);
+    op.discretization == Discretization::ExpEuler && op.read_out == ReadOut::After && !has_slots
+}
+
 pub(super) fn lower<'a>(
     l: &mut Lowering<'a>,
     op: &'a SelectiveScan,
     schedule: Schedule,
 ) -> Result<Launch, LowerError> {
-    if op.discretization != Discretization::ExpEuler {
-        return l.unsupported(format!("discretization {} has no kernel", op.discretization.name()));
-    }
-    if op.read_out != ReadOut::After {
-        return l.unsupported("reading the state before its update has no thread-block schedule");
-    }
-    if l.optional(10).is_some() {
-        return l.unsupported("state slots have no thread-block schedule");
-    }
     let x = l.operand(0)?;
     let m = Mixer {
         op,

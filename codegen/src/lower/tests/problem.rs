@@ -1,10 +1,12 @@
 //! A problem: a graph around one op with weights and a recipe for its inputs, compared at every stage with truth.
 
-use super::super::{Lowered, lower};
+use super::super::{LowerError, Lowered, lower, lower_block};
 use super::memory::Memory;
 use crate::kernel::Kernel;
-use crate::legalize::cpu::{CpuOptions, legalize};
-use crate::target::{CpuLevel, CpuTarget};
+use crate::legalize::cpu::CpuOptions;
+use crate::legalize::{cpu, gpu};
+use crate::ptx;
+use crate::target::{CpuLevel, CpuTarget, GpuArch, GpuTarget, Target};
 use ssmc_ir::ops::{Op, Tolerance};
 use ssmc_ir::{
     Bindings, DType, Data, Dim, Graph, GraphBuilder, Group, Interpreter, Plan, Shape, Symbol, Tensor,
@@ -188,14 +190,18 @@ pub(super) struct Launch {
 
 impl Problem {
     /// The launches of a plan, in order.
-    fn launches(&self, plan: &Plan, target: &CpuTarget) -> Vec<Launch> {
-        let options = CpuOptions { f16_convert: target.has_f16_convert };
+    fn launches(&self, plan: &Plan, target: &Target) -> Vec<Launch> {
         let launch = |(i, group): (usize, &Group)| {
-            let mut lowered = lower(&plan.graph, group, target)
+            let mut lowered = lower_for(&plan.graph, group, target)
                 .unwrap_or_else(|error| panic!("{}: {error}\n{}", self.name, plan.graph));
             lowered.kernel.name = format!("k{i}");
-            let legal = legalize(&lowered.kernel, options).unwrap();
-            Launch { lowered, legal }
+            let legal = match target {
+                Target::Cpu(cpu) => {
+                    cpu::legalize(&lowered.kernel, CpuOptions { f16_convert: cpu.has_f16_convert })
+                }
+                Target::Gpu(_) => gpu::legalize(&lowered.kernel),
+            };
+            Launch { lowered, legal: legal.unwrap() }
         };
         plan.groups.iter().enumerate().map(launch).collect()
     }
@@ -203,15 +209,21 @@ impl Problem {
     /// Compares every stage on every level with truth, for each value of the symbols `b` and `l`.
     pub(super) fn check(&self, extents: &[(i64, i64)]) {
         let plan = partition(&self.graph).unwrap_or_else(|error| panic!("{}: {error}", self.name));
-        for level in CpuLevel::ALL {
-            let target = CpuTarget::of_level(level);
+        let cpus = CpuLevel::ALL.map(|level| Target::Cpu(CpuTarget::of_level(level)));
+        let gpu = Target::Gpu(GpuTarget::of_arch(GpuArch::Sm80));
+        for target in cpus.into_iter().chain([gpu]) {
             let launches = self.launches(&plan, &target);
             #[cfg(feature = "llvm")]
-            let code = super::machine::Code::compile(&launches, &target);
+            let code = target.as_cpu().and_then(|cpu| super::machine::Code::compile(&launches, cpu));
+            if let Target::Gpu(gpu) = &target {
+                let legal: Vec<Kernel> = launches.iter().map(|launch| launch.legal.clone()).collect();
+                let text = ptx::module(&legal, gpu).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+                ptx::assembler::assemble_if_all(&self.name, &text, gpu);
+            }
             for (i, (batch, len)) in extents.iter().enumerate() {
                 let bindings = Bindings::from([(Symbol::new("b"), *batch), (Symbol::new("l"), *len)]);
                 let inputs = self.inputs(&bindings, i as u64);
-                let place = format!("{} with b={batch}, l={len} on {}", self.name, level.name());
+                let place = format!("{} with b={batch}, l={len} on {}", self.name, target.name());
                 let truth = self.truth(&inputs, &bindings, &place);
                 let start = Memory::new(&plan, &launches, (&self.weights, &inputs, &bindings));
                 let run = |stage: &str, run: &dyn Fn(&Launch, &mut Memory<'_>)| {
@@ -283,6 +295,13 @@ impl Problem {
             };
             !same
         })
+    }
+}
+
+fn lower_for(graph: &Graph, group: &Group, target: &Target) -> Result<Lowered, LowerError> {
+    match target {
+        Target::Cpu(cpu) => lower(graph, group, cpu),
+        Target::Gpu(gpu) => lower_block(graph, group, gpu),
     }
 }
 

@@ -167,10 +167,55 @@ fn half_products_use_matrix_tiles() {
 }
 
 #[test]
-fn sums_over_one_operand_are_reported() {
+fn sums_over_one_operand_are_no_product() {
     let case = Case { spec: "mj,nk->mn", ..CASE };
     let p = case.problem();
     let target = GpuTarget::of_arch(GpuArch::Sm90a);
-    let error = p.lower(|graph, group| lower_block(graph, group, &target)).unwrap_err();
-    assert!(matches!(error, LowerError::Unsupported { op: "contract", .. }), "{error}");
+    let lowered = p.lower(|graph, group| {
+        assert!(crate::lower::block::matmul::Schedule::choose(graph, group).is_err());
+        lower_block(graph, group, &target)
+    });
+    p.check(&lowered.unwrap(), tolerance(DType::F32)).unwrap();
+}
+
+/// Of the alternatives for unknown rows exactly one runs, and it is right.
+#[test]
+fn few_rows_and_many() {
+    let target = GpuTarget::of_arch(GpuArch::Sm80);
+    let cases = [
+        CASE,
+        Case { x: &["rows", "260"], w: &["7", "260"], ..CASE },
+        Case {
+            x: &["rows", "260"],
+            w: &["7", "260"],
+            dtypes: (DType::F32, DType::BF16),
+            epilogue: true,
+            ..CASE
+        },
+        Case { x: &["rows", "12"], w: &["9", "12"], dtypes: BF16, prologue: true, ..CASE },
+        Case { spec: "mk,kn->mn", x: &["rows", "12"], w: &["12", "9"], ..CASE },
+        Case { spec: "bmk,bnk->bmn", x: &["2", "rows", "12"], w: &["2", "9", "12"], ..CASE },
+    ];
+    for case in cases {
+        for rows in [1, 4, 5, 8, 9] {
+            let case = Case { rows, ..case };
+            let p = case.problem();
+            let mut alternatives = Vec::new();
+            p.lower(|graph, group| {
+                alternatives = lower_alternatives(graph, group, &target)?;
+                lower_block(graph, group, &target)
+            })
+            .unwrap();
+            assert_eq!(alternatives.len(), 2);
+            let chosen = usize::from(rows > 8);
+            p.check(&alternatives[chosen], tolerance(case.dtypes.0))
+                .unwrap_or_else(|e| panic!("{case:?}: {e}"));
+            assert!(
+                p.run(&alternatives[1 - chosen])
+                    .unwrap()
+                    .iter()
+                    .all(|y| y.to_f64().iter().all(|y| y.is_nan()))
+            );
+        }
+    }
 }

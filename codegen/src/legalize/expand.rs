@@ -1,0 +1,231 @@
+//! What both kinds of targets need: math functions and half-width floats as arithmetic they have.
+
+use super::{LegalizeError, half, math};
+use crate::kernel::*;
+
+/// What a target executes as it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Features {
+    /// Named in errors, in the plural.
+    pub(super) target: &'static str,
+    /// Conversions between `f16` and `f32`.
+    pub(super) f16_convert: bool,
+    /// Conversions between `bf16` and `f32`.
+    pub(super) bf16_convert: bool,
+    /// 2^x of `f32`, to the bound that the target states.
+    pub(super) exp2: bool,
+    /// Threads, and what they share and exchange.
+    pub(super) thread_blocks: bool,
+}
+
+/// The kernel with everything replaced that a target with these features lacks.
+pub(super) fn expand(kernel: &Kernel, features: Features) -> Result<Kernel, LegalizeError> {
+    let mut legalizer = Legalizer { kernel, features, b: KernelBuilder::rewrite(kernel), error: None };
+    if !kernel.shared.is_empty() && !features.thread_blocks {
+        legalizer.unsupported("shared memory");
+    }
+    legalizer.list(&kernel.body);
+    match legalizer.error {
+        None => Ok(legalizer.b.finish()),
+        Some(error) => Err(error),
+    }
+}
+
+struct Legalizer<'k> {
+    kernel: &'k Kernel,
+    features: Features,
+    b: KernelBuilder,
+    /// The first error.
+    error: Option<LegalizeError>,
+}
+
+impl Legalizer<'_> {
+    fn unsupported(&mut self, construct: &'static str) {
+        let kernel = self.kernel.name.clone();
+        let target = self.features.target;
+        self.error.get_or_insert(LegalizeError::Unsupported { kernel, construct, target });
+    }
+
+    fn list(&mut self, stmts: &[Stmt]) {
+        for stmt in stmts {
+            match stmt {
+                Stmt::Inst(inst) => self.inst(inst),
+                Stmt::For(l) => {
+                    let body = self.nested(&l.body);
+                    self.b.push_stmt(Stmt::For(For { body, ..*l }));
+                }
+                Stmt::If(i) => {
+                    let (on_true, on_false) = (self.nested(&i.on_true), self.nested(&i.on_false));
+                    self.b.push_stmt(Stmt::If(If { cond: i.cond, on_true, on_false }));
+                }
+            }
+        }
+    }
+
+    fn nested(&mut self, stmts: &[Stmt]) -> Vec<Stmt> {
+        self.b.open_list();
+        self.list(stmts);
+        self.b.close_list()
+    }
+
+    fn inst(&mut self, inst: &Inst) {
+        match inst {
+            Inst::Math { dst, op, src } => self.math(*dst, *op, *src),
+            Inst::Binary { op: BinaryOp::Rem, lhs, .. } if self.b.ty(*lhs).elem().is_float() => {
+                self.unsupported("the floating-point remainder");
+            }
+            Inst::Binary { dst, op: BinaryOp::Pow, lhs, rhs } => {
+                let (x, y) = (self.widen(*lhs), self.widen(*rhs));
+                let result = math::pow(&mut self.b, x, y);
+                self.narrow_to(*dst, result);
+            }
+            Inst::Unary { dst, op, src } if self.is_half(*src) => {
+                let src = self.widen(*src);
+                let result = self.b.unary(*op, src);
+                self.narrow_to(*dst, result);
+            }
+            Inst::Binary { dst, op, lhs, rhs } if self.is_half(*lhs) => {
+                let (lhs, rhs) = (self.widen(*lhs), self.widen(*rhs));
+                let result = self.b.binary(*op, lhs, rhs);
+                self.narrow_to(*dst, result);
+            }
+            Inst::Fma { dst, a, b, c } if self.is_half(*a) => {
+                let [a, b, c] = [*a, *b, *c].map(|r| self.widen(r));
+                let result = self.b.fma(a, b, c);
+                self.narrow_to(*dst, result);
+            }
+            Inst::Compare { dst, op, lhs, rhs } if self.is_half(*lhs) => {
+                let (lhs, rhs) = (self.widen(*lhs), self.widen(*rhs));
+                self.b.push(Inst::Compare { dst: *dst, op: *op, lhs, rhs });
+            }
+            Inst::Cast { dst, src } if self.is_half(*src) || self.is_half(*dst) => self.cast(*dst, *src),
+            Inst::Reduce { dst, op, src } if self.is_half(*src) => self.reduce(*dst, *op, *src),
+            _ if self.features.thread_blocks && is_of_blocks(inst, &self.b) => self.b.push(inst.clone()),
+            Inst::ThreadIdx { .. } => self.unsupported("a thread index"),
+            Inst::WarpShuffle { .. } => self.unsupported("a warp shuffle"),
+            Inst::Barrier => self.unsupported("a barrier"),
+            Inst::AsyncCopy { .. } | Inst::AsyncCommit | Inst::AsyncWait { .. } => {
+                self.unsupported("asynchronous copies");
+            }
+            Inst::TileFill { .. } | Inst::TileLoad { .. } | Inst::TileStore { .. } | Inst::Mma { .. } => {
+                self.unsupported("matrix tiles");
+            }
+            Inst::Copy { dst, .. } if self.b.ty(*dst).lanes().is_none() => self.unsupported("matrix tiles"),
+            Inst::Const { .. }
+            | Inst::Dim { .. }
+            | Inst::BlockIdx { .. }
+            | Inst::Copy { .. }
+            | Inst::Unary { .. }
+            | Inst::Binary { .. }
+            | Inst::Fma { .. }
+            | Inst::Compare { .. }
+            | Inst::Select { .. }
+            | Inst::Cast { .. }
+            | Inst::Bitcast { .. }
+            | Inst::Splat { .. }
+            | Inst::Iota { .. }
+            | Inst::Extract { .. }
+            | Inst::Insert { .. }
+            | Inst::Reduce { .. }
+            | Inst::Shuffle { .. }
+            | Inst::Load { .. }
+            | Inst::Store { .. }
+            | Inst::Gather { .. }
+            | Inst::Scatter { .. } => self.b.push(inst.clone()),
+        }
+    }
+
+    fn is_half(&self, reg: Reg) -> bool {
+        self.b.ty(reg).elem().is_half()
+    }
+
+    /// A half-width float as `f32`; other registers as they are.
+    fn widen(&mut self, reg: Reg) -> Reg {
+        match self.b.ty(reg).elem() {
+            Elem::F16 if self.features.f16_convert => self.b.cast(reg, Elem::F32),
+            Elem::F16 => half::f16_to_f32(&mut self.b, reg),
+            Elem::Bf16 if self.features.bf16_convert => self.b.cast(reg, Elem::F32),
+            Elem::Bf16 => half::bf16_to_f32(&mut self.b, reg),
+            _ => reg,
+        }
+    }
+
+    /// dst = value, rounded from `f32` if `dst` is a half-width float.
+    fn narrow_to(&mut self, dst: Reg, value: Reg) {
+        match self.b.ty(dst).elem() {
+            Elem::F16 if self.features.f16_convert => self.b.push(Inst::Cast { dst, src: value }),
+            Elem::Bf16 if self.features.bf16_convert => self.b.push(Inst::Cast { dst, src: value }),
+            Elem::F16 => {
+                let bits = half::f32_to_f16_bits(&mut self.b, value);
+                self.b.push(Inst::Bitcast { dst, src: bits });
+            }
+            Elem::Bf16 => {
+                let bits = half::f32_to_bf16_bits(&mut self.b, value);
+                self.b.push(Inst::Bitcast { dst, src: bits });
+            }
+            _ => self.b.push(Inst::Copy { dst, src: value }),
+        }
+    }
+
+    fn math(&mut self, dst: Reg, op: MathOp, src: Reg) {
+        let x = self.widen(src);
+        let is_native = self.features.exp2 && op == MathOp::Exp2 && self.b.ty(x).elem() == Elem::F32;
+        let result = if is_native { self.b.exp2(x) } else { math::expand(&mut self.b, op, x) };
+        self.narrow_to(dst, result);
+    }
+
+    /// Casts from and to half-width floats go through `f32`.
+    fn cast(&mut self, dst: Reg, src: Reg) {
+        if self.b.ty(dst) == self.b.ty(src) {
+            self.b.push(Inst::Copy { dst, src });
+            return;
+        }
+        let wide = self.widen(src);
+        if self.is_half(dst) {
+            let single = self.b.cast(wide, Elem::F32);
+            self.narrow_to(dst, single);
+        } else {
+            self.b.push(Inst::Cast { dst, src: wide });
+        }
+    }
+
+    /// Folds halves, rounding after each step as the instruction does.
+    fn reduce(&mut self, dst: Reg, op: ReduceOp, src: Reg) {
+        let op = match op {
+            ReduceOp::Add => BinaryOp::Add,
+            ReduceOp::Min => BinaryOp::Min,
+            ReduceOp::Max => BinaryOp::Max,
+        };
+        let mut value = src;
+        let mut lanes = self.b.lanes(src);
+        while lanes > 1 {
+            lanes /= 2;
+            let lower: Vec<u16> = (0..lanes).collect();
+            let upper: Vec<u16> = (lanes..2 * lanes).collect();
+            let (lower, upper) = (self.b.shuffle(value, &lower), self.b.shuffle(value, &upper));
+            let (lower, upper) = (self.widen(lower), self.widen(upper));
+            let folded = self.b.binary(op, lower, upper);
+            value = self.b.var(self.b.ty(dst).elem().x(lanes));
+            self.narrow_to(value, folded);
+        }
+        self.b.push(Inst::Copy { dst, src: value });
+    }
+}
+
+/// Whether only thread blocks have this instruction.
+fn is_of_blocks(inst: &Inst, b: &KernelBuilder) -> bool {
+    match inst {
+        Inst::ThreadIdx { .. }
+        | Inst::WarpShuffle { .. }
+        | Inst::Barrier
+        | Inst::AsyncCopy { .. }
+        | Inst::AsyncCommit
+        | Inst::AsyncWait { .. }
+        | Inst::TileFill { .. }
+        | Inst::TileLoad { .. }
+        | Inst::TileStore { .. }
+        | Inst::Mma { .. } => true,
+        Inst::Copy { dst, .. } => b.ty(*dst).lanes().is_none(),
+        _ => false,
+    }
+}

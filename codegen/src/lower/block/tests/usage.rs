@@ -1,0 +1,53 @@
+//! What the schedules cost on a machine: registers and shared memory, as NVIDIA's assembler counts them.
+
+use super::*;
+use crate::legalize::gpu::legalize;
+use crate::ptx::{assembler, module};
+use ssmc_ir::ops::{RmsNorm, Unary, UnaryFn};
+
+fn table(arch: GpuArch) -> Option<String> {
+    let target = GpuTarget::of_arch(arch);
+    let mut kernels = Vec::new();
+    let mut add = |name: &str, p: &Problem, pick: usize| {
+        let mut chosen = None;
+        p.lower(|graph, group| {
+            chosen = lower_alternatives(graph, group, &target)?.into_iter().nth(pick);
+            lower_block(graph, group, &target)
+        })
+        .unwrap();
+        let mut kernel = legalize(&chosen.unwrap().kernel).unwrap();
+        kernel.name = name.to_owned();
+        kernels.push(kernel);
+    };
+    let rows = |op: Op, others: &[Option<ValueId>]| {
+        let mut p = Problem::new();
+        let x = p.input("x", DType::F32, &["rows", "768"]);
+        let y = p.op(op, &[&[Some(x)], others].concat())[0];
+        p.output(y);
+        p
+    };
+    let mixer = selective_scan::Case { n: 16, ..selective_scan::CASE };
+    add("scan_of_time", &mixer.problem(), 0);
+    add("scan_of_channels", &selective_scan::Case { channels: 20_000, ..mixer }.problem(), 0);
+    let product = matmul::Case { x: &["rows", "64"], w: &["64", "64"], ..matmul::CASE };
+    add("product_of_few_rows", &product.problem(), 0);
+    add("product_in_f32", &product.problem(), 1);
+    add("product_in_bf16", &matmul::Case { dtypes: (DType::BF16, DType::BF16), ..product }.problem(), 1);
+    add("exp", &rows(Unary { f: UnaryFn::Exp }.into(), &[]), 0);
+    add("rms_norm", &rows(RmsNorm { eps: 1e-5.into() }.into(), &[None]), 0);
+    let text = module(&kernels, &target).unwrap();
+    let mut usages = assembler::assemble("the schedules", &text, &target)?;
+    usages.sort_by(|a, b| a.kernel.cmp(&b.kernel));
+    let line = |u: &assembler::Usage| {
+        assert_eq!(u.spilled_bytes, 0, "{u:?}");
+        format!("{}: {} registers, {} bytes shared\n", u.kernel, u.registers, u.shared_bytes)
+    };
+    Some(usages.iter().map(line).collect())
+}
+
+#[test]
+fn registers_and_shared_memory() {
+    let tables = GpuArch::ALL.map(|arch| table(arch).map(|table| format!("{}\n{table}", arch.name())));
+    let [Some(sm_80), Some(sm_90a)] = tables else { return };
+    insta::assert_snapshot!(format!("{sm_80}\n{sm_90a}"));
+}

@@ -1,0 +1,178 @@
+//! Loads, stores and asynchronous copies.
+
+use super::{Emitter, class};
+use crate::kernel::{Elem, Mem, Reg};
+use crate::ptx::isa::*;
+
+/// Most bytes of one access.
+const WIDEST: usize = 16;
+
+/// The suffix of an access to one element, as it lies in memory.
+fn memory(elem: Elem) -> Ty {
+    match elem {
+        Elem::Bool | Elem::U8 => Ty::U8,
+        Elem::I8 => Ty::S8,
+        Elem::I16 | Elem::U16 | Elem::F16 | Elem::Bf16 => Ty::B16,
+        Elem::I32 | Elem::U32 => Ty::B32,
+        Elem::I64 | Elem::U64 => Ty::B64,
+        Elem::F32 => Ty::F32,
+        Elem::F64 => Ty::F64,
+    }
+}
+
+impl Emitter<'_> {
+    /// The address of element `index` of an array.
+    pub(super) fn element(&mut self, mem: Mem, index: Var) -> (Space, Address) {
+        let (space, base) = self.array(mem);
+        let size = self.kernel.mem_elem(mem).size();
+        let address = self.var(Class::B64);
+        if size == 1 {
+            self.binary(Binary::Add, Ty::S64, address, base, index);
+        } else {
+            let bytes = self.var(Class::B64);
+            self.binary(Binary::Shl, Ty::B64, bytes, index, Src::Int(size.trailing_zeros().into()));
+            self.binary(Binary::Add, Ty::S64, address, base, bytes);
+        }
+        (space, Address { base: address, offset: 0 })
+    }
+
+    /// How many contiguous elements from `index` may be accessed at once: 1, 2 or 4.
+    fn run(&self, mem: Mem, index: Reg, lanes: usize) -> usize {
+        let size = self.kernel.mem_elem(mem).size();
+        let aligned = size << self.alignment.exponent(index).min(4);
+        let fits = |n: &usize| lanes % n == 0 && n * size <= aligned.min(WIDEST);
+        [4, 2].into_iter().find(fits).unwrap_or(1)
+    }
+
+    pub(super) fn load(&mut self, dst: Reg, mem: Mem, index: Reg, mask: Option<Reg>) {
+        let (elem, lanes) = (self.elem(dst), self.vars(dst));
+        let run = if mask.is_none() && elem != Elem::Bool { self.run(mem, index, lanes.len()) } else { 1 };
+        let mask = mask.map(|m| self.vars(m));
+        let index = self.scalar(index);
+        let (space, from) = self.element(mem, index);
+        for (i, part) in lanes.chunks(run).enumerate() {
+            let from = Address { offset: (i * run * elem.size()) as i64, ..from };
+            self.load_lanes((space, elem), part, from, mask.as_ref().map(|m| m[i]));
+        }
+    }
+
+    /// Loads neighbors; one that a mask switches off is 0.
+    fn load_lanes(&mut self, (space, elem): (Space, Elem), dst: &[Var], from: Address, mask: Option<Var>) {
+        // The mask may be among the registers that are written.
+        let fresh: Vec<Var> = dst
+            .iter()
+            .map(|d| {
+                if elem == Elem::Bool {
+                    self.var(Class::B16)
+                } else if mask.is_some() {
+                    self.var(d.class)
+                } else {
+                    *d
+                }
+            })
+            .collect();
+        let inst = Inst::Load { space, ty: memory(elem), dst: fresh.clone(), from };
+        match mask {
+            None => self.push(inst),
+            Some(mask) => {
+                for var in &fresh {
+                    let zero = match var.class {
+                        Class::F32 => Src::F32(0),
+                        Class::F64 => Src::F64(0),
+                        _ => Src::Int(0),
+                    };
+                    self.mov(*var, zero);
+                }
+                self.push_if((mask, true), inst);
+            }
+        }
+        for (dst, loaded) in dst.iter().zip(fresh) {
+            if elem == Elem::Bool {
+                let zero = Src::Int(0);
+                self.push(Inst::SetPred {
+                    op: Compare::Ne,
+                    ty: Ty::S16,
+                    dst: *dst,
+                    a: loaded.into(),
+                    b: zero,
+                });
+            } else if loaded != *dst {
+                self.mov(*dst, loaded);
+            }
+        }
+    }
+
+    pub(super) fn store(&mut self, mem: Mem, index: Reg, src: Reg, mask: Option<Reg>) {
+        let (elem, lanes) = (self.elem(src), self.vars(src));
+        let run = if mask.is_none() && elem != Elem::Bool { self.run(mem, index, lanes.len()) } else { 1 };
+        let mask = mask.map(|m| self.vars(m));
+        let index = self.scalar(index);
+        let (space, to) = self.element(mem, index);
+        for (i, part) in lanes.chunks(run).enumerate() {
+            let to = Address { offset: (i * run * elem.size()) as i64, ..to };
+            self.store_lanes((space, elem), part, to, mask.as_ref().map(|m| m[i]));
+        }
+    }
+
+    fn store_lanes(&mut self, (space, elem): (Space, Elem), src: &[Var], to: Address, mask: Option<Var>) {
+        let src = match (elem, src) {
+            (Elem::Bool, [cond]) => {
+                let byte = self.var(Class::B16);
+                let (on_true, on_false) = (Src::Int(1), Src::Int(0));
+                self.push(Inst::Select { ty: Ty::B16, dst: byte, on_true, on_false, cond: *cond });
+                vec![byte]
+            }
+            _ => src.to_vec(),
+        };
+        let inst = Inst::Store { space, ty: memory(elem), src, to };
+        match mask {
+            None => self.push(inst),
+            Some(mask) => self.push_if((mask, true), inst),
+        }
+    }
+
+    pub(super) fn gather(&mut self, dst: Reg, mem: Mem, index: Reg, mask: Option<Reg>) {
+        let elem = self.elem(dst);
+        let (dst, index, mask) = (self.vars(dst), self.vars(index), mask.map(|m| self.vars(m)));
+        // A lane that is written may be the index of a later one.
+        let fresh: Vec<Var> = dst.iter().map(|d| self.var(d.class)).collect();
+        for i in 0..dst.len() {
+            let (space, from) = self.element(mem, index[i]);
+            self.load_lanes((space, elem), &fresh[i..=i], from, mask.as_ref().map(|m| m[i]));
+        }
+        for (dst, loaded) in dst.into_iter().zip(fresh) {
+            self.mov(dst, loaded);
+        }
+    }
+
+    pub(super) fn scatter(&mut self, mem: Mem, index: Reg, src: Reg, mask: Option<Reg>) {
+        let elem = self.elem(src);
+        let (src, index, mask) = (self.vars(src), self.vars(index), mask.map(|m| self.vars(m)));
+        for i in 0..src.len() {
+            let (space, to) = self.element(mem, index[i]);
+            self.store_lanes((space, elem), &src[i..=i], to, mask.as_ref().map(|m| m[i]));
+        }
+    }
+
+    pub(super) fn async_copy(
+        &mut self,
+        (dst, dst_index): (Mem, Reg),
+        (src, src_index): (Mem, Reg),
+        elems: u16,
+        pred: Option<Reg>,
+    ) {
+        let size = u32::from(elems) * self.kernel.mem_elem(src).size() as u32;
+        let (dst_index, src_index) = (self.scalar(dst_index), self.scalar(src_index));
+        let ((_, to), (_, from)) = (self.element(dst, dst_index), self.element(src, src_index));
+        let read = match pred {
+            None => Src::Int(size.into()),
+            Some(pred) => {
+                let (read, cond) = (self.var(class(Elem::U32)), self.scalar(pred));
+                let (on_true, on_false) = (Src::Int(size.into()), Src::Int(0));
+                self.push(Inst::Select { ty: Ty::B32, dst: read, on_true, on_false, cond });
+                read.into()
+            }
+        };
+        self.push(Inst::AsyncCopy { to, from, size, read });
+    }
+}

@@ -1,0 +1,192 @@
+//! Matrix tiles: 16x16 times 16x8 of 16-bit floats with `f32` sums.
+//!
+//! Which elements a thread holds is what the PTX manual prescribes for `m16n8k16`; with `g = lane / 4`, `q = lane % 4`:
+//!
+//! | tile | register `i` | element of its low (and high) half |
+//! |---|---|---|
+//! | A | 0..4 | row `g + 8*(i & 1)`, columns `2q + 8*(i / 2)` and the next |
+//! | B | 0..2 | rows `2q + 8*i` and the next, column `g` |
+//! | accumulator | 0..4 | row `g + 8*(i / 2)`, column `2q + (i & 1)` |
+
+use super::Emitter;
+use crate::kernel::{self, Const, Elem, Mem, Reg, RegTy, TileLayout, TileRole, TileTy};
+use crate::ptx::error::PtxError;
+use crate::ptx::isa::*;
+
+/// The registers that a thread holds of a tile; `None` if there is no instruction for such tiles.
+pub(super) fn fragment(tile: TileTy) -> Option<(Class, usize)> {
+    match (tile.role, tile.rows, tile.cols) {
+        (TileRole::A, 16, 16) if tile.elem.is_half() => Some((Class::B32, 4)),
+        (TileRole::B, 16, 8) if tile.elem.is_half() => Some((Class::B32, 2)),
+        (TileRole::Acc, 16, 8) if tile.elem == Elem::F32 => Some((Class::F32, 4)),
+        _ => None,
+    }
+}
+
+/// Rows of the matrices that a warp loads together start at multiples of this many elements.
+const MATRIX_ROW_EXPONENT: u32 = 3;
+
+/// The tile type of a register.
+fn tile_of(e: &Emitter<'_>, reg: Reg) -> Option<TileTy> {
+    match e.kernel.ty(reg) {
+        RegTy::Tile(tile) => Some(tile),
+        RegTy::Vec { .. } => None,
+    }
+}
+
+impl Emitter<'_> {
+    pub(super) fn tile_fill(&mut self, dst: Reg, value: Const) {
+        let src = match value.elem() {
+            Elem::F16 | Elem::Bf16 => Src::Int((value.bits() << 16 | value.bits()) as i64),
+            _ => super::literal(value),
+        };
+        for var in self.vars(dst) {
+            self.mov(var, src);
+        }
+    }
+
+    /// `(lane / by) % modulo * times`, as 64 bits.
+    fn of_lane(&mut self, by: i64, modulo: i64, times: i64) -> Var {
+        let lane = self.lane.expect("kernels with tiles read the lane first");
+        let var = self.var(Class::B64);
+        self.binary(Binary::Shr, Ty::U64, var, lane, Src::Int(by.trailing_zeros().into()));
+        self.binary(Binary::And, Ty::B64, var, var, Src::Int(modulo - 1));
+        self.binary(Binary::Shl, Ty::B64, var, var, Src::Int(times.trailing_zeros().into()));
+        var
+    }
+
+    fn zero(&mut self) -> Var {
+        let var = self.var(Class::B64);
+        self.mov(var, Src::Int(0));
+        var
+    }
+
+    fn sum(&mut self, a: Var, b: impl Into<Src>) -> Var {
+        let sum = self.var(Class::B64);
+        self.binary(Binary::Add, Ty::S64, sum, a, b);
+        sum
+    }
+
+    /// The index of element (row, col).
+    fn at(&mut self, (index, stride): (Var, Var), layout: TileLayout, (row, col): (Var, Var)) -> Var {
+        let (major, minor) = match layout {
+            TileLayout::RowMajor => (row, col),
+            TileLayout::ColMajor => (col, row),
+        };
+        let offset = self.var(Class::B64);
+        self.binary(Binary::Mul, Ty::S64, offset, major, stride);
+        let sum = self.sum(offset, minor);
+        self.sum(sum, index)
+    }
+
+    pub(super) fn tile_load(&mut self, dst: Reg, mem: Mem, (index, stride): (Reg, Reg), layout: TileLayout) {
+        let Some(tile) = tile_of(self, dst) else { return };
+        let is_aligned =
+            self.alignment.exponent(index).min(self.alignment.exponent(stride)) >= MATRIX_ROW_EXPONENT;
+        let (dst, place) = (self.vars(dst), (self.scalar(index), self.scalar(stride)));
+        if tile.role != TileRole::Acc && is_aligned && matches!(mem, Mem::Shared(_)) {
+            self.load_matrix(tile, dst, mem, place, layout);
+            return;
+        }
+        for (i, var) in dst.into_iter().enumerate() {
+            let (row, col) = self.first_element(tile.role, i as i64);
+            if tile.role == TileRole::Acc {
+                let at = self.at(place, layout, (row, col));
+                let (space, from) = self.element(mem, at);
+                self.push(Inst::Load { space, ty: Ty::F32, dst: vec![var], from });
+                continue;
+            }
+            let next = match tile.role {
+                TileRole::A => (row, self.sum(col, Src::Int(1))),
+                _ => (self.sum(row, Src::Int(1)), col),
+            };
+            let halves = [(row, col), next].map(|element| {
+                let at = self.at(place, layout, element);
+                let (space, from) = self.element(mem, at);
+                let half = self.var(Class::B16);
+                self.push(Inst::Load { space, ty: Ty::B16, dst: vec![half], from });
+                half
+            });
+            self.push(Inst::Pack { ty: Ty::B32, dst: var, low: halves[0], high: halves[1] });
+        }
+    }
+
+    /// Row and column of the element in the low half of register `i`.
+    fn first_element(&mut self, role: TileRole, i: i64) -> (Var, Var) {
+        let (g, q) = (self.of_lane(4, 8, 1), self.of_lane(1, 4, 2));
+        match role {
+            TileRole::A => (self.sum(g, Src::Int(8 * (i & 1))), self.sum(q, Src::Int(8 * (i / 2)))),
+            TileRole::B => (self.sum(q, Src::Int(8 * i)), g),
+            TileRole::Acc => (self.sum(g, Src::Int(8 * (i / 2))), self.sum(q, Src::Int(i & 1))),
+        }
+    }
+
+    /// Loads the 8x8 blocks of a tile together: lane `8*j + r` gives the address of row `r` of block `j`.
+    fn load_matrix(&mut self, tile: TileTy, dst: Vec<Var>, mem: Mem, place: (Var, Var), layout: TileLayout) {
+        let within = self.of_lane(1, 8, 1);
+        let (first, second) = (self.of_lane(8, 2, 8), self.of_lane(16, 2, 8));
+        // Lines of memory are rows of A, and columns of B as the instruction wants them, or else transposed.
+        let is_transposed = match tile.role {
+            TileRole::A => layout == TileLayout::ColMajor,
+            _ => layout == TileLayout::RowMajor,
+        };
+        let (row, col) = match (tile.role, is_transposed) {
+            // Blocks of A go down first, then right.
+            (TileRole::A, false) => (self.sum(within, first), second),
+            (TileRole::A, true) => (first, self.sum(within, second)),
+            (_, false) => (first, within),
+            (_, true) => (self.sum(within, first), self.zero()),
+        };
+        let at = self.at(place, layout, (row, col));
+        let (_, from) = self.element(mem, at);
+        self.push(Inst::LoadMatrix { dst, transposed: is_transposed, from });
+    }
+
+    pub(super) fn tile_store(
+        &mut self,
+        inst: &kernel::Inst,
+        mem: Mem,
+        (index, stride): (Reg, Reg),
+        layout: TileLayout,
+        src: Reg,
+    ) -> Result<(), PtxError> {
+        if tile_of(self, src).is_none_or(|tile| tile.role != TileRole::Acc) {
+            return self.unsupported(inst);
+        }
+        let (src, place) = (self.vars(src), (self.scalar(index), self.scalar(stride)));
+        for (i, var) in src.into_iter().enumerate() {
+            let element = self.first_element(TileRole::Acc, i as i64);
+            let at = self.at(place, layout, element);
+            let (space, to) = self.element(mem, at);
+            self.push(Inst::Store { space, ty: Ty::F32, src: vec![var], to });
+        }
+        Ok(())
+    }
+
+    pub(super) fn mma(
+        &mut self,
+        inst: &kernel::Inst,
+        dst: Reg,
+        (a, b, acc): (Reg, Reg, Reg),
+    ) -> Result<(), PtxError> {
+        let elem = self.elem(a);
+        let ty = super::arith(elem);
+        let regs = (self.vars(dst), self.vars(a), self.vars(b), self.vars(acc));
+        let ([d0, d1, d2, d3], [a0, a1, a2, a3], [b0, b1], [c0, c1, c2, c3]) =
+            (&regs.0[..], &regs.1[..], &regs.2[..], &regs.3[..])
+        else {
+            return self.unsupported(inst);
+        };
+        if self.elem(b) != elem {
+            return self.unsupported(inst);
+        }
+        self.push(Inst::Mma {
+            ty,
+            dst: [*d0, *d1, *d2, *d3],
+            a: [*a0, *a1, *a2, *a3],
+            b: [*b0, *b1],
+            acc: [*c0, *c1, *c2, *c3],
+        });
+        Ok(())
+    }
+}

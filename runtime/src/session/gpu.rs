@@ -1,0 +1,116 @@
+//! Running the launches of a program on a GPU.
+
+use ssmc_artifact::BufferKind;
+
+use super::execute::{STATEFUL, check_outputs, kernel_name};
+use super::{Backend, Session};
+use crate::code::Entry;
+use crate::cuda::Gpu;
+use crate::error::RuntimeError;
+use crate::observe::{LaunchObserver, LaunchView};
+use crate::plan::Call;
+use crate::state::Turn;
+use crate::symbols;
+use crate::tensor::{TensorMut, TensorRef};
+
+impl Session {
+    /// Copies inputs and state to the device, runs all launches of a plan that was bound to `inputs`, and copies outputs
+    /// and state back.
+    pub(super) fn execute_on_gpu(
+        &mut self,
+        plan: usize,
+        mut turn: Option<Turn<'_>>,
+        inputs: &[(&str, TensorRef<'_>)],
+        outputs: &mut [(&str, TensorMut<'_>)],
+        mut observer: Option<&mut dyn LaunchObserver>,
+    ) -> Result<(), RuntimeError> {
+        let manifest = self.artifact.manifest();
+        let plan = &mut self.plans[plan];
+        let program = &manifest.programs[plan.program];
+        check_outputs(manifest, program, &self.symbols, outputs)?;
+        let Backend::Gpu(gpu) = &mut self.backend else { unreachable!("the caller looked") };
+        gpu.enter()?;
+        let mut offset = 0;
+        self.inputs.clear();
+        for info in &program.inputs {
+            let bytes = symbols::find(inputs, &info.name).bytes();
+            gpu.write_io(offset, bytes)?;
+            let (region, next) = gpu.io(offset, bytes.len());
+            self.inputs.push(region);
+            offset = next;
+        }
+        self.outputs.clear();
+        for info in &program.outputs {
+            let (_, tensor) =
+                outputs.iter_mut().find(|(name, _)| *name == info.name).expect("names were checked");
+            let (region, next) = gpu.io(offset, tensor.bytes_mut().len());
+            self.outputs.push(region);
+            offset = next;
+        }
+        if let Some(turn) = &mut turn {
+            // Copies what is updated in place.
+            turn.memory();
+            let (before, after) = turn.bytes();
+            gpu.write_states(before, after)?;
+        }
+        let state = turn.as_mut().map(|turn| turn.memory_at(gpu.states()));
+        plan.resolve(program, |slots, kind, index| match kind {
+            BufferKind::Input => self.inputs[index],
+            BufferKind::Output => self.outputs[index],
+            BufferKind::Slot => gpu.slot(&slots[index]),
+            BufferKind::Weight => gpu.weight(index),
+            BufferKind::StateIn => state.as_ref().expect(STATEFUL).read(index),
+            BufferKind::StateOut => state.as_ref().expect(STATEFUL).write(index),
+            BufferKind::Unspecified => unreachable!("the reader refuses unknown buffer kinds"),
+        })?;
+        for index in 0..plan.n_launches() {
+            let call = plan.call(index);
+            let name = || kernel_name(manifest, program, index);
+            let Entry::Gpu(kernel) = call.entry else { unreachable!("a plan has kernels of one device") };
+            match observer.as_deref_mut() {
+                None if call.grid > 0 => gpu.launch(kernel, &call, name)?,
+                None => {}
+                Some(observer) => {
+                    show(gpu, &call, index, observer, |o, view| o.before(view))?;
+                    if call.grid > 0 {
+                        gpu.launch(kernel, &call, name)?;
+                        gpu.finish(&format!("running kernel {}", name()))?;
+                    }
+                    show(gpu, &call, index, observer, |o, view| o.after(view))?;
+                }
+            }
+        }
+        gpu.finish(&format!("running program {}", program.name))?;
+        for (info, region) in program.outputs.iter().zip(&self.outputs) {
+            let (_, tensor) =
+                outputs.iter_mut().find(|(name, _)| *name == info.name).expect("names were checked");
+            gpu.read(region.start, tensor.bytes_mut())?;
+        }
+        if let Some(turn) = &mut turn {
+            let [_, after] = gpu.states();
+            gpu.read(after, turn.bytes().1)?;
+        }
+        Ok(())
+    }
+}
+
+/// Shows a launch to an observer, with copies of its buffers if it reads them.
+fn show(
+    gpu: &Gpu,
+    call: &Call<'_>,
+    launch: usize,
+    observer: &mut dyn LaunchObserver,
+    tell: fn(&mut (dyn LaunchObserver + '_), &LaunchView<'_>),
+) -> Result<(), RuntimeError> {
+    let mut copies = Vec::new();
+    if observer.reads_buffers() {
+        for (buffer, len) in call.bufs.iter().zip(call.lengths) {
+            let mut copy = vec![0; *len];
+            gpu.read(*buffer, &mut copy)?;
+            copies.push(copy);
+        }
+    }
+    let args = copies.iter().map(Vec::as_slice).collect();
+    tell(observer, &LaunchView { launch, grid: call.grid, dims: call.dims, args });
+    Ok(())
+}
