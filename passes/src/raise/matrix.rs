@@ -158,7 +158,8 @@ impl<'a, 'b> Reader<'a, 'b> {
         while let ([(user, _)], 0) = (&users[value][..], is_output(value)) {
             let [result] = self.body.node(*user).results[..] else { break };
             let Ok(Form::Read(outer)) = self.read(result, self.next, start) else { break };
-            if outer.from.is_some() {
+            // A cast is left to what follows: the output has the type of the state.
+            if outer.from.is_some() || self.body.ty(result).dtype != self.body.ty(value).dtype {
                 break;
             }
             let number = |factor: &Known| {
@@ -382,6 +383,9 @@ impl<'a, 'b> Reader<'a, 'b> {
     ) -> Result<Raised, Obstacle> {
         let carried = self.carried;
         let other = || Obstacle::NotAffine { carried, op: "the matrix" };
+        if self.body.ty(node).dtype != self.body.ty(self.state).dtype {
+            return Err(other());
+        }
         let state: Vec<Label> = axes.iter().flatten().copied().collect();
         let [k] = read.along[..] else { return Err(other()) };
         let (input, beta) = match value {
