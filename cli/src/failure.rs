@@ -5,6 +5,7 @@ use ssmc::Error;
 use ssmc_codegen::assemble::AssembleError;
 use ssmc_codegen::lower::LowerError;
 use ssmc_frontend::ImportError;
+use ssmc_frontend::onnx::export::ExportError;
 use ssmc_ir::Diagnostic;
 use ssmc_passes::egraph::RewriteError;
 use ssmc_passes::partition::PartitionError;
@@ -135,6 +136,16 @@ impl From<Error> for Failure {
             failure.faults = error.faults().to_vec();
         }
         failure
+    }
+}
+
+impl From<ExportError> for Failure {
+    fn from(error: ExportError) -> Self {
+        let kind = match error {
+            ExportError::Opset { .. } => Kind::Usage,
+            ExportError::Node { .. } => Kind::Unsupported,
+        };
+        Self::new(kind, chain(&error))
     }
 }
 

@@ -28,7 +28,7 @@ pub mod weights;
 
 pub use builder::{BuildError, GraphBuilder};
 pub use diag::{Diagnostic, Severity};
-pub use dim::{Bindings, Dim, DimFn, Symbol};
+pub use dim::{Atom, Bindings, Dim, DimFn, Symbol};
 pub use edit::{EditError, Rewriter};
 pub use entity::{Entity, LocId, NodeId, PrimaryMap, ValueId};
 pub use graph::{Def, Graph, Node, Port};

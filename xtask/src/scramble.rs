@@ -38,5 +38,5 @@ pub(crate) fn main(args: &[String]) -> Result<bool> {
         let done = process::capture(&mut command)?;
         println!("{name}: {}", String::from_utf8_lossy(&done.stdout).trim());
     }
-    corpus::run(copy.path(), &args, false)
+    corpus::run(copy.path(), &args, corpus::Task::Run)
 }

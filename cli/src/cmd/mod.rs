@@ -8,6 +8,7 @@ mod explain;
 mod generate;
 mod inspect;
 mod language;
+mod optimize;
 mod run;
 mod selftest;
 mod snapshot;
@@ -56,6 +57,8 @@ enum Verb {
     Verify(verify::Args),
     /// Show which rewrites built each fused op
     Explain(explain::Args),
+    /// Write a model as an optimized ONNX model
+    Optimize(optimize::Args),
     /// Measure speed and time per kernel
     Bench(bench::Args),
     /// Run an artefact's golden vectors on this machine
@@ -84,6 +87,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Verb::Generate(args) => generate::run(&args, json),
         Verb::Verify(args) => verify::run(&args, json),
         Verb::Explain(args) => explain::run(&args, json),
+        Verb::Optimize(args) => optimize::run(&args, json),
         Verb::Bench(args) => bench::run(&args, json),
         Verb::Selftest(args) => selftest::run(&args, json),
         Verb::State(args) => state::run(&args, json),

@@ -8,6 +8,7 @@ mod attrs;
 mod check;
 mod ctx;
 mod decode;
+pub mod export;
 mod external;
 mod fault;
 mod import;
@@ -68,6 +69,16 @@ pub fn read_message(path: &Path) -> Result<ModelProto, ImportError> {
 /// The file cannot be written.
 pub fn write_message(path: &Path, message: &ModelProto) -> std::io::Result<()> {
     std::fs::write(path, message.encode_to_vec())
+}
+
+/// The version of the standard operator set that a file asks for.
+///
+/// # Errors
+/// The file is unreadable or not ONNX.
+pub fn opset(path: &Path) -> Result<i64, ImportError> {
+    let proto = decode::decode(path)?;
+    let standard = proto.opset_import.iter().filter(|o| matches!(o.domain(), "" | "ai.onnx"));
+    Ok(standard.map(|o| o.version()).max().unwrap_or(1))
 }
 
 fn import_model(proto: &ModelProto, path: &Path, shapes: &[InputShape]) -> Result<Model, ImportError> {

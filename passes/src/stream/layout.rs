@@ -122,7 +122,8 @@ impl Walker<'_> {
             let Some(value) = value else { return self.refuse(Reason::PaddedBefore) };
             new = self.masked(new, stream, value)?;
         }
-        let zeros_before = stream.zeros_before && (n == 0 || value == Some(0.0));
+        // Before a stream without a lead there is nothing yet.
+        let zeros_before = (stream.zeros_before || stream.lead <= 0) && (n == 0 || value == Some(0.0));
         let result = Stream { zeros_before, ..stream.led(n, self.at) };
         self.set(node.results[0], new, Flow::Stream(result));
         Ok(())

@@ -168,19 +168,23 @@ fn candidates(graph: &Graph, options: &StreamOptions) -> Result<Vec<Time>, Strea
         }
     }
     lens.sort_by_key(|dim| dim.as_const().is_some());
-    let mut all = Vec::new();
+    let mut all: Vec<Time> = Vec::new();
+    let mut add = |len: &Dim, axis_of: &dyn Fn(&[usize]) -> Option<usize>| {
+        let axis = |port: &ssmc_ir::Port| axis_of(&axes_of(graph, port.value, len));
+        let axes = graph.inputs().iter().filter_map(|port| Some((port.name.clone(), axis(port)?)));
+        let time = Time { len: len.clone(), axes: axes.collect() };
+        if !time.axes.is_empty() && all.iter().all(|t| t.len != time.len || t.axes != time.axes) {
+            all.push(time);
+        }
+    };
     for len in lens {
-        // Where an input has the extent on several axes, any of them may be time.
-        let most = graph.inputs().iter().map(|p| axes_of(graph, p.value, len).len()).max().unwrap_or(0);
+        let most = graph.inputs().iter().map(|p| graph.ty(p.value).rank()).max().unwrap_or(0);
+        // The same axis of all inputs that have the extent there; else its first occurrence, or its second, ..
+        for axis in 0..most {
+            add(len, &|found| found.contains(&axis).then_some(axis));
+        }
         for nth in 0..most {
-            let mut axes = BTreeMap::new();
-            for port in graph.inputs() {
-                let found = axes_of(graph, port.value, len);
-                if let Some(axis) = found.get(nth).or(found.last()) {
-                    axes.insert(port.name.clone(), *axis);
-                }
-            }
-            all.push(Time { len: len.clone(), axes });
+            add(len, &|found| found.get(nth).or(found.last()).copied());
         }
     }
     Ok(all)

@@ -42,7 +42,7 @@ impl Walker<'_> {
         if op.reverse {
             return self.refuse(Reason::Reverse);
         }
-        if node.operands[3].is_some() {
+        if node.operands[3..].iter().any(Option::is_some) {
             return self.refuse(Reason::NoForm);
         }
         let (a, b) = (first(node), node.operands[1].expect("the operand is required"));
@@ -67,6 +67,74 @@ impl Walker<'_> {
         let last = self.last(node.results[0], &with)?;
         self.set(node.results[0], results[0], Flow::Stream(Stream { zeros_before, ..with }));
         self.set(node.results[1], results[1], last);
+        Ok(())
+    }
+
+    /// A recurrence over axis 1 of the operands in `over`, whose other operands are states (operand, result, and what
+    /// an absent one stands for) or the same at every step.
+    pub(super) fn recurrent(
+        &mut self,
+        node: &Node,
+        reverse: bool,
+        over: std::ops::Range<usize>,
+        states: &[(usize, usize, f64)],
+    ) -> Result<(), StreamError> {
+        let with = self.along(node, 1)?;
+        if reverse {
+            return self.refuse(Reason::Reverse);
+        }
+        if with.lead != 0 {
+            return self.refuse(if with.lead > 0 {
+                Reason::PaddedBefore
+            } else {
+                Reason::Lookahead(-with.lead)
+            });
+        }
+        let mut operands = Vec::new();
+        for (i, operand) in node.operands.iter().enumerate() {
+            let is_state = states.iter().any(|s| s.0 == i);
+            operands.push(match operand.filter(|_| !is_state) {
+                None => None,
+                Some(v)
+                    if over.contains(&i) && !(self.stream(v).is_none() && self.old.ty(v).shape[1].is(1)) =>
+                {
+                    Some(self.aligned(v, 1, &with)?)
+                }
+                // Packed sequences and slots are neither.
+                Some(_) if matches!(node.op.operands()[i].name, "seq_idx" | "slots") => {
+                    return self.refuse(Reason::NoForm);
+                }
+                Some(v) if matches!(self.flow(v), Flow::Fixed) => Some(self.new_of(v)?),
+                Some(_) => return self.refuse(Reason::NeedsEnd),
+            });
+        }
+        let mut made = Vec::new();
+        for (operand, result, absent) in states {
+            let ty = self.old.ty(node.results[*result]).clone();
+            let initial = match node.operands[*operand] {
+                None if *absent == 0.0 => None,
+                None => {
+                    let b = self.rewriter.builder();
+                    let scalar = b.scalar(ty.dtype, *absent)?;
+                    Some(b.broadcast(scalar, &[], ty.shape.clone())?)
+                }
+                some => self.initial(some)?,
+            };
+            operands[*operand] = Some(self.state("state", ty, initial)?);
+            made.push((self.states.len() - 1, *result));
+        }
+        let results = self.rewriter.builder().node(node.op.clone(), &operands, Vec::new())?;
+        let last = self.last(node.results[0], &with)?;
+        for (state, result) in made {
+            self.states[state].after = results[result];
+            self.set(node.results[result], results[result], last.clone());
+        }
+        let stream = Flow::Stream(Stream { zeros_before: false, ..with });
+        for (i, (old, new)) in node.results.iter().zip(results).enumerate() {
+            if states.iter().all(|state| state.1 != i) {
+                self.set(*old, new, stream.clone());
+            }
+        }
         Ok(())
     }
 

@@ -176,6 +176,35 @@ fn a_convolution_without_padding_is_padded_later() {
 }
 
 #[test]
+fn other_recurrences_carry_their_states() {
+    streams(
+        r#"func @f(%q: f32[batch, seq_len, 2, 1, 3], %k: f32[batch, seq_len, 2, 3], %v: f32[batch, seq_len, 2, 4],
+        %w: f32[batch, seq_len, 2, 1]) {
+    %y, %s = ssm.linear_attention %q, %k, %v, %w : f32[batch, seq_len, 2, 1, 4], f32[batch, 2, 3, 4]
+    return %y "y", %s "s"
+}"#,
+    );
+    streams(
+        r#"func @f(%x: f32[batch, 9, 3]) {
+    %k = weight {name="k", shape=[9, 3]} : f32[9, 3]
+    %y, %t = ssm.long_conv %x, %k : f32[batch, 9, 3], f32[batch, 8, 3]
+    %a = sigmoid %x : f32[batch, 9, 3]
+    %re, %im, %p, %q = ssm.complex_scan %a, %x, %x, %y : f32[batch, 9, 3], f32[batch, 9, 3], f32[batch, 3], f32[batch, 3]
+    return %y "y", %t "t", %re "re", %im "im", %q "q"
+}"#,
+    );
+    let streaming = streams(
+        r#"func @f(%k: f32[batch, seq_len, 3], %v: f32[batch, seq_len, 3]) {
+    %w = weight {name="w", shape=[1, 1, 3]} : f32[1, 1, 3]
+    %u = weight {name="u", shape=[3]} : f32[3]
+    %y, %n, %d, %m = ssm.wkv %w, %k, %v, %u : f32[batch, seq_len, 3], f32[batch, 3], f32[batch, 3], f32[batch, 3]
+    return %y "y"
+}"#,
+    );
+    assert_eq!(streaming.states.len(), 4);
+}
+
+#[test]
 fn positions_are_counted() {
     streams(&with_scan(
         r#" %i = iota {axis=0, dtype=f32, shape=[seq_len]} : f32[seq_len]
@@ -244,6 +273,34 @@ fn what_looks_ahead_is_refused_with_its_node() {
 fn a_graph_without_memory_has_no_time_axis() {
     let message = refused(r#"func @f(%x: f32[batch, 4]) { %y = neg %x : f32[batch, 4] return %y "y" }"#);
     assert!(message.contains("no recurrence runs along an axis"), "{message}");
+}
+
+#[test]
+fn equal_extents_on_other_axes_are_not_time() {
+    let streaming = streams(
+        r#"func @f(%x: f32[2, 9, 9], %p: f32[9, 3], %d: f32[9]) {
+    %t = transpose %x {perm=[0, 2, 1]} : f32[2, 9, 9]
+    %a = sigmoid %t : f32[2, 9, 9]
+    %h, %last = ssm.scan %a, %t : f32[2, 9, 9], f32[2, 9]
+    %y = contract[abc,cd,c->abd] %h, %p, %d : f32[2, 9, 3]
+    return %y "y"
+}"#,
+    );
+    assert_eq!(streaming.time_axes, BTreeMap::from([("x".to_owned(), 2)]));
+}
+
+#[test]
+fn a_padded_stream_need_not_be_zero() {
+    streams(
+        r#"func @f(%x: f32[batch, 3, seq_len]) {
+    %w = weight {name="w", shape=[5, 3, 4]} : f32[5, 3, 4]
+    %e = exp %x : f32[batch, 3, seq_len]
+    %zero = constant {data=[0.0], shape=[]} : f32[]
+    %p = pad %e, %zero {axis=2, low=3} : f32[batch, 3, seq_len + 3]
+    %c = conv %p, %w : f32[batch, 5, seq_len]
+    return %c "c"
+}"#,
+    );
 }
 
 #[test]

@@ -155,6 +155,12 @@ impl<'a> Walker<'a> {
             Op::CausalConv1d(op) => self.causal_conv(node, op),
             Op::LongConv(op) => self.long_conv(node, op),
             Op::Scan(op) => self.scan(node, op),
+            Op::ComplexScan(op) => self.recurrent(node, op.reverse, 0..4, &[(4, 2, 0.0), (5, 3, 0.0)]),
+            Op::LinearAttention(op) => self.recurrent(node, op.reverse, 0..7, &[(7, 1, 0.0)]),
+            Op::Wkv(op) => {
+                let states = [(4, 1, 0.0), (5, 2, 0.0), (6, 3, f64::NEG_INFINITY)];
+                self.recurrent(node, op.reverse, 0..3, &states)
+            }
             _ => self.refuse(Reason::NoForm),
         }
     }
@@ -234,6 +240,14 @@ fn defining(graph: &Graph, value: ValueId) -> Option<NodeId> {
 /// Nothing in the graph mentions the length of the whole sequence any more.
 fn no_total_length(graph: &Graph, len: &Dim) -> Result<(), StreamError> {
     let Some(len) = len.as_symbol() else { return Ok(()) };
+    for port in graph.inputs() {
+        let mut symbols: BTreeSet<Symbol> = BTreeSet::new();
+        graph.ty(port.value).shape.iter().for_each(|d| d.collect_symbols(&mut symbols));
+        if symbols.contains(len) {
+            let place = format!("input {:?}", port.name);
+            return Err(StreamError::Refused { place, op: "input", reason: Reason::TotalLength });
+        }
+    }
     for (_, node) in graph.nodes() {
         let mut symbols: BTreeSet<Symbol> = BTreeSet::new();
         for result in &node.results {

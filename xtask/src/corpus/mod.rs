@@ -3,6 +3,7 @@
 mod case;
 mod compare;
 mod expect;
+mod optimize;
 mod report;
 mod run;
 mod streaming;
@@ -26,14 +27,30 @@ pub(crate) const OPTIONS: &[&str] =
 /// Runs the cases; whether none failed.
 pub(crate) fn main(args: &[String]) -> Result<bool> {
     let (flags, args): (Vec<String>, Vec<String>) =
-        args.iter().cloned().partition(|arg| arg == "--streaming");
+        args.iter().cloned().partition(|arg| matches!(arg.as_str(), "--streaming" | "--optimize"));
+    let task = match flags.first().map(String::as_str) {
+        None => Task::Run,
+        Some("--streaming") => Task::Stream,
+        Some(_) => Task::Optimize,
+    };
     let args = Args::parse(&args, OPTIONS)?;
     let [folder] = &args.words[..] else { return Err("expected one corpus folder".into()) };
-    run(Path::new(folder), &args, !flags.is_empty())
+    run(Path::new(folder), &args, task)
 }
 
-/// Runs the cases of a folder with these options, or streams them; whether none failed.
-pub(crate) fn run(folder: &Path, args: &Args, is_streaming: bool) -> Result<bool> {
+/// What is done with each case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Compile and run it.
+    Run,
+    /// Run it in pieces.
+    Stream,
+    /// Write it back as ONNX.
+    Optimize,
+}
+
+/// Does the task with the cases of a folder; whether none failed.
+pub(crate) fn run(folder: &Path, args: &Args, task: Task) -> Result<bool> {
     let kind = args.get("kind");
     if !matches!(kind, None | Some("onnx" | "checkpoint")) {
         return Err("--kind: expected onnx or checkpoint".into());
@@ -45,9 +62,15 @@ pub(crate) fn run(folder: &Path, args: &Args, is_streaming: bool) -> Result<bool
     };
     let filter = Regex::new(args.get("filter").unwrap_or(""))?;
     let mut cases = cases(folder, kind, &filter)?;
-    if is_streaming {
-        cases.retain(|case| case.kind == Kind::Onnx);
-    }
+    cases.retain(|case| match task {
+        Task::Run => true,
+        Task::Stream => case.kind == Kind::Onnx,
+        Task::Optimize => matches!(case.kind, Kind::Onnx | Kind::Checkpoint),
+    });
+    let python = match (task == Task::Optimize).then(optimize::python).transpose()? {
+        Some(None) => return Ok(true),
+        found => found.flatten(),
+    };
     if cases.is_empty() {
         return Err(format!("no case in {} matches", folder.display()).into());
     }
@@ -68,11 +91,19 @@ pub(crate) fn run(folder: &Path, args: &Args, is_streaming: bool) -> Result<bool
             .transpose()?,
         target: args.get("target").filter(|target| *target != "cpu").map(str::to_owned),
     };
-    let mut rows = Vec::new();
+    let (mut rows, mut times) = (Vec::new(), Vec::new());
     let mut bar = Bar::new(cases.len());
     for case in &cases {
         bar.show(rows.len(), &case.name);
-        let row = if is_streaming { streaming::run(case, &tools) } else { run::run(case, &tools) };
+        let row = match &python {
+            Some(python) => {
+                let (row, measured) = optimize::run(case, &tools.ssmc, python);
+                times.extend(measured.map(|measured| (case.name.clone(), measured)));
+                row
+            }
+            None if task == Task::Stream => streaming::run(case, &tools),
+            None => run::run(case, &tools),
+        };
         bar.clear();
         println!("{row}");
         rows.push(row);
@@ -81,6 +112,9 @@ pub(crate) fn run(folder: &Path, args: &Args, is_streaming: bool) -> Result<bool
         Some("-") => println!("{:#}", report::json(&rows)),
         Some(path) => fs::write(path, format!("{:#}\n", report::json(&rows)))?,
         None => {}
+    }
+    if python.is_some() {
+        println!("\n{}", optimize::table(&times));
     }
     let summary = report::Summary::of(&rows);
     println!("{summary}");

@@ -1,0 +1,129 @@
+//! Ops that act on each element by itself. Operands that repeat rely on the operators' own broadcasting.
+
+use super::body::{Name, int};
+use super::type_number;
+use super::writer::Writer;
+use ssmc_ir::ops::{Binary, BinaryFn, Cast, Cmp, Compare, Unary, UnaryFn};
+use ssmc_ir::{DType, Node};
+
+impl Writer<'_> {
+    /// The operands, of which at least one has the full extent of each axis.
+    fn repeating(&mut self, node: &Node) -> Result<Vec<Name>, String> {
+        let values: Vec<_> = node.operands.iter().flatten().copied().collect();
+        let mut names = Vec::new();
+        let mut full = vec![false; self.ty(values[0]).rank()];
+        for value in &values {
+            let (name, axes) = self.broadcastable(*value)?;
+            full.iter_mut().zip(axes).for_each(|(all, one)| *all |= one);
+            names.push(name);
+        }
+        if full.contains(&false) {
+            names[0] = self.full(values[0])?;
+        }
+        Ok(names)
+    }
+
+    fn one(&mut self, dtype: DType) -> Name {
+        self.body.scalar(dtype, 1.0)
+    }
+
+    pub(super) fn unary(&mut self, node: &Node, op: &Unary) -> Result<Name, String> {
+        let x = self.operand(node, 0)?;
+        let dtype = self.ty(node.results[0]).dtype;
+        let operator = match op.f {
+            UnaryFn::Neg => "Neg",
+            UnaryFn::Abs => "Abs",
+            UnaryFn::Exp => "Exp",
+            UnaryFn::Log => "Log",
+            UnaryFn::Sqrt => "Sqrt",
+            UnaryFn::Reciprocal => "Reciprocal",
+            UnaryFn::Sin => "Sin",
+            UnaryFn::Cos => "Cos",
+            UnaryFn::Tanh => "Tanh",
+            UnaryFn::Sigmoid => "Sigmoid",
+            UnaryFn::Softplus => "Softplus",
+            UnaryFn::Erf => "Erf",
+            UnaryFn::Relu => "Relu",
+            UnaryFn::Floor => "Floor",
+            UnaryFn::Ceil => "Ceil",
+            UnaryFn::Round => "Round",
+            UnaryFn::Sign => "Sign",
+            UnaryFn::Not => "Not",
+            UnaryFn::IsNan => "IsNaN",
+            UnaryFn::Silu => return Ok(self.body.silu(&x)),
+            UnaryFn::Rsqrt => {
+                let root = self.body.op("Sqrt", &[&x]);
+                return Ok(self.body.op("Reciprocal", &[&root]));
+            }
+            UnaryFn::Log1p => {
+                let one = self.one(dtype);
+                let sum = self.body.op("Add", &[&x, &one]);
+                return Ok(self.body.op("Log", &[&sum]));
+            }
+            UnaryFn::Expm1 => {
+                let power = self.body.op("Exp", &[&x]);
+                let one = self.one(dtype);
+                return Ok(self.body.op("Sub", &[&power, &one]));
+            }
+        };
+        Ok(self.body.op(operator, &[&x]))
+    }
+
+    pub(super) fn binary(&mut self, node: &Node, op: &Binary) -> Result<Name, String> {
+        let dtype = self.ty(node.results[0]).dtype;
+        let names = self.repeating(node)?;
+        let (x, y) = (names[0].as_str(), names[1].as_str());
+        let logical = dtype == DType::Bool;
+        let operator = match op.f {
+            BinaryFn::Add => "Add",
+            BinaryFn::Sub => "Sub",
+            BinaryFn::Mul => "Mul",
+            BinaryFn::Div => "Div",
+            BinaryFn::Pow => "Pow",
+            BinaryFn::Min => "Min",
+            BinaryFn::Max => "Max",
+            BinaryFn::And if logical => "And",
+            BinaryFn::Or if logical => "Or",
+            BinaryFn::Xor if logical => "Xor",
+            BinaryFn::And | BinaryFn::Or | BinaryFn::Xor if self.body.opset < 18 => {
+                return Err("bitwise operators need opset 18".to_owned());
+            }
+            BinaryFn::And => "BitwiseAnd",
+            BinaryFn::Or => "BitwiseOr",
+            BinaryFn::Xor => "BitwiseXor",
+            BinaryFn::Rem if dtype.is_int() => "Mod",
+            BinaryFn::Rem => {
+                let quotient = self.body.op("Div", &[x, y]);
+                let whole = self.body.op("Floor", &[&quotient]);
+                let multiple = self.body.op("Mul", &[&whole, y]);
+                return Ok(self.body.op("Sub", &[x, &multiple]));
+            }
+        };
+        Ok(self.body.op(operator, &[x, y]))
+    }
+
+    pub(super) fn compare(&mut self, node: &Node, op: &Compare) -> Result<Name, String> {
+        let names = self.repeating(node)?;
+        let (x, y) = (names[0].as_str(), names[1].as_str());
+        let operator = match op.cmp {
+            Cmp::Eq | Cmp::Ne => "Equal",
+            Cmp::Lt => "Less",
+            Cmp::Le => "LessOrEqual",
+            Cmp::Gt => "Greater",
+            Cmp::Ge => "GreaterOrEqual",
+        };
+        let result = self.body.op(operator, &[x, y]);
+        Ok(if op.cmp == Cmp::Ne { self.body.op("Not", &[&result]) } else { result })
+    }
+
+    pub(super) fn select(&mut self, node: &Node) -> Result<Name, String> {
+        let names = self.repeating(node)?;
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        Ok(self.body.op("Where", &names))
+    }
+
+    pub(super) fn cast(&mut self, node: &Node, op: &Cast) -> Result<Name, String> {
+        let x = self.operand(node, 0)?;
+        Ok(self.body.with("Cast", &[&x], vec![int("to", i64::from(type_number(op.to)))]))
+    }
+}
