@@ -159,7 +159,7 @@ fn emit_cpu(
         return Ok(());
     }
     let kernels = legal(&compiled.kernels, level).map_err(ssmc::Error::from)?;
-    let failed = |error| Failure::from(ssmc::Error::from(WriteError::from(error)));
+    let failed = |error| crate::failure::Failure::from(ssmc::Error::from(WriteError::from(error)));
     if emit(Emit::LlvmIr) {
         let text = llvm::emit_llvm_ir(&kernels, target).map_err(failed)?;
         stages::write_file(&beside("ll"), text.as_bytes())?;

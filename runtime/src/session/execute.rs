@@ -86,6 +86,10 @@ impl Session {
 /// The buffers of `call` are live, as large as the launch assumes, and those that the kernel writes are
 /// exclusively the caller's. The code image is mapped.
 unsafe fn launch(pool: &mut Pool, call: &Call<'_>) -> Result<(), Panicked> {
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(clippy::infallible_destructuring_match, reason = "there is one kind of entry without `cuda`")
+    )]
     let entry = match call.entry {
         Entry::Cpu(entry) => entry,
         #[cfg(feature = "cuda")]

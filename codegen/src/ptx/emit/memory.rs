@@ -40,7 +40,7 @@ impl Emitter<'_> {
     fn run(&self, mem: Mem, index: Reg, lanes: usize) -> usize {
         let size = self.kernel.mem_elem(mem).size();
         let aligned = size << self.alignment.exponent(index).min(4);
-        let fits = |n: &usize| lanes % n == 0 && n * size <= aligned.min(WIDEST);
+        let fits = |n: &usize| lanes.is_multiple_of(*n) && n * size <= aligned.min(WIDEST);
         [4, 2].into_iter().find(fits).unwrap_or(1)
     }
 
