@@ -110,8 +110,8 @@ impl OpDef for LongConv {
 /// inverse: x[n] = 1/length * sum over k < length of X[k] * exp(2*pi*i*k*n / length)
 /// ```
 /// What the operand lacks of `length` elements counts as 0, what it has beyond them is ignored. `onesided`: the spectrum
-/// of a real signal, of which only the first floor(length/2) + 1 elements are stored; X[length - k] is the conjugate of
-/// X[k]. The imaginary part of an element that is its own mirror image is ignored by the inverse.
+/// of a real signal, of which only the first floor(length/2) + 1 elements are stored; `X[length - k]` is the conjugate of
+/// `X[k]`. The imaginary part of an element that is its own mirror image is ignored by the inverse.
 ///
 /// # Shapes
 /// ```text

@@ -1,7 +1,7 @@
 //! Carried values that hold complex numbers, real and imaginary parts along an axis of extent 2.
 //!
 //! Both parts of the next value are affine in both parts of the present one. If the coefficients are those of a complex
-//! product, [[p, -q], [q, p]], the recurrence is one complex scan.
+//! product, `[[p, -q], [q, p]]`, the recurrence is one complex scan.
 
 use super::affine::{Coef, Reader};
 use super::lift::{Lifted, Obstacle};

@@ -192,10 +192,10 @@ fn the_stabilized_mean_is_the_mean() {
         let found = apply("ssm.wkv", &args, &results, "").unwrap();
         let mut y = Vec::new();
         for t in 0..len {
-            for c in 0..channels {
+            for (c, bonus) in u.iter().enumerate() {
                 let at = |t: usize| t * channels + c;
                 let weight = |s: usize| {
-                    let own = if has_u { u[c] } else { 0.0 };
+                    let own = if has_u { *bonus } else { 0.0 };
                     // With u the state before the step counts, which has not decayed by it.
                     let decays = if has_u { s + 1..t } else { s + 1..t + 1 };
                     let decay: f64 = if s < t { decays.map(|i| w[at(i)]).sum() } else { own };
