@@ -11,7 +11,8 @@ use ssmc_ir::edit::{Action, EditError, rewrite};
 use ssmc_ir::ops::{Contract, Op, Spec};
 use ssmc_ir::{Dim, Graph, GraphBuilder, Model, Node, ValueId};
 
-/// Takes merged axes of sums of products of activations apart. Products with weights are left alone.
+/// Takes merged axes of sums of products of activations apart. Products with weights are left alone, and those with
+/// what a loop computed: its axes are those of the recurrence, which the read-out has to share.
 pub struct Split;
 
 impl Pass for Split {
@@ -23,7 +24,8 @@ impl Pass for Split {
         let graph = rewrite(&model.graph, |r, _, node| {
             let Op::Contract(op) = &node.op else { return Ok(Action::Copy) };
             let old = r.old();
-            if op.spec.summed().is_empty() || node.operands.iter().flatten().any(|v| is_weight(old, *v)) {
+            let keeps = |v: &ValueId| is_weight(old, *v) || is_of_loop(old, *v);
+            if op.spec.summed().is_empty() || node.operands.iter().flatten().any(keeps) {
                 return Ok(Action::Copy);
             }
             let Some((label, parts)) = merged(old, node, op) else { return Ok(Action::Copy) };
@@ -39,6 +41,23 @@ impl Pass for Split {
         })?;
         Ok(Changed::replace(model, graph))
     }
+}
+
+/// Whether a value is a view of what a loop computed.
+fn is_of_loop(graph: &Graph, mut value: ValueId) -> bool {
+    while let Some(node) = graph.def_node(value) {
+        match (&node.op, node.operands.first()) {
+            (Op::Loop(_), _) => return true,
+            (
+                Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) | Op::Reverse(_) | Op::Cast(_),
+                Some(Some(x)),
+            ) => {
+                value = *x;
+            }
+            _ => return false,
+        }
+    }
+    false
 }
 
 fn labels(op: &Contract) -> usize {
