@@ -11,6 +11,10 @@ use crate::Result;
 const SPECIAL: &[(&str, &str)] =
     &[("s6", "diag"), ("ssd", "matrix"), ("step_s6", "step_diag"), ("step_ssd", "step_matrix")];
 
+/// Classes that need not be raised yet: graphs with them have to import, compile and compute right. What is missing is
+/// shown beside what was found.
+const NOT_RAISED_YET: &[&str] = &["wkv", "matrix", "step_wkv", "step_matrix"];
+
 /// Numbers of recurrences by class.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Recurrences(pub(super) BTreeMap<String, u64>);
@@ -74,6 +78,19 @@ impl Expect {
                 self.generic_loops, found.generic_loops
             ));
         }
+        let (mut missing, rest) = self.compare(found);
+        missing.0.retain(|class, _| !NOT_RAISED_YET.contains(&class.as_str()));
+        let settled = missing.0.is_empty() && rest.0.is_empty();
+        (!settled).then(|| format!("expected recurrences {}, found {}", self.recurrences, found.recurrences))
+    }
+
+    /// The recurrences that are expected and not found.
+    pub(super) fn missing(&self, found: &Structure) -> Recurrences {
+        self.compare(found).0
+    }
+
+    /// What is missing, and what is found beyond what is expected.
+    fn compare(&self, found: &Structure) -> (Recurrences, Recurrences) {
         let (mut expected, mut rest) = (self.recurrences.0.clone(), found.recurrences.0.clone());
         let classes: Vec<String> = expected.keys().cloned().collect();
         for class in &classes {
@@ -82,8 +99,10 @@ impl Expect {
         for (special, general) in SPECIAL {
             settle(&mut expected, general, &mut rest, special);
         }
-        let settled = expected.values().chain(rest.values()).all(|count| *count == 0);
-        (!settled).then(|| format!("expected recurrences {}, found {}", self.recurrences, found.recurrences))
+        for counts in [&mut expected, &mut rest] {
+            counts.retain(|_, count| *count > 0);
+        }
+        (Recurrences(expected), Recurrences(rest))
     }
 }
 
@@ -121,12 +140,22 @@ mod tests {
     }
 
     #[test]
+    fn some_classes_need_not_be_raised() {
+        check(&[("matrix", 2)], &[], true);
+        check(&[("wkv", 2)], &[("wkv", 1)], true);
+        let expect = Expect { recurrences: counts(&[("wkv", 2)]), generic_loops: 0 };
+        let found = Structure { recurrences: counts(&[("wkv", 1)]), generic_loops: 0 };
+        assert_eq!(expect.missing(&found), counts(&[("wkv", 1)]));
+    }
+
+    #[test]
     fn differences_are_faults() {
         check(&[("s6", 3)], &[("s6", 2)], false);
         check(&[("s6", 3)], &[("s6", 4)], false);
         check(&[("s6", 1)], &[("diag", 1)], false);
         check(&[("s6", 1)], &[("s6", 1), ("ssd", 1)], false);
         check(&[("matrix", 1)], &[("s6", 1)], false);
+        check(&[("wkv", 2), ("s6", 1)], &[("wkv", 2)], false);
         let expect = Expect { recurrences: counts(&[]), generic_loops: 1 };
         let found = |generic_loops| Structure { recurrences: counts(&[]), generic_loops };
         assert_eq!(expect.fault(&found(1)), None);

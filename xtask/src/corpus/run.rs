@@ -133,6 +133,10 @@ fn run_artefact(case: &Case, tools: &Tools, artefact: &Path, folder: &Path, row:
     let structure = Structure::parse(&said)?;
     if let Some(expect) = &case.expect {
         row.reasons.extend(expect.fault(&structure));
+        let missing = expect.missing(&structure);
+        if !missing.0.is_empty() {
+            row.note = format!("not raised: {missing}");
+        }
     }
     row.structure = Some(structure);
     if let Some(checker) = &tools.kernel_check {
