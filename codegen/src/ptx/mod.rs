@@ -4,7 +4,7 @@
 //! argument, 64 bits each; the grid is one-dimensional. Buffers start at multiples of [`BUFFER_ALIGN`] bytes.
 //!
 //! [`emit`] turns a verified, legalized kernel (see [`crate::legalize::gpu`]) into typed instructions one by one and
-//! decides nothing; [`print`] alone knows how they are spelled. Lanes of a vector are registers of their own; contiguous
+//! decides nothing; [`mod@print`] alone knows how they are spelled. Lanes of a vector are registers of their own; contiguous
 //! lanes are accessed together as far as the alignment of their index is known ([`align`]). Sums, products and roots
 //! round to nearest even, nothing is contracted and nothing is flushed to zero, so that the interpreter computes the
 //! same bits; the exception is `exp2` of `f32`, see [`crate::legalize::gpu`].

@@ -182,7 +182,7 @@ impl Writer<'_> {
         })
     }
 
-    /// S[t] = exp(decay[t]) S[t-1] + k[t] v[t]^T, y[t] = scale S[t]^T q[t].
+    /// `S[t] = exp(decay[t]) S[t-1] + k[t] v[t]^T`, `y[t] = scale S[t]^T q[t]`.
     pub(super) fn linear_attention(
         &mut self,
         node: &Node,

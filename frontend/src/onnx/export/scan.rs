@@ -1,4 +1,4 @@
-//! h[t] = a[t] * h[t-1] + b[t] in standard operators.
+//! `h[t] = a[t] * h[t-1] + b[t]` in standard operators.
 
 use super::super::proto::type_proto::{Tensor as TensorTypeProto, Value};
 use super::super::proto::{GraphProto, NodeProto, TypeProto, ValueInfoProto};

@@ -126,8 +126,8 @@ pub(super) struct Form {
     pub(super) body: Body,
 }
 
-/// A sum of log decays over steps, by the sums over all steps before one: sum of k_i * P[i], where
-/// P[i] = la[0] + .. + la[i-1].
+/// A sum of log decays over steps, by the sums over all steps before one: sum of `k_i * P[i]`, where
+/// `P[i] = la[0] + .. + la[i-1]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Exponent(u32);
 

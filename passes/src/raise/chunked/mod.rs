@@ -1,6 +1,6 @@
 //! Recurrences that are written out over chunks become scans.
 //!
-//! State space duality computes h[t] = exp(la[t]) * h[t-1] + b[t] and its read-out without a loop: masked exponentials of
+//! State space duality computes `h[t] = exp(la[t]) * h[t-1] + b[t]` and its read-out without a loop: masked exponentials of
 //! segment sums weigh the steps of a chunk, chunk states are carried by the exponentials of sums over chunks. However
 //! it is spelled, every element of the result is a sum of products of tensors at fixed steps and of exponentials of
 //! sums of la over fixed steps. This pass writes these sums out, with the steps as numbers and all other axes as
