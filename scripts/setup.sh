@@ -10,6 +10,7 @@ set -eu
 packages="
 build-essential
 ca-certificates
+git
 llvm-22-dev
 libffi-dev
 libpolly-22-dev
