@@ -6,7 +6,7 @@ use crate::dce::Dce;
 use crate::flatten::Flatten;
 use crate::fold::Fold;
 use crate::manager::Phase;
-use crate::raise::{ChunkedScan, ComplexStep, LongConvs, MergeScans, OneStep, ScanLoop, Unrolled};
+use crate::raise::{ChunkedScan, ComplexStep, LongConvs, OneStep, ScanLoop, Unrolled};
 use ssmc_ir::Stage;
 
 /// From `imported` to `canonical`.
@@ -33,7 +33,6 @@ pub const RAISED: Phase = Phase {
         &Simplify,
         &Fold,
         &Cse,
-        &MergeScans,
         &Products,
         &Dce,
         &Layout,

@@ -128,6 +128,30 @@ struct Lowering<'a> {
 }
 
 impl<'a> Lowering<'a> {
+    /// An empty kernel for a group, with this many threads per block and lanes per vector.
+    fn new(graph: &'a Graph, group: &'a Group, threads: u32, lanes: u16) -> Result<Self, LowerError> {
+        let node = graph.node(group.root);
+        let Some(result) = node.results.first() else {
+            return Err(LowerError::Unsupported { op: node.op.name(), reason: "it has no result".into() });
+        };
+        let name = kernel_name(node, elem_of(graph.ty(*result).dtype)?);
+        let is_elementwise = node.op.is_elementwise();
+        let inside: BTreeSet<ValueId> = group
+            .members
+            .iter()
+            .filter(|id| **id != group.root || is_elementwise)
+            .flat_map(|id| graph.node(*id).results.first().copied())
+            .collect();
+        let b = KernelBuilder::new(&name, [threads, 1, 1]);
+        Ok(Self { graph, node, cx: Cx::new(graph, inside, lanes), b, sink: Sink::new(graph, group) })
+    }
+
+    /// The kernel with its launch.
+    fn finish(self, launch: Launch) -> Lowered {
+        let (args, dims) = self.cx.into_args();
+        Lowered { kernel: self.b.finish(), args, dims, grid: launch.grid, flops: launch.flops }
+    }
+
     fn operand(&self, i: usize) -> Result<ValueId, LowerError> {
         self.optional(i).ok_or(LowerError::MissingOperand { op: self.node.op.name() })
     }
@@ -165,31 +189,15 @@ struct Launch {
 /// The root op, an element type or a symbolic extent has no kernel.
 pub fn lower(graph: &Graph, group: &Group, target: &CpuTarget) -> Result<Lowered, LowerError> {
     let node = graph.node(group.root);
-    let elem = match node.results.first() {
-        Some(result) => elem_of(graph.ty(*result).dtype)?,
-        None => {
-            return Err(LowerError::Unsupported { op: node.op.name(), reason: "it has no result".into() });
-        }
-    };
     // Vectors are as wide as those of f32, the element type of activations, whatever a group computes besides.
     let lanes = (target.vector_bits / 32).max(1) as u16;
-    let is_elementwise = node.op.is_elementwise();
-    let inside: BTreeSet<ValueId> = group
-        .members
-        .iter()
-        .filter(|id| **id != group.root || is_elementwise)
-        .flat_map(|id| graph.node(*id).results.first().copied())
-        .collect();
-    let b = KernelBuilder::cpu(&kernel_name(node, elem));
-    let mut lowering =
-        Lowering { graph, node, cx: Cx::new(graph, inside, lanes), b, sink: Sink::new(graph, group) };
+    let mut lowering = Lowering::new(graph, group, 1, lanes)?;
     let launch = match &node.op {
         Op::Contract(op) if matmul::applies(graph, node) => matmul::lower(&mut lowering, op)?,
         Op::Ssd(op) => ssd::lower(&mut lowering, op)?,
         _ => root(&mut lowering)?,
     };
-    let (args, dims) = lowering.cx.into_args();
-    Ok(Lowered { kernel: lowering.b.finish(), args, dims, grid: launch.grid, flops: launch.flops })
+    Ok(lowering.finish(launch))
 }
 
 /// The loops of a root op, as they stand for every way to share out the work.

@@ -4,6 +4,8 @@
 //! nothing flushes subnormals unless an instruction says so. How an instruction is spelled is known to
 //! [`super::print`] alone.
 
+use crate::kernel::CompareOp;
+
 /// What a virtual register can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Class {
@@ -117,16 +119,6 @@ pub(super) enum Binary {
     Shr,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Compare {
-    Eq,
-    Ne,
-    Lt,
-    Le,
-    Gt,
-    Ge,
-}
-
 /// To an integral value or from a wider type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rounding {
@@ -219,7 +211,7 @@ pub(super) enum Inst {
     },
     /// `dst = a op b`; floats: all but `Ne` are false if an operand is NaN.
     SetPred {
-        op: Compare,
+        op: CompareOp,
         ty: Ty,
         dst: Var,
         a: Src,

@@ -3,6 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::isa::*;
+use crate::kernel::CompareOp;
 use crate::target::GpuArch;
 
 /// Arguments of an entry point, arrays, and its lines.
@@ -222,15 +223,15 @@ fn binary(op: Binary, ty: Ty) -> String {
     }
 }
 
-fn compare(op: Compare, ty: Ty) -> &'static str {
+fn compare(op: CompareOp, ty: Ty) -> &'static str {
     match op {
-        Compare::Eq => "eq",
-        Compare::Ne if ty.is_float() => "neu",
-        Compare::Ne => "ne",
-        Compare::Lt => "lt",
-        Compare::Le => "le",
-        Compare::Gt => "gt",
-        Compare::Ge => "ge",
+        CompareOp::Eq => "eq",
+        CompareOp::Ne if ty.is_float() => "neu",
+        CompareOp::Ne => "ne",
+        CompareOp::Lt => "lt",
+        CompareOp::Le => "le",
+        CompareOp::Gt => "gt",
+        CompareOp::Ge => "ge",
     }
 }
 

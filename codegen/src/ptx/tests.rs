@@ -80,26 +80,11 @@ fn a_product_of_tiles() {
     insta::assert_snapshot!(ptx(b));
 }
 
-const NUMBERS: [Elem; 12] = [
-    Elem::I8,
-    Elem::U8,
-    Elem::I16,
-    Elem::U16,
-    Elem::I32,
-    Elem::U32,
-    Elem::I64,
-    Elem::U64,
-    Elem::F16,
-    Elem::Bf16,
-    Elem::F32,
-    Elem::F64,
-];
-
 /// Every operation on every element type is accepted by the assembler, on scalars and on lanes.
 #[test]
 fn every_operation_assembles() {
     for lanes in [1, 4] {
-        for elem in NUMBERS {
+        for elem in Elem::ALL.into_iter().filter(|elem| *elem != Elem::Bool) {
             let mut b = KernelBuilder::new(&format!("ops_{elem}_{lanes}"), [32, 1, 1]);
             let p = b.param("p", elem, Access::ReadWrite);
             let (x, y) = (b.load(p, 0, lanes), b.load(p, 4, lanes));
@@ -144,7 +129,7 @@ fn every_operation_assembles() {
                 let cond = b.compare(op, x, y);
                 results.push(b.select(cond, x, y));
             }
-            for other in NUMBERS.into_iter().chain([Elem::Bool]) {
+            for other in Elem::ALL {
                 let there = b.cast(x, other);
                 results.push(b.cast(there, elem));
             }
@@ -160,7 +145,7 @@ fn every_operation_assembles() {
 #[test]
 fn shuffles_of_every_width() {
     let mut b = KernelBuilder::new("shuffles", [32, 1, 1]);
-    for elem in NUMBERS {
+    for elem in Elem::ALL.into_iter().filter(|elem| *elem != Elem::Bool) {
         let p = b.param(&format!("p_{elem}"), elem, Access::ReadWrite);
         let x = b.load(p, 0, 1);
         use WarpShuffleOp as Op;

@@ -234,6 +234,41 @@ fn equal_nodes_merge() {
     assert_eq!(found, ["exp", "add"]);
 }
 
+/// Queries repeated to channels, times `states`.
+fn read_out(states: &str) -> Vec<String> {
+    let found = canonical(&format!(
+        "func @f(%x: f32[5, 6, 4], %a: f32[5, 6, 4], %h0: f32[6, 4], %c: f32[2, 4, 5]) {{
+           {states}
+           %1 = broadcast %c {{axes=[0, 2, 3], shape=[2, 3, 4, 5]}} : f32[2, 3, 4, 5]
+           %2 = reshape %1 {{shape=[6, 4, 5]}} : f32[6, 4, 5]
+           %3 = contract[ten,ent->et] %h, %2 : f32[6, 5]
+           return %3 \"y\"
+         }}"
+    ));
+    found.into_iter().filter(|op| op.contains("->")).collect()
+}
+
+#[test]
+fn merged_axes_of_products_are_taken_apart() {
+    assert_eq!(read_out("%h = mul %x, %a : f32[5, 6, 4]"), ["abc,cadb,cadb->adc"]);
+}
+
+/// The scan that the loop becomes has the merged axis; a read-out with another one could not join it.
+#[test]
+fn merged_axes_of_states_stay() {
+    let found = read_out(
+        "%last, %h = loop %h0, %a, %x {n_carried=1, scan_axes=[0, 0], scan_reverse=[false, false], \
+             stack_axes=[0], stack_reverse=[false], trip_count=5} : f32[6, 4], f32[5, 6, 4] {
+           func @body(%i: i64[], %h: f32[6, 4], %a: f32[6, 4], %x: f32[6, 4]) {
+             %1 = mul %a, %h : f32[6, 4]
+             %2 = add %1, %x : f32[6, 4]
+             return %2 \"h\", %2 \"all\"
+           }
+         }",
+    );
+    assert_eq!(found, ["abc,cab->ac"]);
+}
+
 #[test]
 fn canonical_graphs_stay_as_they_are() {
     let text = "func @f(%x: f32[batch, seq_len, 4], %z: f32[batch, 4, seq_len], %c: f32[batch, 4]) {

@@ -3,7 +3,6 @@
 //! - `chunked`: recurrences that are written out over chunks of steps.
 //! - `complex_step`: one step of a complex recurrence over pairs of real numbers.
 //! - `long_conv`: convolutions along the sequence, most of them by Fourier transforms.
-//! - `merge`: scans of single sequences with one decay.
 //! - `unroll`: recurrences that were written out step by step.
 //! - `scan_loop`: loops whose carried values are first-order recurrences, or matrices that are read by queries.
 
@@ -14,7 +13,6 @@ mod complex_step;
 mod lift;
 mod long_conv;
 mod matrix;
-mod merge;
 mod pairs;
 mod product;
 mod scan_loop;
@@ -27,6 +25,5 @@ mod tests;
 pub use chunked::ChunkedScan;
 pub use complex_step::ComplexStep;
 pub use long_conv::LongConvs;
-pub use merge::MergeScans;
 pub use scan_loop::ScanLoop;
 pub use unroll::{OneStep, Unrolled};

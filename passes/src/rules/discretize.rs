@@ -1,6 +1,7 @@
 //! Discretization: a diagonal scan whose coefficients are made from dt, a and b, and what makes dt.
 //!
-//! exp_euler: a_bar = exp(dt*a), b_bar*x = dt*b*x; zoh and bilinear by their definitions. The step size is dt' = clamp(softplus?(dt + dt_bias), min, max).
+//! exp_euler: a_bar = exp(dt*a), b_bar*x = dt*b*x; zoh and bilinear by their definitions. The step size is
+//! dt' = clamp(softplus?(dt + dt_bias), min, max).
 
 use super::algebra::{apply1, apply2, binary, both_orders, splat, unary};
 use super::fused::{self, DT, DT_BIAS, Dt, Fused};
@@ -122,15 +123,7 @@ fn discretize(egraph: &Graph, id: Id, scalar_decay: bool) -> Vec<Equation> {
                 for input in &inputs {
                     let same = |f: &Factor| f.is_same_view(&dt, egraph);
                     let Some(j) = input.factors.iter().position(same) else { continue };
-                    let frame = Frame {
-                        egraph,
-                        scan: term,
-                        term: &term.children,
-                        dt: &dt,
-                        a: &a,
-                        output: &input.output,
-                        rule: Discretization::ExpEuler,
-                    };
+                    let frame = Frame::new(egraph, term, (&dt, &a), input, Discretization::ExpEuler);
                     found.extend(frame.all(scan.reverse, &input.rest(&[j]), scalar_decay));
                 }
             }
@@ -212,18 +205,8 @@ fn hold(egraph: &Graph, id: Id) -> Vec<Equation> {
                         quotients(egraph, f).iter().any(fits)
                     };
                     let Some(j) = input.factors.iter().position(is_factor) else { continue };
-                    let frame = Frame {
-                        egraph,
-                        scan: term,
-                        term: &term.children,
-                        dt: &dt,
-                        a: &a,
-                        output: &input.output,
-                        rule: Discretization::Zoh,
-                    };
-                    for scalar_decay in [false, true] {
-                        found.extend(frame.all(scan.reverse, &input.rest(&[j]), scalar_decay));
-                    }
+                    let frame = Frame::new(egraph, term, (&dt, &a), input, Discretization::Zoh);
+                    found.extend(frame.either(scan.reverse, &input.rest(&[j])));
                 }
             }
         }
@@ -253,18 +236,8 @@ fn bilinear(egraph: &Graph, id: Id) -> Vec<Equation> {
                                 quotients(egraph, f).iter().any(fits)
                             };
                             let Some(j) = input.factors.iter().position(is_factor) else { continue };
-                            let frame = Frame {
-                                egraph,
-                                scan: term,
-                                term: &term.children,
-                                dt: &dt,
-                                a: &a,
-                                output: &input.output,
-                                rule: Discretization::Bilinear,
-                            };
-                            for scalar_decay in [false, true] {
-                                found.extend(frame.all(scan.reverse, &input.rest(&[j]), scalar_decay));
-                            }
+                            let frame = Frame::new(egraph, term, (&dt, &a), input, Discretization::Bilinear);
+                            found.extend(frame.either(scan.reverse, &input.rest(&[j])));
                         }
                     }
                 }
@@ -290,7 +263,22 @@ struct Frame<'a> {
     rule: Discretization,
 }
 
-impl Frame<'_> {
+impl<'a> Frame<'a> {
+    fn new(
+        egraph: &'a Graph,
+        scan: &'a Term,
+        (dt, a): (&'a Factor, &'a [Factor]),
+        input: &'a Product,
+        rule: Discretization,
+    ) -> Self {
+        Self { egraph, scan, term: &scan.children, dt, a, output: &input.output, rule }
+    }
+
+    /// The equations for a decay per state and for one per head.
+    fn either(&self, reverse: bool, others: &[Factor]) -> Vec<Equation> {
+        [false, true].into_iter().flat_map(|scalar_decay| self.all(reverse, others, scalar_decay)).collect()
+    }
+
     /// The equations of every way to divide the other factors of the input into x and b.
     fn all(&self, reverse: bool, others: &[Factor], scalar_decay: bool) -> Vec<Equation> {
         let splits = self.splits(others, scalar_decay);

@@ -7,14 +7,12 @@
 //! | serial | everything else | one per block of the CPU's grid |
 
 use super::Lowering;
-use crate::kernel::{If, KernelBuilder, Stmt};
-use crate::lower::access::{Cx, Work};
+use crate::kernel::{If, Stmt};
+use crate::lower::access::Work;
 use crate::lower::elementwise::item;
-use crate::lower::sink::Sink;
-use crate::lower::{LowerError, Lowered, elem_of, kernel_name, root};
+use crate::lower::{Launch, LowerError, Lowered, root};
 use ssmc_ir::ops::Op;
-use ssmc_ir::{Dim, Graph, Group, Node, ValueId};
-use std::collections::BTreeSet;
+use ssmc_ir::{Dim, Graph, Group, Node};
 
 /// Threads of a block where every thread has an element of its own.
 const ELEMENT_THREADS: u32 = 128;
@@ -29,30 +27,12 @@ const ROW_THREADS: u32 = 128;
 
 /// The kernel of one group by the loops of its CPU lowering.
 pub(super) fn lower(graph: &Graph, group: &Group) -> Result<Lowered, LowerError> {
-    let node = graph.node(group.root);
-    let Some(result) = node.results.first() else {
-        return Err(LowerError::Unsupported { op: node.op.name(), reason: "it has no result".into() });
-    };
-    let name = kernel_name(node, elem_of(graph.ty(*result).dtype)?);
-    let is_elementwise = node.op.is_elementwise();
-    let inside: BTreeSet<ValueId> = group
-        .members
-        .iter()
-        .filter(|id| **id != group.root || is_elementwise)
-        .flat_map(|id| graph.node(*id).results.first().copied())
-        .collect();
-    let work = work(graph, node);
+    let work = work(graph, graph.node(group.root));
     let threads = match work {
         Work::Vectors => 1,
         Work::Serial { threads } | Work::Elements { threads, .. } | Work::Rows { threads } => threads,
     };
-    let mut l = Lowering {
-        graph,
-        node,
-        cx: Cx::new(graph, inside, 1),
-        b: KernelBuilder::new(&name, [threads, 1, 1]),
-        sink: Sink::new(graph, group),
-    };
+    let mut l = Lowering::new(graph, group, threads, 1)?;
     l.cx.work = work;
     l.b.open_list();
     let launch = root(&mut l);
@@ -61,13 +41,12 @@ pub(super) fn lower(graph: &Graph, group: &Group) -> Result<Lowered, LowerError>
     let grid = match l.cx.work.clone() {
         Work::Vectors | Work::Rows { .. } => {
             body.into_iter().for_each(|stmt| l.b.push_stmt(stmt));
-            launch.grid
+            launch.grid.clone()
         }
-        Work::Serial { .. } => only_existing(&mut l, threads, launch.grid, body),
-        Work::Elements { last, .. } => only_existing(&mut l, threads, launch.grid * &last, body),
+        Work::Serial { .. } => only_existing(&mut l, threads, launch.grid.clone(), body),
+        Work::Elements { last, .. } => only_existing(&mut l, threads, launch.grid.clone() * &last, body),
     };
-    let (args, dims) = l.cx.into_args();
-    Ok(Lowered { kernel: l.b.finish(), args, dims, grid, flops: launch.flops })
+    Ok(l.finish(Launch { grid, ..launch }))
 }
 
 /// Runs `body` in the threads that have one of `n` items. Returns the grid.
@@ -88,6 +67,7 @@ fn row_threads(extent: &Dim) -> u32 {
 }
 
 fn work(graph: &Graph, node: &Node) -> Work {
+    let elements = || Work::Elements { threads: ELEMENT_THREADS, last: Dim::from(1), at: None };
     match &node.op {
         Op::RmsNorm(_) | Op::LayerNorm(_) | Op::GatedRmsNorm(_) => {
             let last = node.results.first().and_then(|y| graph.ty(*y).shape.last());
@@ -104,22 +84,8 @@ fn work(graph: &Graph, node: &Node) -> Work {
         | Op::Dft(_)
         | Op::DiscretizedScan(_)
         | Op::Conv(_)
-        | Op::Constant(_)
-        | Op::DimValue(_)
-        | Op::Iota(_)
-        | Op::Unary(_)
-        | Op::Binary(_)
-        | Op::Compare(_)
-        | Op::Select(_)
-        | Op::Cast(_)
-        | Op::Broadcast(_)
-        | Op::Reshape(_)
-        | Op::Transpose(_)
-        | Op::Slice(_)
-        | Op::Reverse(_)
-        | Op::Concat(_)
-        | Op::Pad(_)
-        | Op::Gather(_) => Work::Elements { threads: ELEMENT_THREADS, last: Dim::from(1), at: None },
+        | Op::Constant(_) => elements(),
+        op if op.is_elementwise() => elements(),
         _ => Work::Serial { threads: SERIAL_THREADS },
     }
 }

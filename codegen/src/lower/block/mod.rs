@@ -16,15 +16,12 @@ mod tests;
 
 pub(crate) use reduce::block_sum;
 
-use super::access::Cx;
 use super::index::Idx;
-use super::sink::Sink;
-use super::{Launch, LowerError, Lowered, Lowering, elem_of, kernel_name};
-use crate::kernel::{KernelBuilder, Reg};
+use super::{Launch, LowerError, Lowered, Lowering};
+use crate::kernel::Reg;
 use crate::target::GpuTarget;
 use ssmc_ir::ops::Op;
-use ssmc_ir::{Dim, Graph, Group, ValueId};
-use std::collections::BTreeSet;
+use ssmc_ir::{Dim, Graph, Group};
 
 /// The kernels of one group on a GPU, of which one runs: the grids of the others are empty.
 ///
@@ -74,28 +71,9 @@ fn in_block<'a>(
     threads: u32,
     body: impl FnOnce(&mut Lowering<'a>) -> Result<Launch, LowerError>,
 ) -> Result<Lowered, LowerError> {
-    let node = graph.node(group.root);
-    let Some(result) = node.results.first() else {
-        return Err(LowerError::Unsupported { op: node.op.name(), reason: "it has no result".into() });
-    };
-    let name = kernel_name(node, elem_of(graph.ty(*result).dtype)?);
-    let is_elementwise = node.op.is_elementwise();
-    let inside: BTreeSet<ValueId> = group
-        .members
-        .iter()
-        .filter(|id| **id != group.root || is_elementwise)
-        .flat_map(|id| graph.node(*id).results.first().copied())
-        .collect();
-    let mut lowering = Lowering {
-        graph,
-        node,
-        cx: Cx::new(graph, inside, 1),
-        b: KernelBuilder::new(&name, [threads, 1, 1]),
-        sink: Sink::new(graph, group),
-    };
+    let mut lowering = Lowering::new(graph, group, threads, 1)?;
     let launch = body(&mut lowering)?;
-    let (args, dims) = lowering.cx.into_args();
-    Ok(Lowered { kernel: lowering.b.finish(), args, dims, grid: launch.grid, flops: launch.flops })
+    Ok(lowering.finish(launch))
 }
 
 /// An index of one thread: threads have one lane.

@@ -12,8 +12,9 @@ use crate::kernel::Inst;
 use crate::scan::faults;
 use crate::target::GpuArch;
 use problem::Problem;
-use ssmc_ir::DType;
+use ssmc_ir::{DType, ValueId};
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 
 /// Error relative to 1 and to the number itself that results of a type may have.
 fn tolerance(dtype: DType) -> f64 {

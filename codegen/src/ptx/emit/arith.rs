@@ -40,7 +40,7 @@ impl Emitter<'_> {
                 self.binary(Binary::Sub, ty, negated, Src::Int(0), src);
                 self.narrow(elem, negated);
                 let zero = Src::Int(0);
-                self.push(Inst::SetPred { op: Compare::Lt, ty, dst: below, a: src.into(), b: zero });
+                self.push(Inst::SetPred { op: CompareOp::Lt, ty, dst: below, a: src.into(), b: zero });
                 self.choose(dst, below, negated, src);
             }
             UnaryOp::Sqrt => self.push(plain(Unary::Sqrt, ty)),
@@ -123,7 +123,7 @@ impl Emitter<'_> {
             BinaryOp::Rem => Binary::Rem,
             // PTX's own differ where an operand is NaN or both are zeros.
             BinaryOp::Min | BinaryOp::Max if is_float => {
-                let op = if op == BinaryOp::Min { Compare::Lt } else { Compare::Gt };
+                let op = if op == BinaryOp::Min { CompareOp::Lt } else { CompareOp::Gt };
                 let first = self.var(Class::Pred);
                 self.push(Inst::SetPred { op, ty, dst: first, a: a.into(), b: b.into() });
                 self.choose(dst, first, a, b);
@@ -204,14 +204,6 @@ impl Emitter<'_> {
                 }
                 continue;
             }
-            let op = match op {
-                CompareOp::Eq => Compare::Eq,
-                CompareOp::Ne => Compare::Ne,
-                CompareOp::Lt => Compare::Lt,
-                CompareOp::Le => Compare::Le,
-                CompareOp::Gt => Compare::Gt,
-                CompareOp::Ge => Compare::Ge,
-            };
             self.push(Inst::SetPred { op, ty: arith(elem), dst, a, b });
         }
         Ok(())

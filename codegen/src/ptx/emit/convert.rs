@@ -1,7 +1,7 @@
 //! Conversions between element types.
 
 use super::{Emitter, arith, bits, class};
-use crate::kernel::{Const, Elem, Reg};
+use crate::kernel::{CompareOp, Const, Elem, Reg};
 use crate::ptx::isa::*;
 
 impl Emitter<'_> {
@@ -21,7 +21,7 @@ impl Emitter<'_> {
                     Elem::F64 => Src::F64(0),
                     _ => Src::Int(0),
                 };
-                self.push(Inst::SetPred { op: Compare::Ne, ty: arith(from), dst, a: src.into(), b: zero });
+                self.push(Inst::SetPred { op: CompareOp::Ne, ty: arith(from), dst, a: src.into(), b: zero });
             }
             (_, Elem::Bool) => {
                 let [one, zero] = [1, 0].map(|v| super::literal(Const::int(to, v)));
@@ -64,7 +64,7 @@ impl Emitter<'_> {
                 // Where 64 bits are concerned NaN would become the lowest number.
                 let is_nan = self.var(Class::Pred);
                 let ty = arith(from);
-                self.push(Inst::SetPred { op: Compare::Ne, ty, dst: is_nan, a: src.into(), b: src.into() });
+                self.push(Inst::SetPred { op: CompareOp::Ne, ty, dst: is_nan, a: src.into(), b: src.into() });
                 let (zero, on_false) = (Src::Int(0), dst.into());
                 self.push(Inst::Select { ty: bits(dst.class), dst, on_true: zero, on_false, cond: is_nan });
                 return;

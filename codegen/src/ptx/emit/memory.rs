@@ -1,7 +1,7 @@
 //! Loads, stores and asynchronous copies.
 
 use super::{Emitter, class};
-use crate::kernel::{Elem, Mem, Reg};
+use crate::kernel::{CompareOp, Elem, Mem, Reg};
 use crate::ptx::isa::*;
 
 /// Most bytes of one access.
@@ -90,7 +90,7 @@ impl Emitter<'_> {
             if elem == Elem::Bool {
                 let zero = Src::Int(0);
                 self.push(Inst::SetPred {
-                    op: Compare::Ne,
+                    op: CompareOp::Ne,
                     ty: Ty::S16,
                     dst: *dst,
                     a: loaded.into(),

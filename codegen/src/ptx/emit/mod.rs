@@ -10,7 +10,7 @@ use super::align::Alignment;
 use super::error::PtxError;
 use super::isa::*;
 use super::print::{ArrayDecl, Entry};
-use crate::kernel::{self, Axis, Const, Elem, For, If, Kernel, Mem, Reg, RegTy, Stmt};
+use crate::kernel::{self, Axis, CompareOp, Const, Elem, For, If, Kernel, Mem, Reg, RegTy, Stmt};
 use crate::target::GpuTarget;
 
 /// The entry point of a verified kernel.
@@ -242,7 +242,7 @@ impl<'k> Emitter<'k> {
         self.mov(hi, limit);
         self.mov(var, lo);
         let (head, end) = (self.label(), self.label());
-        let test = Inst::SetPred { op: Compare::Lt, ty: Ty::S64, dst: go, a: var.into(), b: hi.into() };
+        let test = Inst::SetPred { op: CompareOp::Lt, ty: Ty::S64, dst: go, a: var.into(), b: hi.into() };
         self.push(test.clone());
         self.push_if((go, false), Inst::Branch { label: end });
         self.lines.push(Line::Label(head));

@@ -1,7 +1,7 @@
 //! Exchange among the threads of a warp.
 
 use super::Emitter;
-use crate::kernel::{Reg, WARP_SIZE, WarpShuffleOp};
+use crate::kernel::{CompareOp, Reg, WARP_SIZE, WarpShuffleOp};
 use crate::ptx::isa::*;
 
 impl Emitter<'_> {
@@ -18,7 +18,13 @@ impl Emitter<'_> {
         // The machine takes larger amounts modulo the warp.
         let is_inside = self.var(Class::Pred);
         let warp = Src::Int(WARP_SIZE.into());
-        self.push(Inst::SetPred { op: Compare::Lt, ty: Ty::U32, dst: is_inside, a: amount.into(), b: warp });
+        self.push(Inst::SetPred {
+            op: CompareOp::Lt,
+            ty: Ty::U32,
+            dst: is_inside,
+            a: amount.into(),
+            b: warp,
+        });
         self.choose(dst, is_inside, received, src);
     }
 
@@ -45,7 +51,7 @@ impl Emitter<'_> {
                 self.push(Inst::Select { ty: Ty::B32, dst: word, on_true, on_false, cond: src });
                 self.push(Inst::Shuffle { op, dst: new, src: word, amount });
                 let zero = Src::Int(0);
-                self.push(Inst::SetPred { op: Compare::Ne, ty: Ty::S32, dst, a: new.into(), b: zero });
+                self.push(Inst::SetPred { op: CompareOp::Ne, ty: Ty::S32, dst, a: new.into(), b: zero });
             }
         }
     }
