@@ -45,6 +45,12 @@ if [ -n "$missing" ]; then
     fi
     echo "setup: installing$missing"
     apt-get update
+    for package in $missing; do
+        apt-cache show "$package" >/dev/null 2>&1 || {
+            echo "setup: no source of packages has $package; LLVM 22 for Debian 12 is in bookworm-security" >&2
+            exit 1
+        }
+    done
     # shellcheck disable=SC2086
     DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $missing
 fi
