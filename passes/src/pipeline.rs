@@ -1,20 +1,22 @@
 //! The passes in order, on one screen.
 
-use crate::canonicalize::{Layout, Products, Repeat, Simplify, Split};
+use crate::canonicalize::{Layout, Pieces, Products, Repeat, Simplify, Split};
 use crate::cse::Cse;
 use crate::dce::Dce;
 use crate::flatten::Flatten;
 use crate::fold::Fold;
 use crate::manager::Phase;
-use crate::raise::{ChunkedScan, ComplexStep, LongConvs, OneStep, ScanLoop, Unrolled};
+use crate::raise::{
+    ChunkedScan, ComplexStep, LongConvs, OneStep, ParallelScan, ScanLoop, Unrolled, WholeSteps,
+};
 use ssmc_ir::Stage;
 
 /// From `imported` to `canonical`.
 pub const CANONICAL: Phase = Phase {
     stage: Stage::Canonical,
     passes: &[
-        &Dce, &Simplify, &Fold, &Repeat, &Cse, &Products, &Split, &Products, &Dce, &Layout, &Products,
-        &Simplify, &Cse, &Dce,
+        &Dce, &Simplify, &Fold, &Repeat, &Cse, &Pieces, &Products, &Split, &Products, &Dce, &Layout,
+        &Products, &Simplify, &Cse, &Dce,
     ],
 };
 
@@ -22,6 +24,7 @@ pub const CANONICAL: Phase = Phase {
 pub const RAISED: Phase = Phase {
     stage: Stage::Raised,
     passes: &[
+        &ParallelScan,
         &ChunkedScan,
         &Unrolled,
         &OneStep,
@@ -34,6 +37,7 @@ pub const RAISED: Phase = Phase {
         &Fold,
         &Cse,
         &Products,
+        &WholeSteps,
         &Dce,
         &Layout,
         &Products,

@@ -1,7 +1,7 @@
 //! Values read as views of other values, and axes that bear labels.
 
 use ssmc_ir::ops::{Broadcast, Op, Transpose};
-use ssmc_ir::{BuildError, Dim, Graph, GraphBuilder, Shape, ValueId};
+use ssmc_ir::{BuildError, Dim, Graph, GraphBuilder, Node, Shape, ValueId};
 
 /// An axis label of a product; unit axes have none.
 pub(crate) type Label = u32;
@@ -18,6 +18,15 @@ pub(crate) struct View {
 /// Whether two shapes are equal but for unit axes.
 pub(crate) fn same_dense(x: &[Dim], y: &[Dim]) -> bool {
     x.iter().filter(|d| !d.is(1)).eq(y.iter().filter(|d| !d.is(1)))
+}
+
+/// Whether the node only lays its operand out anew: [`View::base`] takes it off.
+pub(crate) fn is_view(graph: &Graph, node: &Node) -> bool {
+    match &node.op {
+        Op::Broadcast(_) | Op::Transpose(_) => true,
+        Op::Reshape(r) => node.operands[0].is_some_and(|x| same_dense(&r.shape, &graph.ty(x).shape)),
+        _ => false,
+    }
 }
 
 impl View {

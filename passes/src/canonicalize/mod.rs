@@ -3,6 +3,7 @@
 //! - `simplify`: identities that need no choice; views of views are one view.
 //! - `repeat`: weights that repeat themselves become broadcasts.
 //! - `products`: products with broadcasts, transposes and sums become labelled contractions.
+//! - `pieces`: tensors that are written piece by piece are one concatenation.
 //! - `split`: axes that were merged for a batched product are taken apart.
 //! - `layout`: transposes move towards producers until they vanish or meet an op that fixes its layout.
 //!
@@ -11,6 +12,7 @@
 //! makes matching cheap.
 
 mod layout;
+mod pieces;
 mod products;
 mod repeat;
 mod simplify;
@@ -20,6 +22,7 @@ mod split;
 mod tests;
 
 pub use layout::Layout;
+pub use pieces::Pieces;
 pub use products::Products;
 pub use repeat::Repeat;
 pub use simplify::Simplify;

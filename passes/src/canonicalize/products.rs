@@ -7,7 +7,7 @@ use crate::pass::{Changed, Pass, PassCtx, PassError};
 use crate::view::{self, Label, Labels, View};
 use ssmc_ir::edit::{EditError, Rewriter};
 use ssmc_ir::ops::{Binary, BinaryFn, Contract, Op, ReduceFn, Spec};
-use ssmc_ir::{Graph, Model, Node, ValueId};
+use ssmc_ir::{Entity, Graph, Model, Node, ValueId};
 use std::collections::BTreeMap;
 
 /// Gives every product of floating-point tensors its canonical form; see the [module](super). Nodes that were merged
@@ -26,10 +26,7 @@ impl Pass for Products {
 
     fn run(&self, model: &mut Model, _: &mut PassCtx) -> Result<Changed, PassError> {
         let graph = &model.graph;
-        let mut n_uses: Vec<usize> = graph.users().values().map(Vec::len).collect();
-        for port in graph.outputs() {
-            n_uses[ssmc_ir::Entity::idx(port.value)] += 1;
-        }
+        let n_uses = uses(graph);
         let mut rewriter = Rewriter::new(graph);
         for (_, node) in graph.nodes() {
             let product = Collector { graph, n_uses: &n_uses }.product(node);
@@ -45,6 +42,24 @@ impl Pass for Products {
         let graph = rewriter.finish()?;
         Ok(Changed::replace(model, graph))
     }
+}
+
+/// How often each value is read, by what reads it or a view of it.
+fn uses(graph: &Graph) -> Vec<usize> {
+    let mut n_uses = vec![0; graph.values().len()];
+    for port in graph.outputs() {
+        n_uses[port.value.idx()] += 1;
+    }
+    for (_, node) in graph.nodes().rev() {
+        let by = match node.results[..] {
+            [result] if view::is_view(graph, node) => n_uses[result.idx()],
+            _ => 1,
+        };
+        for x in node.operands.iter().flatten() {
+            n_uses[x.idx()] += by;
+        }
+    }
+    n_uses
 }
 
 /// Factors with labels; those that `output` lacks are summed over.
@@ -91,7 +106,7 @@ impl Collector<'_> {
     }
 
     fn is_single(&self, value: ValueId) -> bool {
-        self.n_uses[ssmc_ir::Entity::idx(value)] == 1
+        self.n_uses[value.idx()] == 1
     }
 
     /// A sum of products with a weight.

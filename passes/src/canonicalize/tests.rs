@@ -284,3 +284,49 @@ fn canonical_graphs_stay_as_they_are() {
     let (twice, _) = optimized(text, &[CANONICAL, CANONICAL]);
     assert_eq!(once.graph.to_string(), twice.graph.to_string());
 }
+
+#[test]
+fn a_buffer_that_is_written_slice_by_slice_is_one_concatenation() {
+    let found = canonical(
+        "func @f(%x: f32[batch, 1, 3], %y: f32[batch, 1, 3], %z: f32[batch, 1, 3], %buf: f32[batch, 3, 3]) {
+           %1 = slice %buf {axis=1, start=1, len=2} : f32[batch, 2, 3]
+           %2 = concat %x, %1 {axis=1} : f32[batch, 3, 3]
+           %3 = slice %2 {axis=1, start=0, len=1} : f32[batch, 1, 3]
+           %4 = slice %2 {axis=1, start=2, len=1} : f32[batch, 1, 3]
+           %5 = concat %3, %y, %4 {axis=1} : f32[batch, 3, 3]
+           %6 = slice %5 {axis=1, start=0, len=2} : f32[batch, 2, 3]
+           %7 = concat %6, %z {axis=1} : f32[batch, 3, 3]
+           return %7 \"y\"
+         }",
+    );
+    assert_eq!(found, ["concat"]);
+}
+
+#[test]
+fn concatenations_that_are_read_themselves_stay() {
+    let found = canonical(
+        "func @f(%x: f32[batch, 2, 3], %y: f32[batch, 1, 3]) {
+           %1 = concat %x, %y {axis=1} : f32[batch, 3, 3]
+           %2 = slice %1 {axis=1, start=1, len=2} : f32[batch, 2, 3]
+           return %1 \"all\", %2 \"last\"
+         }",
+    );
+    assert_eq!(found, ["concat", "slice"]);
+}
+
+#[test]
+fn rows_scattered_in_order_are_stacked() {
+    let text = |second: &str| {
+        format!(
+            "func @f(%x: f32[2, 3], %y: f32[2, 3], %buf: f32[4, 3]) {{
+               %1 = constant {{data=[0, 2], dtype=i64, shape=[2]}} : i64[2]
+               %2 = constant {{data=[{second}], dtype=i64, shape=[2]}} : i64[2]
+               %3 = scatter %buf, %1, %x : f32[4, 3]
+               %4 = scatter %3, %2, %y : f32[4, 3]
+               return %4 \"y\"
+             }}"
+        )
+    };
+    assert!(!canonical(&text("1, -1")).contains(&"scatter".to_string()));
+    assert!(canonical(&text("1, 2")).contains(&"scatter".to_string()));
+}

@@ -1,9 +1,10 @@
 //! Recurrences become scan ops.
 //!
-//! - `chunked`: recurrences that are written out over chunks of steps.
+//! - `chunked`: recurrences that are written out over chunks of steps, and parallel scans.
 //! - `complex_step`: one step of a complex recurrence over pairs of real numbers.
 //! - `long_conv`: convolutions along the sequence, most of them by Fourier transforms.
 //! - `unroll`: recurrences that were written out step by step.
+//! - `read_out`: products that read states take the axes of the scan.
 //! - `scan_loop`: loops whose carried values are first-order recurrences, or matrices that are read by queries.
 
 mod affine;
@@ -15,6 +16,7 @@ mod long_conv;
 mod matrix;
 mod pairs;
 mod product;
+mod read_out;
 mod scan_loop;
 mod trace;
 mod unroll;
@@ -22,8 +24,9 @@ mod unroll;
 #[cfg(test)]
 mod tests;
 
-pub use chunked::ChunkedScan;
+pub use chunked::{ChunkedScan, ParallelScan};
 pub use complex_step::ComplexStep;
 pub use long_conv::LongConvs;
+pub use read_out::WholeSteps;
 pub use scan_loop::ScanLoop;
 pub use unroll::{OneStep, Unrolled};

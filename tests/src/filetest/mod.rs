@@ -79,6 +79,7 @@ pub fn evaluate(text: &str) -> Result<String, String> {
             Vec::new()
         }
         "canonical" => subtests::canonical(parts.body)?,
+        "raised" => subtests::raised(parts.body)?,
         "rewrite" => subtests::rewritten(parts.body, &header)?,
         "explain" => subtests::explained(parts.body)?,
         "infer" => subtests::inferred(parts.body, &parts.expected)?,

@@ -5,7 +5,7 @@ use ssmc_ir::edit::substitute;
 use ssmc_ir::{Dim, Graph, Model, Stage, Symbol, TextError, parse};
 use ssmc_passes::egraph::{self, RewriteOptions};
 use ssmc_passes::manager::Manager;
-use ssmc_passes::pipeline::CANONICAL;
+use ssmc_passes::pipeline::{CANONICAL, RAISED};
 use ssmc_passes::rules;
 use std::collections::BTreeMap;
 
@@ -69,6 +69,18 @@ pub(super) fn canonical(text: &str) -> Result<Vec<String>, String> {
     let mut model = Model { graph: valid(text)?, ..Model::default() };
     Manager::new().verify_each(true).run(&mut model, &[CANONICAL]).map_err(|error| error.to_string())?;
     Ok(print(&model.graph))
+}
+
+/// The graph after the passes up to stage `raised`, and what they say about it.
+pub(super) fn raised(text: &str) -> Result<Vec<String>, String> {
+    let mut model = Model { graph: valid(text)?, ..Model::default() };
+    let report = Manager::new()
+        .verify_each(true)
+        .run(&mut model, &[CANONICAL, RAISED])
+        .map_err(|error| error.to_string())?;
+    let mut lines = print(&model.graph);
+    lines.extend(report.remarks.iter().map(|remark| format!("remark: {remark}")));
+    Ok(lines)
 }
 
 /// The graph after rewriting with all rules, or with the one that the header names, which must fire or not as it says.

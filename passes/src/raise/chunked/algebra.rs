@@ -1,8 +1,8 @@
 //! Products and sums of forms.
 
 use super::form::{
-    Axis, Body, Entry, Exponent, Exponents, Form, Gap, Labels, List, MAX_ENTRIES, MAX_LEAVES, Substitution,
-    Term, affine, collect, n_cells, resolve, strides, times,
+    Axis, Body, Cells, Entry, Exponent, Exponents, Form, Gap, Labels, List, MAX_ENTRIES, MAX_LEAVES,
+    Substitution, Term, affine, collect, n_cells, resolve, strides, times,
 };
 use std::collections::BTreeMap;
 
@@ -259,7 +259,11 @@ pub(super) fn number_as_log(x: f64) -> Result<Option<Exponent>, Gap> {
 }
 
 /// Two forms of one shape with the same labels.
-pub(super) fn aligned(x: &Form, y: &Form, labels: &mut Labels) -> Result<(Form, Form), Gap> {
+pub(super) fn aligned<B: Cells>(
+    x: &Form<B>,
+    y: &Form<B>,
+    labels: &mut Labels,
+) -> Result<(Form<B>, Form<B>), Gap> {
     let (mut x, mut y) = (x.fresh(labels), y.fresh(labels));
     let mut with = Substitution::new();
     for (p, q) in x.axes.iter().zip(&y.axes) {
@@ -442,6 +446,32 @@ pub(super) fn running_sum(
         }
     }
     Ok(out)
+}
+
+/// What is added to a divisor so that it is not 0.
+const MAX_GUARD: f64 = 1e-6;
+
+/// 1 / x, if x is one exponential of log decays in each cell. A small number that is added to keep it from 0 is left
+/// out: what it changes are quotients of decays that are as small, which are wrong for that very reason.
+pub(super) fn inverse(x: &Form, exponents: &mut Exponents) -> Result<Form, Gap> {
+    let unknown = Gap::Op { op: "reciprocal" };
+    let Body::Sum(terms) = &x.body else { return Err(unknown) };
+    let is_small = |e: &Entry| e.exponent == Exponent::ZERO && e.coef > 0.0 && e.coef <= MAX_GUARD;
+    let is_guard = |term: &&Term| {
+        term.leaves.is_empty() && term.decay.is_none() && term.cells.iter().flatten().all(is_small)
+    };
+    let mut rest = terms.iter().filter(|term| !is_guard(term));
+    let (Some(term), None) = (rest.next(), rest.next()) else { return Err(unknown) };
+    if !term.leaves.is_empty() || term.decay.is_none() {
+        return Err(unknown);
+    }
+    let mut term = term.clone();
+    for cell in &mut term.cells {
+        let [entry] = &mut cell[..] else { return Err(unknown) };
+        entry.exponent = exponents.add(Exponent::ZERO, entry.exponent, -1);
+        entry.coef = entry.coef.recip();
+    }
+    Ok(Form { axes: x.axes.clone(), body: Body::Sum(vec![term]) })
 }
 
 /// exp of sums of log decays.

@@ -202,7 +202,7 @@ impl<'a> Builder<'a> {
         let log_marks: Vec<Mark> = all.iter().copied().filter(in_decay).collect();
         let g = r.builder();
         let log = named.product(g, &log_factors, &log_marks, self.seed.coef)?;
-        let a = g.unary(UnaryFn::Exp, log.value)?;
+        let a = if self.seed.is_log { g.unary(UnaryFn::Exp, log.value)? } else { log.value };
         let unit = batch.is_none().then(|| Dim::from(1));
         let dims = all.iter().map(|m| if in_decay(m) { named.extent(*m) } else { Dim::from(1) });
         let a = view::reshape(g, a, &unit.iter().cloned().chain(dims).collect::<Vec<_>>())?;
@@ -242,7 +242,7 @@ impl<'a> Builder<'a> {
     ) -> Result<Option<Tensor>, EditError> {
         let (reverse, inputs, decay, initial) = key;
         let scales = |leaf: &Leaf| self.seed.factors.iter().any(|f| f.has_steps() && f.value == leaf.value);
-        if named.found.is_last || inputs.iter().any(scales) {
+        if !self.seed.is_log || named.found.is_last || inputs.iter().any(scales) {
             return Ok(None);
         }
         let (factors, order) = self.frame(key);
@@ -445,7 +445,8 @@ impl Named<'_> {
 }
 
 impl Leaf {
-    fn resolved(&self, with: &Substitution) -> Self {
+    /// The same with other labels.
+    pub(super) fn resolved(&self, with: &Substitution) -> Self {
         let axes = self.axes.iter().map(|axis| match axis {
             Axis::Free(list) => Axis::Free(resolve(with, list)),
             Axis::Time(n) => Axis::Time(*n),

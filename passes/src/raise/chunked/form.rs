@@ -121,9 +121,60 @@ pub(super) enum Body {
 
 /// A value that is followed.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Form {
+pub(super) struct Form<B = Body> {
     pub(super) axes: Vec<Axis>,
-    pub(super) body: Body,
+    pub(super) body: B,
+}
+
+/// The contents of a grid of cells.
+pub(super) trait Cells: Clone {
+    /// Cell `i` is the present cell `from[i]`, or zero.
+    fn moved(&self, from: &[Option<usize>]) -> Result<Self, Gap>;
+
+    /// The labels along which the contents vary, in lists that stand for axes of tensors.
+    fn lists(&mut self) -> Vec<&mut List>;
+
+    /// Whether any cell depends on the index along this label.
+    fn bears(&self, label: Label) -> bool;
+}
+
+impl Cells for Body {
+    fn moved(&self, from: &[Option<usize>]) -> Result<Self, Gap> {
+        Ok(match self {
+            Self::Log { decay, cells } => {
+                let cells = from.iter().map(|i| i.map_or(Some(Exponent::ZERO), |i| cells[i])).collect();
+                Self::Log { decay: decay.clone(), cells }
+            }
+            Self::Sum(terms) => {
+                let n: usize = terms
+                    .iter()
+                    .map(|t| from.iter().flatten().map(|i| t.cells[*i].len()).sum::<usize>())
+                    .sum();
+                if n > MAX_ENTRIES || from.len() > MAX_ENTRIES {
+                    return Err(Gap::TooLarge);
+                }
+                let move_cells = |term: &Term| {
+                    let cells = from.iter().map(|i| i.map_or_else(Vec::new, |i| term.cells[i].clone()));
+                    Term { cells: cells.collect(), ..term.clone_frame() }
+                };
+                Self::Sum(terms.iter().map(move_cells).collect())
+            }
+        })
+    }
+
+    fn lists(&mut self) -> Vec<&mut List> {
+        match self {
+            Self::Log { decay, .. } => decay.iter_mut().collect(),
+            Self::Sum(terms) => terms.iter_mut().flat_map(Term::lists).collect(),
+        }
+    }
+
+    fn bears(&self, label: Label) -> bool {
+        match self {
+            Self::Log { decay, .. } => decay.iter().flatten().any(|l| *l == label),
+            Self::Sum(terms) => terms.iter().any(|t| t.bears(label)),
+        }
+    }
 }
 
 /// A sum of log decays over steps, by the sums over all steps before one: sum of `k_i * P[i]`, where
@@ -313,6 +364,25 @@ impl Form {
         Self { axes, body: Body::Sum(vec![term]) }
     }
 
+    /// The numbers in the cells, if they hold nothing else.
+    pub(super) fn numbers(&self) -> Option<Vec<f64>> {
+        let Body::Sum(terms) = &self.body else { return None };
+        let mut numbers = vec![0.0; n_cells(&self.axes)];
+        for term in terms {
+            let is_empty = term.cells.iter().all(Vec::is_empty);
+            let is_number = term.leaves.is_empty() && term.decay.is_none();
+            if !(is_empty || is_number) {
+                return None;
+            }
+            for (n, cell) in numbers.iter_mut().zip(&term.cells) {
+                *n += cell.iter().map(|e| e.coef).sum::<f64>();
+            }
+        }
+        Some(numbers)
+    }
+}
+
+impl<B: Cells> Form<B> {
     /// The extents of the axes of steps.
     pub(super) fn times(&self) -> Vec<usize> {
         times(&self.axes)
@@ -324,12 +394,7 @@ impl Form {
     }
 
     fn lists(&mut self) -> Vec<&mut List> {
-        let mut lists: Vec<&mut List> = self.axes.iter_mut().filter_map(list_of).collect();
-        match &mut self.body {
-            Body::Log { decay, .. } => lists.extend(decay),
-            Body::Sum(terms) => lists.extend(terms.iter_mut().flat_map(Term::lists)),
-        }
-        lists
+        self.axes.iter_mut().filter_map(list_of).chain(self.body.lists()).collect()
     }
 
     pub(super) fn substitute(&mut self, with: &Substitution) {
@@ -350,60 +415,15 @@ impl Form {
         form
     }
 
-    /// Whether any cell depends on the index along this label.
-    pub(super) fn bears(&self, label: Label) -> bool {
-        match &self.body {
-            Body::Log { decay, .. } => decay.iter().flatten().any(|l| *l == label),
-            Body::Sum(terms) => terms.iter().any(|t| t.bears(label)),
-        }
-    }
-
-    /// The numbers in the cells, if they hold nothing else.
-    pub(super) fn numbers(&self) -> Option<Vec<f64>> {
-        let Body::Sum(terms) = &self.body else { return None };
-        let mut numbers = vec![0.0; n_cells(&self.axes)];
-        for term in terms {
-            let is_empty = term.cells.iter().all(Vec::is_empty);
-            let is_number = term.leaves.is_empty() && term.decay.is_none();
-            if !(is_empty || is_number) {
-                return None;
-            }
-            for (n, cell) in numbers.iter_mut().zip(&term.cells) {
-                *n += cell.iter().map(|e| e.coef).sum::<f64>();
-            }
-        }
-        Some(numbers)
-    }
-
     /// The value with other axes, whose cell `i` is the present cell `from[i]`, or zero.
     pub(super) fn moved(&self, axes: Vec<Axis>, from: &[Option<usize>]) -> Result<Self, Gap> {
-        let body = match &self.body {
-            Body::Log { decay, cells } => {
-                let cells = from.iter().map(|i| i.map_or(Some(Exponent::ZERO), |i| cells[i])).collect();
-                Body::Log { decay: decay.clone(), cells }
-            }
-            Body::Sum(terms) => {
-                let n: usize = terms
-                    .iter()
-                    .map(|t| from.iter().flatten().map(|i| t.cells[*i].len()).sum::<usize>())
-                    .sum();
-                if n > MAX_ENTRIES || from.len() > MAX_ENTRIES {
-                    return Err(Gap::TooLarge);
-                }
-                let move_cells = |term: &Term| {
-                    let cells = from.iter().map(|i| i.map_or_else(Vec::new, |i| term.cells[i].clone()));
-                    Term { cells: cells.collect(), ..term.clone_frame() }
-                };
-                Body::Sum(terms.iter().map(move_cells).collect())
-            }
-        };
-        Ok(Self { axes, body })
+        Ok(Self { axes, body: self.body.moved(from)? })
     }
 
     /// The same value with these axes counted as steps, if nothing that is followed varies along them.
     pub(super) fn with_time(&self, axis: usize, extent: usize) -> Result<Self, Gap> {
         let Axis::Free(list) = &self.axes[axis] else { return Ok(self.clone()) };
-        if list.iter().any(|l| self.bears(*l)) {
+        if list.iter().any(|l| self.body.bears(*l)) {
             return Err(Gap::Mixed { op: "product" });
         }
         let mut axes = self.axes.clone();

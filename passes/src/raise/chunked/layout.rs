@@ -1,9 +1,9 @@
 //! Layout ops on forms: cells move, labels divide and join.
 
-use super::form::{Axis, Form, Gap, Labels, affine, n_cells, resolve, strides, times};
+use super::form::{Axis, Cells, Form, Gap, Labels, affine, n_cells, resolve, strides, times};
 use ssmc_ir::Dim;
 
-pub(super) fn transpose(x: &Form, perm: &[usize]) -> Result<Form, Gap> {
+pub(super) fn transpose<B: Cells>(x: &Form<B>, perm: &[usize]) -> Result<Form<B>, Gap> {
     let axes: Vec<Axis> = perm.iter().map(|axis| x.axes[*axis].clone()).collect();
     let old = strides(&x.times());
     let steps: Vec<isize> =
@@ -12,7 +12,12 @@ pub(super) fn transpose(x: &Form, perm: &[usize]) -> Result<Form, Gap> {
 }
 
 /// Operand axis i becomes result axis `to[i]`; new axes are labels that nothing varies along.
-pub(super) fn broadcast(x: &Form, to: &[usize], shape: &[Dim], labels: &mut Labels) -> Result<Form, Gap> {
+pub(super) fn broadcast<B: Cells>(
+    x: &Form<B>,
+    to: &[usize],
+    shape: &[Dim],
+    labels: &mut Labels,
+) -> Result<Form<B>, Gap> {
     let mut axes: Vec<Option<Axis>> = vec![None; shape.len()];
     for (axis, to) in x.axes.iter().zip(to) {
         let is_repeated = match axis {
@@ -39,7 +44,7 @@ fn repeated(dim: &Dim, labels: &mut Labels) -> Axis {
 }
 
 /// The groups of axes of two shapes that hold the same elements, without unit axes.
-pub(super) fn groups(from: &[Dim], to: &[Dim]) -> Option<Vec<(Vec<usize>, Vec<usize>)>> {
+pub(in crate::raise) fn groups(from: &[Dim], to: &[Dim]) -> Option<Vec<(Vec<usize>, Vec<usize>)>> {
     let mut left = (0..from.len()).filter(|i| !from[*i].is(1));
     let mut right = (0..to.len()).filter(|i| !to[*i].is(1));
     let mut groups = Vec::new();
@@ -78,7 +83,12 @@ pub(super) fn groups(from: &[Dim], to: &[Dim]) -> Option<Vec<(Vec<usize>, Vec<us
     }
 }
 
-pub(super) fn reshape(x: &Form, from: &[Dim], to: &[Dim], labels: &mut Labels) -> Result<Form, Gap> {
+pub(super) fn reshape<B: Cells>(
+    x: &Form<B>,
+    from: &[Dim],
+    to: &[Dim],
+    labels: &mut Labels,
+) -> Result<Form<B>, Gap> {
     let mut form = x.clone();
     let mut axes: Vec<Axis> = vec![Axis::Free(Vec::new()); to.len()];
     for (left, right) in groups(from, to).ok_or(Gap::Mixed { op: "reshape" })? {
@@ -126,7 +136,7 @@ pub(super) fn extent(dim: &Dim) -> Result<usize, Gap> {
 }
 
 /// Cell `i` along an axis of steps comes from `from[i]`, or is zero.
-pub(super) fn along(x: &Form, axis: usize, from: &[Option<usize>]) -> Result<Form, Gap> {
+pub(super) fn along<B: Cells>(x: &Form<B>, axis: usize, from: &[Option<usize>]) -> Result<Form<B>, Gap> {
     let Axis::Time(_) = x.axes[axis] else { return Err(Gap::Mixed { op: "slice" }) };
     let (slot, old) = (x.time_of(axis), strides(&x.times()));
     let mut axes = x.axes.clone();
@@ -144,12 +154,12 @@ pub(super) fn along(x: &Form, axis: usize, from: &[Option<usize>]) -> Result<For
 }
 
 /// Joins forms along an axis of steps.
-pub(super) fn concat(
-    xs: &[Form],
+pub(super) fn concat<B: Cells>(
+    xs: &[Form<B>],
     axis: usize,
     labels: &mut Labels,
-    add: &mut Adder<'_>,
-) -> Result<Form, Gap> {
+    add: &mut Adder<'_, B>,
+) -> Result<Form<B>, Gap> {
     let extents = xs.iter().map(|x| match x.axes[axis] {
         Axis::Time(n) => Ok(n),
         Axis::Free(_) => Err(Gap::Mixed { op: "concat" }),
@@ -157,7 +167,7 @@ pub(super) fn concat(
     let extents: Vec<usize> = extents.collect::<Result<_, _>>()?;
     let total = extents.iter().sum();
     let mut start = 0;
-    let mut joined: Option<Form> = None;
+    let mut joined: Option<Form<B>> = None;
     for (x, n) in xs.iter().zip(extents) {
         let from: Vec<Option<usize>> =
             (0..total).map(|i: usize| i.checked_sub(start).filter(|i| *i < n)).collect();
@@ -172,4 +182,4 @@ pub(super) fn concat(
 }
 
 /// Adds two forms.
-pub(super) type Adder<'a> = dyn FnMut(&Form, &Form, &mut Labels) -> Result<Form, Gap> + 'a;
+pub(super) type Adder<'a, B> = dyn FnMut(&Form<B>, &Form<B>, &mut Labels) -> Result<Form<B>, Gap> + 'a;

@@ -5,30 +5,36 @@
 //! it is spelled, every element of the result is a sum of products of tensors at fixed steps and of exponentials of
 //! sums of la over fixed steps. This pass writes these sums out, with the steps as numbers and all other axes as
 //! labels, and compares them with those of the recurrence, one by one. Masks, padding, offsets and chunk sizes are
-//! proved by that; nothing is guessed.
+//! proved by that; nothing is guessed. The quotient form `exp(P) * cumsum(b / exp(P))` with `P = cumsum(la)`, which
+//! under- and overflows as it is written, is one of these spellings.
 //!
 //! - `form`: the sums.
 //! - `algebra`, `layout`: products and sums of them; what layout ops do to them.
 //! - `read`: from nodes to sums.
 //! - `find`: which sums a recurrence has.
 //! - `build`: the scan in place of them.
+//! - `parallel`: the same for associative combinations, whose decays are given as they are.
 
 mod algebra;
 mod build;
 mod find;
 mod form;
 mod layout;
+mod parallel;
 mod read;
 mod seed;
 
 #[cfg(test)]
 mod tests;
 
+pub(super) use layout::groups;
+pub use parallel::ParallelScan;
+
 use super::trace::Tracer;
 use crate::pass::{Changed, Evidence, Pass, PassCtx, PassError, Remark, RemarkKind};
 use build::Builder;
 use find::Found;
-use form::{Body, Form, Gap};
+use form::{Body, Form, Gap, Labels};
 use read::{Reader, Seed};
 use ssmc_ir::edit::Rewriter;
 use ssmc_ir::ops::{Binary, BinaryFn, Op};
@@ -59,7 +65,8 @@ impl Pass for ChunkedScan {
             if search.found.values().any(|(_, found)| !found.is_last) {
                 claimed.extend(search.found.keys());
                 claimed.insert(value);
-                raises.push((seed, search));
+                let Search { reader, found, .. } = search;
+                raises.push(Proof { seed, labels: reader.labels, found });
             } else if let Some((node, gap)) = search.gap {
                 let place = graph.locs().describe(graph.node(node).loc);
                 let kind = RemarkKind::Kept { reason: gap.to_string() };
@@ -74,25 +81,32 @@ impl Pass for ChunkedScan {
     }
 }
 
+/// Values that are known to be what a recurrence computes.
+struct Proof {
+    seed: Seed,
+    labels: Labels,
+    found: BTreeMap<ValueId, (Rc<Form>, Found)>,
+}
+
 /// Copies the graph with the values that were found replaced.
 fn replace(
     pass: &'static str,
     graph: &Graph,
-    raises: &[(Seed, Search<'_>)],
+    raises: &[Proof],
     ctx: &mut PassCtx,
 ) -> Result<Graph, PassError> {
     let mut of: BTreeMap<ValueId, usize> = BTreeMap::new();
-    for (i, (_, search)) in raises.iter().enumerate() {
-        for value in search.found.keys() {
+    for (i, proof) in raises.iter().enumerate() {
+        for value in proof.found.keys() {
             of.entry(*value).or_insert(i);
         }
     }
     let needed = needed(graph, raises, &of);
     let is_needed = |value: &ValueId| needed[value.idx()];
     let mut builders: Vec<Builder<'_>> = (raises.iter())
-        .map(|(seed, search)| {
-            let keeps_states = search.found.iter().any(|(v, (_, found))| found.is_last && is_needed(v));
-            Builder::new(seed, &search.reader.labels, keeps_states)
+        .map(|proof| {
+            let keeps_states = proof.found.iter().any(|(v, (_, found))| found.is_last && is_needed(v));
+            Builder::new(&proof.seed, &proof.labels, keeps_states)
         })
         .collect();
     let mut rewriter = Rewriter::new(graph);
@@ -105,7 +119,7 @@ fn replace(
             rewriter.copy(node)?;
             continue;
         };
-        let (form, found) = &raises[i].1.found[&value];
+        let (form, found) = &raises[i].found[&value];
         rewriter.builder().set_loc(Loc::Derived { by: pass.into(), from: vec![node.loc] });
         let before = builders[i].n_scans();
         let new = builders[i].build(&mut rewriter, &mut tracer, value, form, found)?;
@@ -121,7 +135,7 @@ fn replace(
 }
 
 /// The values that outputs depend on once those in `of` are computed from tensors at the ends of their sums.
-fn needed(graph: &Graph, raises: &[(Seed, Search<'_>)], of: &BTreeMap<ValueId, usize>) -> Vec<bool> {
+fn needed(graph: &Graph, raises: &[Proof], of: &BTreeMap<ValueId, usize>) -> Vec<bool> {
     let mut needed = vec![false; graph.values().len()];
     for port in graph.outputs() {
         needed[port.value.idx()] = true;
@@ -137,8 +151,8 @@ fn needed(graph: &Graph, raises: &[(Seed, Search<'_>)], of: &BTreeMap<ValueId, u
             }
             continue;
         };
-        let (seed, search) = &raises[i];
-        let leaves = search.found[&value].0.terms().iter().flat_map(|term| &term.leaves);
+        let Proof { seed, found, .. } = &raises[i];
+        let leaves = found[&value].0.terms().iter().flat_map(|term| &term.leaves);
         for leaf in leaves.chain(&seed.factors) {
             needed[leaf.value.idx()] = true;
         }

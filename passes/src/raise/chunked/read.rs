@@ -28,6 +28,8 @@ pub(super) struct Seed {
     /// The labels that the lists of decays stand for, in order.
     pub(super) labels: Vec<u32>,
     pub(super) n_steps: usize,
+    /// Whether the factors make the logarithms of the decays, not the decays.
+    pub(super) is_log: bool,
 }
 
 pub(super) struct Reader<'a> {
@@ -117,7 +119,14 @@ impl<'a> Reader<'a> {
         };
         let cells = term.cells.iter().map(log).collect();
         let decay = labels.iter().map(|l| vec![*l]).collect();
-        let seed = Seed { value, factors: term.leaves.clone(), coef: coef.unwrap_or(1.0), labels, n_steps };
+        let seed = Seed {
+            value,
+            factors: term.leaves.clone(),
+            coef: coef.unwrap_or(1.0),
+            labels,
+            n_steps,
+            is_log: true,
+        };
         self.known.insert(value, Rc::new(Form { axes: form.axes.clone(), body: Body::Log { decay, cells } }));
         self.steps = timed.iter().map(|i| term.leaves[*i].value).collect();
         self.n_steps = Some(n_steps);
@@ -134,7 +143,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The form of a value in which these axes, and perhaps others, count steps.
-    fn get(&mut self, value: ValueId, times: &Axes) -> Result<Rc<Form>, Gap> {
+    pub(super) fn get(&mut self, value: ValueId, times: &Axes) -> Result<Rc<Form>, Gap> {
         let shape = self.shape(value);
         let times: Axes = times.iter().copied().filter(|axis| !shape[*axis].is(1)).collect();
         if let Some(form) = self.known.get(&value) {
@@ -393,10 +402,16 @@ impl<'a> Reader<'a> {
                 let zero = Form::splat(x.axes.clone(), 0.0);
                 algebra::sum(&zero, &x, -1.0, &mut self.labels, &mut self.exponents)
             }
-            Op::Binary(Binary { f: f @ (BinaryFn::Add | BinaryFn::Sub | BinaryFn::Mul) }) => {
+            Op::Unary(Unary { f: UnaryFn::Reciprocal }) => {
+                algebra::inverse(&*self.get(operand(node, 0)?, times)?, &mut self.exponents)
+            }
+            Op::Binary(Binary { f: f @ (BinaryFn::Add | BinaryFn::Sub | BinaryFn::Mul | BinaryFn::Div) }) => {
                 let axes: Vec<usize> = (0..self.shape(result).len()).collect();
                 let inputs = [axes.clone(), axes.clone()];
-                let forms = self.operands(node, &inputs, times.clone())?;
+                let mut forms = self.operands(node, &inputs, times.clone())?;
+                if *f == BinaryFn::Div {
+                    forms[1] = algebra::inverse(&forms[1], &mut self.exponents)?;
+                }
                 match f {
                     BinaryFn::Add => {
                         algebra::sum(&forms[0], &forms[1], 1.0, &mut self.labels, &mut self.exponents)

@@ -286,3 +286,49 @@ fn a_recurrence_from_the_last_step_on_runs_in_reverse() {
 fn chunk_sums_of_another_size_are_not_raised() {
     kept(&with(SEGMENT_SUMS, &[("{axis=3, len=1, start=3}", "{axis=3, len=1, start=2}")]));
 }
+
+/// Running sums of log decays, forward or over the steps behind, and the quotient of what they scale.
+fn quotient(suffix: bool, divisor: &str, scale: &str) -> String {
+    let sums = if suffix {
+        "%0 = slice %la {axis=1, start=1, len=5} : f32[batch, 5, 3]
+         %1 = pad %0, %zero {axis=1, low=0, high=1} : f32[batch, 6, 3]
+         %2 = reverse %1 {axis=1} : f32[batch, 6, 3]
+         %3 = cumsum %2 {axis=1} : f32[batch, 6, 3]
+         %4 = exp %3 : f32[batch, 6, 3]
+         %e = reverse %4 {axis=1} : f32[batch, 6, 3]
+         %5 = mul %b, %e : f32[batch, 6, 3]
+         %n = cumsum %5 {axis=1} : f32[batch, 6, 3]"
+    } else {
+        "%1 = cumsum %la {axis=1} : f32[batch, 6, 3]
+         %e = exp %1 : f32[batch, 6, 3]
+         %5 = div %b, %e : f32[batch, 6, 3]
+         %n = cumsum %5 {axis=1} : f32[batch, 6, 3]"
+    };
+    format!(
+        "func @f(%dt: f32[batch, 6, 3], %b: f32[batch, 6, 3]) {{
+           %a = weight {{name=\"a\", shape=[3]}} : f32[3]
+           %zero = constant {{data=[0.0], shape=[]}} : f32[]
+           %eps = constant {{data=[{divisor}], shape=[]}} : f32[]
+           %la = contract[bld,d->bld] %dt, %a : f32[batch, 6, 3]
+           {sums}
+           %8 = broadcast %eps {{shape=[batch, 6, 3]}} : f32[batch, 6, 3]
+           %g = add %e, %8 : f32[batch, 6, 3]
+           {scale}
+           return %h \"h\"
+         }}"
+    )
+}
+
+#[test]
+fn quotients_of_running_sums_are_scans() {
+    raised(&quotient(false, "0.0", "%h = mul %n, %e : f32[batch, 6, 3]"));
+    raised(&quotient(true, "1e-12", "%h = div %n, %g : f32[batch, 6, 3]"));
+    let reciprocal = "%r = reciprocal %e : f32[batch, 6, 3]\n%h = mul %r, %n : f32[batch, 6, 3]";
+    raised(&quotient(true, "0.0", reciprocal));
+}
+
+#[test]
+fn quotients_by_other_numbers_are_not() {
+    kept(&quotient(true, "0.001", "%h = div %n, %g : f32[batch, 6, 3]"));
+    kept(&quotient(false, "0.0", "%h = div %n, %e : f32[batch, 6, 3]"));
+}

@@ -28,7 +28,7 @@ use ssmc_ir::ops::Concat;
 use ssmc_ir::{
     BuildError, Def, Dim, Entity, Graph, GraphBuilder, Loc, LocId, Model, NodeId, Shape, ValueId, Weights,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Raises unrolled first-order recurrences; see the [module](self). Regions are left alone.
 pub struct Unrolled;
@@ -144,7 +144,7 @@ impl<'a> Plan<'a> {
         let has_younger: Vec<bool> =
             self.recurrences.iter().map(|r| r.needs.iter().any(is_younger)).collect();
         let prune = !has_younger.iter().any(|x| *x);
-        let mut seen_values = vec![false; graph.values().len()];
+        let mut seen_values = BTreeSet::new();
         let mut seen_chains = vec![false; self.recurrences.len()];
         let mut stack = needs.to_vec();
         while let Some(need) = stack.pop() {
@@ -161,7 +161,7 @@ impl<'a> Plan<'a> {
                     if own.contains_key(&v) {
                         return true;
                     }
-                    if !std::mem::replace(&mut seen_values[v.idx()], true)
+                    if seen_values.insert(v)
                         && let Some(node) = graph.def_node(v)
                     {
                         stack.extend(node.operands.iter().flatten().map(|v| Need::Value(*v)));

@@ -141,12 +141,16 @@ fn comes_in(graph: &Graph) -> Vec<Option<usize>> {
 fn find(graph: &Graph, goes_out: &[bool]) -> BTreeMap<ValueId, Update> {
     let from = comes_in(graph);
     let users = graph.users();
+    let mut ports: Vec<Option<&Port>> = vec![None; graph.values().len()];
+    for port in graph.outputs().iter().rev() {
+        ports[port.value.idx()] = Some(port);
+    }
     let is_view = |node: &Node| node.results.iter().any(|v| from[v.idx()].is_some());
     // An input that anything but its update reads is more than a state.
     let mut found: BTreeMap<ValueId, Update> = BTreeMap::new();
     for (_, node) in graph.nodes().filter(|(_, n)| chain::is_sum(&n.op)) {
         let next = node.results[0];
-        let Some(output) = output_of(graph, next, goes_out, &users) else { continue };
+        let Some(output) = output_of(graph, next, goes_out, &users, &ports) else { continue };
         let is_read = users[next].iter().any(|(id, _)| !goes_out[id.idx()]);
         if !is_read {
             continue;
@@ -174,10 +178,11 @@ fn output_of<'a>(
     value: ValueId,
     goes_out: &[bool],
     users: &PrimaryMap<ValueId, Vec<(NodeId, usize)>>,
+    ports: &[Option<&'a Port>],
 ) -> Option<&'a Port> {
     let mut value = value;
     loop {
-        if let Some(port) = graph.outputs().iter().find(|p| p.value == value) {
+        if let Some(port) = ports[value.idx()] {
             return Some(port);
         }
         let (id, _) = users[value].iter().find(|(id, _)| goes_out[id.idx()])?;
