@@ -12,6 +12,7 @@ mod json;
 mod recipes;
 mod schema;
 pub mod synthetic;
+pub mod unrolled;
 
 use crate::error::ImportError;
 use crate::shapes::{Binding, InputShape, ShapeFault};

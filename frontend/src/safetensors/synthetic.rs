@@ -219,13 +219,13 @@ impl SyntheticModel {
         all
     }
 
-    fn write_weights(&self, out: &mut impl Write) -> io::Result<()> {
-        let tensors = self.tensors();
+    /// The file's header, without its length in front.
+    fn header(&self, tensors: &[Tensor]) -> io::Result<Vec<u8>> {
         let (dtype, _, width) = self.storage.names();
         let mut header = Map::new();
         header.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
         let mut end = 0;
-        for tensor in &tensors {
+        for tensor in tensors {
             let begin = end;
             end += tensor.n_elems() * width;
             let entry = json!({ "dtype": dtype, "shape": tensor.shape, "data_offsets": [begin, end] });
@@ -233,6 +233,25 @@ impl SyntheticModel {
         }
         let mut header = serde_json::to_vec(&header)?;
         header.resize(header.len().next_multiple_of(8), b' ');
+        Ok(header)
+    }
+
+    /// Where the weights lie in `model.safetensors`.
+    pub(super) fn placed(&self) -> io::Result<Vec<Placed>> {
+        let tensors = self.tensors();
+        let (_, _, width) = self.storage.names();
+        let mut begin = 8 + self.header(&tensors)?.len();
+        let place = |tensor: Tensor| {
+            let len = tensor.n_elems() * width;
+            begin += len;
+            Placed { name: tensor.name, shape: tensor.shape, begin: begin - len, len }
+        };
+        Ok(tensors.into_iter().map(place).collect())
+    }
+
+    fn write_weights(&self, out: &mut impl Write) -> io::Result<()> {
+        let tensors = self.tensors();
+        let header = self.header(&tensors)?;
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
         for (idx, tensor) in tensors.iter().enumerate() {
@@ -244,6 +263,14 @@ impl SyntheticModel {
         }
         Ok(())
     }
+}
+
+/// A tensor and its bytes in the file.
+pub(super) struct Placed {
+    pub(super) name: String,
+    pub(super) shape: Vec<usize>,
+    pub(super) begin: usize,
+    pub(super) len: usize,
 }
 
 struct Tensor {

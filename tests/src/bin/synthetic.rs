@@ -1,26 +1,40 @@
-//! Writes a model folder with random weights: `ssmc-synthetic FOLDER SHAPE STORAGE`.
+//! Writes a model folder with random weights: `ssmc-synthetic FOLDER SHAPE STORAGE [STEPS [LAYERS]]`. With a number of
+//! steps, also `model.onnx` over the same weights, with the recurrence of one sequence written out step by step.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use ssmc_frontend::safetensors::synthetic::{Storage, SyntheticModel};
+use ssmc_frontend::safetensors::unrolled::{self, Extent};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let [folder, shape, storage] = args[..] else { return usage() };
+    let [folder, shape, storage, ref counts @ ..] = args[..] else { return usage() };
+    let counts: Result<Vec<usize>, _> = counts.iter().map(|n| n.parse()).collect();
+    let (steps, layers) = match counts.as_deref() {
+        Ok([]) => (None, None),
+        Ok([steps]) => (Some(*steps), None),
+        Ok([steps, layers]) => (Some(*steps), Some(*layers)),
+        _ => return usage(),
+    };
     let storage = match storage {
         "f32" => Storage::F32,
         "f16" => Storage::F16,
         "bf16" => Storage::BF16,
         _ => return usage(),
     };
-    let model = match shape {
+    let mut model = match shape {
         "mamba-130m" => SyntheticModel::mamba_130m(storage),
         "mamba2-130m" => SyntheticModel::mamba2_130m(storage),
         _ => return usage(),
     };
-    match model.write(Path::new(folder)) {
+    model.n_layers = layers.unwrap_or(model.n_layers);
+    let written = match steps {
+        Some(steps) => unrolled::write(&model, Path::new(folder), Extent { batch: 1, steps }),
+        None => model.write(Path::new(folder)),
+    };
+    match written {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ssmc-synthetic: {folder}: {error}");
@@ -30,6 +44,6 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: ssmc-synthetic FOLDER mamba-130m|mamba2-130m f32|f16|bf16");
+    eprintln!("usage: ssmc-synthetic FOLDER mamba-130m|mamba2-130m f32|f16|bf16 [STEPS [LAYERS]]");
     ExitCode::from(2)
 }

@@ -1,0 +1,239 @@
+//! Recurrences that ONNX files spell without a loop become scans: parallel scans, quotients of running sums, and steps
+//! that are written out one by one.
+#![expect(clippy::unwrap_used, reason = "a fault of a test's own helper ends the test")]
+
+use prost::Message;
+use ssmc_frontend::onnx::proto::attribute_proto::AttributeType;
+use ssmc_frontend::onnx::proto::tensor_shape_proto::{Dimension, dimension};
+use ssmc_frontend::onnx::proto::*;
+use ssmc_frontend::safetensors::ImportOptions;
+use ssmc_frontend::safetensors::synthetic::{Mixer, Storage, SyntheticModel};
+use ssmc_frontend::safetensors::unrolled::{self, Extent};
+use ssmc_ir::ops::Op;
+use ssmc_ir::{Interpreter, Model, Tensor};
+use ssmc_passes::manager::Manager;
+use ssmc_passes::pipeline::{CANONICAL, RAISED};
+use std::collections::BTreeMap;
+
+const STEPS: usize = 6;
+const CHANNELS: usize = 3;
+
+fn port(name: &str, dims: &[usize]) -> ValueInfoProto {
+    let dim =
+        |n: &usize| Dimension { value: Some(dimension::Value::DimValue(*n as i64)), ..Dimension::default() };
+    let shape = TensorShapeProto { dim: dims.iter().map(dim).collect() };
+    let tensor = type_proto::Tensor { elem_type: Some(1), shape: Some(shape) };
+    let ty = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
+    ValueInfoProto { name: Some(name.to_owned()), r#type: Some(ty), ..ValueInfoProto::default() }
+}
+
+fn int(name: &str, i: i64) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(AttributeType::Int as i32),
+        i: Some(i),
+        ..AttributeProto::default()
+    }
+}
+
+fn ints(name: &str, data: &[i64]) -> TensorProto {
+    TensorProto {
+        name: Some(name.to_owned()),
+        dims: vec![data.len() as i64],
+        data_type: Some(7),
+        int64_data: data.to_vec(),
+        ..TensorProto::default()
+    }
+}
+
+fn number(name: &str, x: f32) -> TensorProto {
+    TensorProto {
+        name: Some(name.to_owned()),
+        data_type: Some(1),
+        float_data: vec![x],
+        ..TensorProto::default()
+    }
+}
+
+/// A node from `"Add a b -> c"`.
+fn node(text: &str, attribute: Vec<AttributeProto>) -> NodeProto {
+    let (left, right) = text.split_once(" -> ").unwrap();
+    let mut words = left.split_whitespace().map(str::to_owned);
+    NodeProto {
+        op_type: words.next(),
+        input: words.collect(),
+        output: vec![right.to_owned()],
+        attribute,
+        ..NodeProto::default()
+    }
+}
+
+/// A model over `la` and `b`, log decays and inputs, that computes `h`.
+fn model(node: Vec<NodeProto>, initializer: Vec<TensorProto>) -> Model {
+    let dims = [2, STEPS, CHANNELS];
+    let graph = GraphProto {
+        name: Some("written".to_owned()),
+        input: vec![port("la", &dims), port("b", &dims)],
+        output: vec![port("h", &dims)],
+        node,
+        initializer,
+        ..GraphProto::default()
+    };
+    let opset = OperatorSetIdProto { domain: Some(String::new()), version: Some(17) };
+    let file = ModelProto {
+        ir_version: Some(8),
+        opset_import: vec![opset],
+        graph: Some(graph),
+        ..ModelProto::default()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    std::fs::write(&path, file.encode_to_vec()).unwrap();
+    ssmc_frontend::onnx::import(&path).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// How many scans there are in the end, and what is computed from log decays of this size.
+fn raised(mut model: Model, scale: f64) -> (usize, Vec<f64>) {
+    Manager::new().verify_each(true).run(&mut model, &[CANONICAL, RAISED]).unwrap();
+    let scans = model.graph.nodes().filter(|(_, n)| matches!(n.op, Op::Scan(_))).count();
+    let n = 2 * STEPS * CHANNELS;
+    let tensor = |f: &dyn Fn(usize) -> f64| {
+        let data = (0..n).map(f).collect();
+        Tensor::floats(ssmc_ir::DType::F32, vec![2, STEPS, CHANNELS], data).unwrap().rounded()
+    };
+    let inputs = BTreeMap::from([
+        ("la".to_owned(), tensor(&|i| -scale * (1.0 + (i % 5) as f64 / 5.0))),
+        ("b".to_owned(), tensor(&|i| 1.0 + (i % 7) as f64)),
+    ]);
+    let out = Interpreter::new(&model.graph, &model.weights).run(&inputs).unwrap();
+    (scans, out["h"].to_f64())
+}
+
+/// The recurrence itself.
+fn expected(scale: f64) -> Vec<f64> {
+    let mut h = vec![0.0; 2 * STEPS * CHANNELS];
+    for batch in 0..2 {
+        for t in 0..STEPS {
+            for c in 0..CHANNELS {
+                let i = (batch * STEPS + t) * CHANNELS + c;
+                let la = f64::from((-scale * (1.0 + (i % 5) as f64 / 5.0)) as f32);
+                let before = if t == 0 { 0.0 } else { h[i - CHANNELS] };
+                h[i] = la.exp() * before + 1.0 + (i % 7) as f64;
+            }
+        }
+    }
+    h
+}
+
+#[track_caller]
+fn is_scan(model: Model) {
+    // With the second size of decays the quotients as they are written are 0 / 0.
+    for scale in [0.3, 300.0] {
+        let (scans, found) = raised(model.clone(), scale);
+        assert_eq!(scans, 1);
+        for (x, y) in found.iter().zip(expected(scale)) {
+            assert!((x - y).abs() <= 1e-6 * y.abs().max(1.0), "{x} found, {y} expected");
+        }
+    }
+}
+
+#[test]
+fn a_quotient_of_running_sums_is_a_scan() {
+    is_scan(model(
+        vec![
+            node("CumSum la axis -> sums", vec![]),
+            node("Exp sums -> decays", vec![]),
+            node("Div b decays -> scaled", vec![]),
+            node("CumSum scaled axis -> total", vec![]),
+            node("Mul total decays -> h", vec![]),
+        ],
+        vec![ints("axis", &[1])],
+    ));
+}
+
+#[test]
+fn a_quotient_with_a_guard_by_reversed_sums_is_a_scan() {
+    is_scan(model(
+        vec![
+            node("Slice la one end axis -> later", vec![]),
+            node("Pad later pads -> padded", vec![]),
+            node("CumSum padded axis -> sums", vec![int("reverse", 1)]),
+            node("Exp sums -> decays", vec![]),
+            node("Mul b decays -> scaled", vec![]),
+            node("CumSum scaled axis -> total", vec![]),
+            node("Add decays tiny -> guarded", vec![]),
+            node("Div total guarded -> h", vec![]),
+        ],
+        vec![
+            ints("axis", &[1]),
+            ints("one", &[1]),
+            ints("end", &[STEPS as i64]),
+            ints("pads", &[0, 0, 0, 0, 1, 0]),
+            number("tiny", 1e-12),
+        ],
+    ));
+}
+
+#[test]
+fn shifted_copies_at_doubled_distances_are_a_scan() {
+    let mut nodes = vec![node("Exp la -> a0", vec![]), node("Identity b -> b0", vec![])];
+    let mut constants = vec![ints("axis", &[1]), ints("zero", &[0]), number("one", 1.0)];
+    for (i, d) in [1, 2, 4].into_iter().enumerate() {
+        let next = i + 1;
+        constants.push(ints(&format!("end{i}"), &[(STEPS - d) as i64]));
+        constants.push(ints(&format!("pads{i}"), &[0, d as i64, 0, 0, 0, 0]));
+        let last = if next == 3 { "h".to_owned() } else { format!("b{next}") };
+        for text in [
+            format!("Slice a{i} zero end{i} axis -> as{i}"),
+            format!("Slice b{i} zero end{i} axis -> bs{i}"),
+            format!("Pad as{i} pads{i} one -> ap{i}"),
+            format!("Pad bs{i} pads{i} -> bp{i}"),
+            format!("Mul a{i} bp{i} -> t{i}"),
+            format!("Add b{i} t{i} -> {last}"),
+            format!("Mul a{i} ap{i} -> a{next}"),
+        ] {
+            nodes.push(node(&text, vec![]));
+        }
+    }
+    is_scan(model(nodes, constants));
+}
+
+/// The generator of long unrolled models agrees with the importer of folders, and each layer is one scan again.
+#[test]
+fn an_unrolled_synthetic_model_is_the_same_as_its_folder() {
+    let shape = SyntheticModel {
+        mixer: Mixer::Mamba { dt_rank: 2 },
+        d_model: 8,
+        d_inner: 16,
+        d_state: 4,
+        n_layers: 2,
+        vocab_size: 20,
+        ..SyntheticModel::mamba_130m(Storage::F32)
+    };
+    let folder = tempfile::tempdir().unwrap();
+    unrolled::write(&shape, folder.path(), Extent { batch: 1, steps: 7 }).unwrap();
+    let mut unrolled = ssmc_frontend::onnx::import(&folder.path().join("model.onnx")).unwrap();
+    Manager::new().verify_each(true).run(&mut unrolled, &[CANONICAL, RAISED]).unwrap();
+    let scans = unrolled.graph.nodes().filter(|(_, n)| matches!(n.op, Op::Scan(_))).count();
+    assert_eq!(scans, shape.n_layers);
+    let adds = unrolled.graph.nodes().filter(|(_, n)| n.op.name() == "add").count();
+    assert!(adds < 4 * shape.n_layers + 2, "steps are left\n{}", unrolled.graph);
+    let imported = ssmc_frontend::import(folder.path(), &ImportOptions::default()).unwrap();
+    let forward = ssmc_passes::programs::derive(&imported.graph).unwrap().swap_remove(0);
+    let imported = Model { graph: forward.graph, ..imported };
+    let ids = Tensor::ints(ssmc_ir::DType::I64, vec![1, 7], vec![3, 1, 4, 1, 5, 9, 2]).unwrap();
+    let logits = |model: &Model| {
+        let inputs = BTreeMap::from([("input_ids".to_owned(), ids.clone())]);
+        let mut interpreter = Interpreter::new(&model.graph, &model.weights);
+        for (symbol, extent) in [("batch", 1), ("seq_len", 7)] {
+            interpreter = interpreter.bind(ssmc_ir::Symbol::new(symbol), extent);
+        }
+        interpreter.run(&inputs).unwrap()["logits"].to_f64()
+    };
+    let (x, y) = (logits(&unrolled), logits(&imported));
+    assert_eq!(x.len(), y.len());
+    let peak = y.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+    for (p, q) in x.iter().zip(&y) {
+        assert!((p - q).abs() <= 1e-5 * peak, "{p} unrolled, {q} from the folder");
+    }
+}
