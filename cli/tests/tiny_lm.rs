@@ -215,6 +215,36 @@ fn compiled_code_agrees_with_interpreter_and_reference() {
 }
 
 #[test]
+fn a_profile_lists_every_launch_beside_the_machines_limits() {
+    let c = compiled();
+    let trace = c.path("profile.json");
+    let args = ["--len", "37", "--repetitions", "2", "--launches", "--trace", &trace];
+    let found = json("ssmc.profile.v1", &[&["profile", &c.artifact], &args[..]].concat());
+    assert!(found["machine"]["bytes_per_second"].as_f64().unwrap() > 1e8);
+    let programs = found["programs"].as_array().unwrap();
+    assert_eq!(
+        programs.iter().map(|p| p["program"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["prefill", "step"]
+    );
+    for program in programs {
+        let launches = program["by_launch"].as_array().unwrap();
+        assert_eq!(program["launches"].as_u64().unwrap() as usize, launches.len());
+        let number = |value: &serde_json::Value| value.as_f64().unwrap();
+        let sum = |key: &str| launches.iter().map(|l| number(&l[key])).sum::<f64>();
+        assert!(number(&program["flops"]) > 5e6 && number(&program["flops"]) == sum("flops"), "{program}");
+        assert!((number(&program["floor_seconds"]) / sum("floor_seconds") - 1.0).abs() < 1e-9);
+        let scans = launches.iter().filter(|l| l["recurrence"].as_str().unwrap().ends_with("s6")).count();
+        assert_eq!(scans, 9);
+        assert!(launches.iter().all(|l| !l["nodes"].as_array().unwrap().is_empty()));
+    }
+    let events: serde_json::Value = serde_json::from_str(&fs::read_to_string(&trace).unwrap()).unwrap();
+    assert!(events["traceEvents"].as_array().unwrap().len() > programs.len());
+    let (table, _) = expect(0, &["profile", &c.artifact, "--program", "step", "--repetitions", "1"]);
+    assert!(table.contains("of its limit") && !table.contains("prefill"), "{table}");
+    expect(6, &["profile", &c.artifact, "--program", "backward"]);
+}
+
+#[test]
 fn snapshots_tell_of_changes() {
     let model = tiny_lm();
     let model = model.to_str().unwrap();

@@ -25,6 +25,7 @@ mod cuda;
 mod error;
 mod level;
 mod lm;
+mod machine;
 mod memory;
 mod observe;
 mod plan;
@@ -40,6 +41,7 @@ pub use artifact::Artifact;
 #[cfg(feature = "cuda")]
 pub use cuda::GpuError;
 pub use error::RuntimeError;
+pub use machine::MachineRates;
 pub use observe::{LaunchObserver, LaunchView};
 pub use profile::LaunchProfile;
 pub use selftest::SelftestOutput;

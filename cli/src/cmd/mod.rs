@@ -9,6 +9,7 @@ mod generate;
 mod inspect;
 mod language;
 mod optimize;
+mod profile;
 mod run;
 mod selftest;
 mod snapshot;
@@ -16,6 +17,7 @@ mod stages;
 mod state;
 mod targets;
 mod verify;
+mod workload;
 
 use crate::failure::Outcome;
 use crate::output;
@@ -61,6 +63,8 @@ enum Verb {
     Optimize(optimize::Args),
     /// Measure speed and time per kernel
     Bench(bench::Args),
+    /// Show where the time of each program goes, beside what the machine allows
+    Profile(profile::Args),
     /// Run an artefact's golden vectors on this machine
     Selftest(selftest::Args),
     /// Save and inspect recurrent states
@@ -89,6 +93,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Verb::Explain(args) => explain::run(&args, json),
         Verb::Optimize(args) => optimize::run(&args, json),
         Verb::Bench(args) => bench::run(&args, json),
+        Verb::Profile(args) => profile::run(&args, json),
         Verb::Selftest(args) => selftest::run(&args, json),
         Verb::State(args) => state::run(&args, json),
         Verb::Snapshot(args) => snapshot::run(&args, json),

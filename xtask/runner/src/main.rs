@@ -25,7 +25,6 @@ mod cost;
 mod job;
 mod language;
 mod limits;
-mod machine;
 mod stream;
 
 use std::fmt::Write as _;
@@ -35,7 +34,7 @@ use std::time::Instant;
 
 use job::Job;
 use ssmc_npz::NpzError;
-use ssmc_runtime::{Artifact, RuntimeError, Session, TensorError};
+use ssmc_runtime::{Artifact, MachineRates, RuntimeError, Session, TensorError};
 
 /// Why a job was not done.
 #[derive(Debug, thiserror::Error)]
@@ -110,8 +109,9 @@ fn work(session: &mut Session, job: &Job) -> Result<(), Error> {
             println!("streamed\t{}\t{}\t{}", done.pieces, done.bytes_before, done.bytes_after);
         }
         Job::Machine => {
-            let machine = machine::measure();
-            println!("machine\t{}\t{}\t{}", machine.bytes, machine.flops, machine.threads);
+            let threads = session.n_threads();
+            let rates = MachineRates::measure(threads);
+            println!("machine\t{}\t{}\t{threads}", rates.bytes, rates.flops);
         }
         Job::Continue { steps, ids, output } => {
             let seconds = language::continue_sequence(session, ids, *steps, Path::new(output))?;

@@ -4,39 +4,56 @@ use std::hint::black_box;
 use std::thread;
 use std::time::Instant;
 
-/// Rates per second.
-#[derive(Debug)]
-pub(crate) struct Machine {
-    pub(crate) bytes: f64,
-    pub(crate) flops: f64,
-    pub(crate) threads: usize,
+/// What the processors reach with all threads at once, per second.
+///
+/// Source: the roofline of a program is the larger of its bytes over `bytes` and its operations over `flops`
+/// (Williams, Waterman, Patterson 2009).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MachineRates {
+    /// Bytes read from memory.
+    pub bytes: f64,
+    /// Operations on f32; a fused multiply-add counts as two.
+    pub flops: f64,
 }
 
-/// Bytes that each thread reads: well beyond any cache.
-const BUFFER: usize = 256 << 20;
+/// Bytes that all threads read together: well beyond any cache, unless many threads share them.
+const BUFFERS: usize = 512 << 20;
+/// Bytes that one thread reads at least.
+const LEAST_BUFFER: usize = 64 << 20;
 /// The best of several runs counts.
 const RUNS: usize = 5;
 
-pub(crate) fn measure() -> Machine {
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    let buffers: Vec<Vec<u64>> = (0..threads).map(|i| vec![i as u64; BUFFER / 8]).collect();
-    let bytes = best(|| {
-        thread::scope(|scope| {
-            for buffer in &buffers {
-                scope.spawn(move || black_box(read(buffer)));
-            }
+impl MachineRates {
+    /// Measures both rates with `threads` threads; takes a second or two and 512 MB of memory or 64 MB per thread.
+    ///
+    /// Other work on the machine lowers what is found.
+    pub fn measure(threads: usize) -> Self {
+        let threads = threads.max(1);
+        let buffer = (BUFFERS / threads).max(LEAST_BUFFER);
+        let buffers: Vec<Vec<u64>> = (0..threads).map(|i| vec![i as u64 + 1; buffer / 8]).collect();
+        let bytes = best(|| {
+            thread::scope(|scope| {
+                for buffer in &buffers {
+                    scope.spawn(move || black_box(read(buffer)));
+                }
+            });
+            (threads * buffer) as f64
         });
-        (threads * BUFFER) as f64
-    });
-    let flops = best(|| {
-        thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| black_box(multiply_add(black_box(0.5))));
-            }
+        let flops = best(|| {
+            thread::scope(|scope| {
+                for _ in 0..threads {
+                    scope.spawn(|| black_box(multiply_add(black_box(0.5))));
+                }
+            });
+            (threads * ROUNDS * LANES * 2) as f64
         });
-        (threads * ROUNDS * LANES * 2) as f64
-    });
-    Machine { bytes, flops, threads }
+        Self { bytes, flops }
+    }
+
+    /// Seconds that so much work takes at least.
+    pub fn floor(&self, flops: f64, bytes: f64) -> f64 {
+        (flops / self.flops).max(bytes / self.bytes)
+    }
 }
 
 /// The greatest rate of `work`, which returns how much it did.
@@ -156,6 +173,13 @@ mod tests {
     fn chains_converge() {
         // x = x/2 + 1 has the fixed point 2.
         assert_eq!(multiply_add(0.5), 2.0 * LANES as f32);
+    }
+
+    #[test]
+    fn the_floor_is_that_of_the_scarcer_resource() {
+        let rates = MachineRates { bytes: 10.0, flops: 100.0 };
+        assert_eq!(rates.floor(100.0, 20.0), 2.0);
+        assert_eq!(rates.floor(400.0, 20.0), 4.0);
     }
 
     #[test]
