@@ -9,8 +9,8 @@ use super::Session;
 use crate::code::{BufPtr, Entry};
 use crate::error::RuntimeError;
 use crate::observe::{LaunchObserver, LaunchView};
-use crate::plan::{Call, Region};
-use crate::pool::{Panicked, Pool};
+use crate::plan::{Call, Plan, Region};
+use crate::pool::Launches;
 use crate::state::Turn;
 use crate::symbols;
 use crate::tensor::{TensorMut, TensorRef};
@@ -23,7 +23,7 @@ impl Session {
         mut turn: Option<Turn<'_>>,
         inputs: &[(&str, TensorRef<'_>)],
         outputs: &mut [(&str, TensorMut<'_>)],
-        mut observer: Option<&mut dyn LaunchObserver>,
+        observer: Option<&mut dyn LaunchObserver>,
     ) -> Result<(), RuntimeError> {
         #[cfg(feature = "cuda")]
         if matches!(self.backend, super::Backend::Gpu(_)) {
@@ -57,49 +57,70 @@ impl Session {
             BufferKind::StateOut => state.as_ref().expect(STATEFUL).write(index),
             BufferKind::Unspecified => unreachable!("the reader refuses unknown buffer kinds"),
         })?;
+        let panic = |index| RuntimeError::Panic { kernel: kernel_name(manifest, program, index) };
+        let Some(observer) = observer else {
+            // SAFETY: the addresses come from the tensors, the arena, the state and the mapped weights, all borrowed by
+            // this function to its end; the outputs, the arena and the state are borrowed mutably. That kernels stay
+            // inside the buffers is the compiler's part. The code is mapped as long as the session lives.
+            let launches = unsafe { Bound::new(plan, 0..plan.n_launches()) };
+            return self.pool.run(&launches).map_err(|at| panic(at.launch));
+        };
         for index in 0..plan.n_launches() {
-            let call = plan.call(index);
-            // SAFETY: the addresses come from the tensors, the arena, the state and the mapped weights, all
-            // borrowed by this function to its end; the outputs, the arena and the state are borrowed
-            // mutably. No kernel runs while an observer looks. That kernels stay inside the buffers is the
-            // compiler's part. The code is mapped as long as the session lives.
+            // SAFETY: as above. No kernel runs while an observer looks.
             let finished = unsafe {
-                if let Some(observer) = observer.as_deref_mut() {
-                    observer.before(&view(index, &call));
-                }
-                let finished = if call.grid > 0 { launch(&mut self.pool, &call) } else { Ok(()) };
-                if let Some(observer) = observer.as_deref_mut() {
-                    observer.after(&view(index, &call));
-                }
+                observer.before(&view(index, &plan.call(index)));
+                let finished = self.pool.run(&Bound::new(plan, index..index + 1));
+                observer.after(&view(index, &plan.call(index)));
                 finished
             };
-            finished
-                .map_err(|Panicked| RuntimeError::Panic { kernel: kernel_name(manifest, program, index) })?;
+            finished.map_err(|_| panic(index))?;
         }
         Ok(())
     }
 }
 
-/// Runs all blocks of `call`.
-///
-/// # Safety
-/// The buffers of `call` are live, as large as the launch assumes, and those that the kernel writes are
-/// exclusively the caller's. The code image is mapped.
-unsafe fn launch(pool: &mut Pool, call: &Call<'_>) -> Result<(), Panicked> {
-    #[cfg_attr(
-        not(feature = "cuda"),
-        expect(clippy::infallible_destructuring_match, reason = "there is one kind of entry without `cuda`")
-    )]
-    let entry = match call.entry {
-        Entry::Cpu(entry) => entry,
-        #[cfg(feature = "cuda")]
-        Entry::Gpu(_) => unreachable!("a plan has kernels of one device"),
-    };
-    pool.run(call.grid, &|blocks| {
-        // SAFETY: by the contract of this function; the pool gives every thread other blocks, and a kernel's
-        // blocks write disjoint memory.
+/// Launches of a plan whose buffers have addresses.
+struct Bound<'a> {
+    plan: &'a Plan,
+    launches: Range<usize>,
+}
+
+impl<'a> Bound<'a> {
+    /// # Safety
+    /// As long as the result is used, the buffers of these launches are live and as large as the launches assume, and
+    /// those that kernels write are exclusively the caller's. The code image is mapped.
+    unsafe fn new(plan: &'a Plan, launches: Range<usize>) -> Self {
+        Self { plan, launches }
+    }
+}
+
+impl Launches for Bound<'_> {
+    fn len(&self) -> usize {
+        self.launches.len()
+    }
+
+    fn grid(&self, launch: usize) -> i64 {
+        self.plan.call(self.launches.start + launch).grid
+    }
+
+    fn run(&self, launch: usize, blocks: Range<i64>) {
+        let call = self.plan.call(self.launches.start + launch);
+        #[cfg_attr(
+            not(feature = "cuda"),
+            expect(
+                clippy::infallible_destructuring_match,
+                reason = "there is one kind of entry without `cuda`"
+            )
+        )]
+        let entry = match call.entry {
+            Entry::Cpu(entry) => entry,
+            #[cfg(feature = "cuda")]
+            Entry::Gpu(_) => unreachable!("a plan has kernels of one device"),
+        };
+        // SAFETY: by the contract of `new`; the pool gives every thread other blocks, and a kernel's blocks write
+        // disjoint memory.
         unsafe { entry.call(call.bufs, call.dims, blocks) }
-    })
+    }
 }
 
 pub(super) const STATEFUL: &str = "the reader refuses stateless programs that refer to a state";
