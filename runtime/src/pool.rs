@@ -44,6 +44,18 @@ struct Region {
     numbers: (u64, u64),
 }
 
+impl Region {
+    /// Launches with numbers from `first` on.
+    fn new(launches: &dyn Launches, first: u64) -> Self {
+        let numbers = (first, first + launches.len() as u64);
+        // SAFETY: it lengthens the lifetime in the type of a pointer; `help` says when that is followed.
+        let launches = unsafe {
+            std::mem::transmute::<*const (dyn Launches + '_), *const (dyn Launches + 'static)>(launches)
+        };
+        Self { launches, numbers }
+    }
+}
+
 // SAFETY: the pointer is followed only while `Pool::run` borrows what it points to, and that is `Sync`.
 unsafe impl Send for Region {}
 
@@ -105,12 +117,7 @@ impl Pool {
     pub(crate) fn run(&mut self, launches: &dyn Launches) -> Result<(), Panicked> {
         let shared = &*self.shared;
         let first = shared.done.load(Ordering::Relaxed) / shared.n_parts();
-        let numbers = (first, first + launches.len() as u64);
-        // SAFETY: it lengthens the lifetime in the type of a pointer; `help` says when it is followed.
-        let launches = unsafe {
-            std::mem::transmute::<*const (dyn Launches + '_), *const (dyn Launches + 'static)>(launches)
-        };
-        let region = Region { launches, numbers };
+        let region = Region::new(launches, first);
         if !self.workers.is_empty() {
             let mut slot = lock(&shared.slot);
             slot.region = Some(region);

@@ -98,10 +98,7 @@ fn a_thread_without_a_processor_holds_nobody_up() {
     };
     let launches = Each { grids: vec![4; 10], work };
     let first = shared.done.load(Ordering::Relaxed) / shared.n_parts();
-    let pointer: *const (dyn Launches + '_) = &launches;
-    // SAFETY: the launches live to the end of this test, and no other thread learns of them.
-    let pointer = unsafe { std::mem::transmute::<*const (dyn Launches + '_), *const dyn Launches>(pointer) };
-    shared.help(&Region { launches: pointer, numbers: (first, first + 10) }, 0);
+    shared.help(&Region::new(&launches, first), 0);
     assert_eq!(region_ran.load(Ordering::Relaxed), 40);
     drop(slot);
     pool.run(&Each { grids: vec![3; 4], work: |_, _| {} }).unwrap();
