@@ -7,23 +7,32 @@
 //! S = exp(gap(last,-1))*S + sum over j of exp(gap(last,j)) * dt[j]*x[j] b[j]'
 //! ```
 //!
-//! Gaps are summed from i downwards, never taken as differences: beside a huge step the small ones would vanish.
-//! In a packed batch the sums over j begin where the sequence of i begins, and what came before is left out.
+//! Gaps are sums over their own steps, never differences: beside a huge step the small ones would vanish. In a packed
+//! batch a chunk is cut where a sequence begins, so that nothing of one reaches another.
+//!
+//! All three products run in register [tiles](Tile): rows are steps or states, lanes are steps or rows of the head.
+//! Steps after i take no part in y[i], not even with weight 0: they may be infinite.
 
 use super::super::access::Cx;
 use super::super::conv1d::new_sequence;
-use super::super::elementwise::{for_lanes, lane_sum, row_index};
+use super::super::elementwise::{for_lanes, row_index};
 use super::super::index::Idx;
 use super::super::scan::hold_factor;
 use super::super::selective_scan::step_at;
 use super::super::sink::Sink;
 use super::super::{Launch, LowerError, Lowering, elem_of};
+use super::tile::{ROWS, Tile, VECTORS, widen};
 use super::{Head, Operands, load_state};
-use crate::kernel::{Elem, KernelBuilder, LocalId, Reg, RegTy};
+use crate::kernel::{Elem, KernelBuilder, LocalId, Reg};
 use ssmc_ir::Dim;
 use ssmc_ir::ops::{Discretization, Ssd};
 
-/// What is fixed for a block, and its arrays. A row holds one number per row of the head, padded to whole vectors.
+/// Vectors of scores that a tile of steps computes at once.
+const SCORE_VECTORS: i64 = 2;
+/// Most numbers in the arrays of one chunk's b and c: they should stay in the second-level cache.
+const MAX_MAP: i64 = 32 << 10;
+
+/// What is fixed for a block, and its arrays. Rows of arrays are padded to whole vectors.
 struct Block<'o> {
     op: &'o Ssd,
     o: &'o Operands,
@@ -32,28 +41,50 @@ struct Block<'o> {
     n: i64,
     elem: Elem,
     len: Reg,
-    /// Length of a row in arrays.
-    pitch: i64,
-    /// `[N]` rows.
-    state: LocalId,
-    /// dt*x, or what stands for it by the discretization, a row per step.
-    dt_x: LocalId,
-    /// dt*a per step.
-    dt_a: LocalId,
-    /// Scores of the present step with the steps before it.
-    score: LocalId,
+    lanes: u16,
+    pitch: Pitch,
+    arrays: Arrays,
 }
 
-/// The present chunk.
-struct Chunk {
-    /// Its first step.
+/// Lengths of rows in arrays.
+struct Pitch {
+    /// Of one number per row of the head.
+    rows: i64,
+    /// Of one number per state.
+    states: i64,
+    /// Of one number per step of a chunk.
+    steps: i64,
+}
+
+struct Arrays {
+    /// `[N]` rows of one number per row of the head.
+    state: LocalId,
+    /// dt*x, or what stands for it by the discretization: per step a row of the same kind.
+    dt_x: LocalId,
+    /// c: per step a row of states.
+    c: LocalId,
+    /// b of one step.
+    b_row: LocalId,
+    /// b: per state a row of steps.
+    b: LocalId,
+    /// dt*a per step.
+    dt_a: LocalId,
+    /// exp(gap(i, -1)) per step i.
+    carry: LocalId,
+    /// gap(i, j) per step j, i being the last step that was seen; 0 from i on.
+    gap: LocalId,
+    /// Scores of the steps of a tile with those before them: a row of steps each.
+    score: LocalId,
+    /// y of the steps of a tile.
+    y: LocalId,
+}
+
+/// Steps of one sequence in the present chunk.
+#[derive(Clone, Copy)]
+struct Piece {
+    /// The first, on the axis of the block's steps.
     start: Reg,
-    /// Its number of steps.
     count: Reg,
-    /// First step of the present sequence in this chunk, from `start`.
-    begin: Reg,
-    /// Whether the present sequence began before the chunk; `None` if all do.
-    carried: Option<Reg>,
 }
 
 pub(super) fn lower(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Launch, LowerError> {
@@ -61,12 +92,30 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Laun
     let rows = l.constant("head width", &shape[4])?;
     let n = l.constant("states", &l.shape(o.b)[3])?;
     let elem = elem_of(l.graph.ty(o.x).dtype)?;
-    let q = op.chunk_size as i64;
+    let q = (op.chunk_size as i64).min((MAX_MAP / n.max(1)).max(1));
     let (b, cx, sink) = l.parts();
     let grid = [shape[0].clone(), shape[2].clone(), shape[3].clone()];
     let place = row_index(cx, b, &grid);
     let lanes = i64::from(cx.lanes);
-    let pitch = (rows + lanes - 1) / lanes * lanes;
+    let padded = |length: i64, unit: i64| (length + unit - 1) / unit * unit;
+    let pitch = Pitch {
+        rows: padded(rows, lanes),
+        states: padded(n, lanes),
+        steps: padded(q, SCORE_VECTORS * lanes),
+    };
+    let mut local = |name, length: i64| b.local(name, o.acc, length as u32);
+    let arrays = Arrays {
+        state: local("state", n * pitch.rows),
+        dt_x: local("dt_x", q * pitch.rows),
+        c: local("c", q * pitch.states),
+        b_row: local("b_row", pitch.states),
+        b: local("b", n * pitch.steps),
+        dt_a: local("dt_a", q),
+        carry: local("carry", pitch.steps),
+        gap: local("gap", pitch.steps),
+        score: local("score", ROWS * pitch.steps),
+        y: local("y", ROWS * pitch.rows),
+    };
     let block = Block {
         op,
         o,
@@ -75,16 +124,17 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Laun
         n,
         elem,
         len: cx.dim(b, &shape[1]),
+        lanes: cx.lanes,
         pitch,
-        state: b.local("state", o.acc, (n * pitch) as u32),
-        dt_x: b.local("dt_x", o.acc, (q * pitch) as u32),
-        dt_a: b.local("dt_a", o.acc, q as u32),
-        score: b.local("score", o.acc, q as u32),
+        arrays,
     };
     for_lanes(cx, b, &block.rows, &mut |cx, b, p| {
         let offset = first_of(p);
-        load_state(cx, b, o, &block.head, (p, n), (block.state, pitch, offset))
+        load_state(cx, b, o, &block.head, (p, n), (block.arrays.state, block.pitch.rows, offset))
     })?;
+    // Vectors reach beyond the steps that there are.
+    block.clear(b, block.arrays.b, n * block.pitch.steps);
+    block.clear(b, block.arrays.carry, block.pitch.steps);
     let chunks = b.ceil_div(block.len, q);
     let mut result = Ok(());
     b.for_("chunk", 0, chunks, 1, |b, chunk| {
@@ -92,14 +142,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Laun
             let start = b.mul(chunk, q);
             let left = b.sub(block.len, start);
             let count = b.min(left, q);
-            let zero = b.const_i64(0);
-            let packed = o.seq_idx.is_some();
-            let yes = packed.then(|| b.eq(zero, zero));
-            let begin = if packed { b.var_init(zero) } else { zero };
-            let chunk = Chunk { start, count, begin, carried: yes.map(|yes| b.var_init(yes)) };
-            block.prepare(cx, b, &chunk)?;
-            block.outputs(cx, b, &chunk, sink)?;
-            block.pass_on(cx, b, &chunk)
+            block.chunk(cx, b, Piece { start, count }, sink)
         });
     });
     result?;
@@ -107,9 +150,9 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Laun
         let mut result = Ok(());
         b.for_("n", 0, n, 1, |b, n| {
             result = cx.scope(|cx| {
-                let row = b.mul(n, pitch);
+                let row = b.mul(n, block.pitch.rows);
                 for_lanes(cx, b, &block.rows, &mut |cx, b, p| {
-                    let h = load_row(b, cx.lanes, block.state, row, p);
+                    let h = load_row(b, cx.lanes, block.arrays.state, row, p);
                     let h = b.cast(h, elem);
                     sink.put_extra(cx, b, o.h_last, &block.head.state(p, Idx::Uniform(n)), h)
                 })
@@ -122,219 +165,337 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Laun
 }
 
 impl Block<'_> {
-    /// Position on the sequence axis of step `i` of the chunk, and of the step before it.
-    fn step(&self, b: &mut KernelBuilder, chunk: &Chunk, i: Reg) -> (Reg, Reg) {
-        let i = b.add(chunk.start, i);
+    /// Position on the sequence axis of step `i` of the piece, and of the step before it.
+    fn step(&self, b: &mut KernelBuilder, piece: Piece, i: Reg) -> (Reg, Reg) {
+        let i = b.add(piece.start, i);
         step_at(b, i, self.len, self.op.reverse)
     }
 
-    /// dt*a and dt*x of every step.
-    fn prepare(&self, cx: &mut Cx<'_>, b: &mut KernelBuilder, chunk: &Chunk) -> Result<(), LowerError> {
+    /// Zeros in the first `length` numbers, a multiple of the lanes.
+    fn clear(&self, b: &mut KernelBuilder, array: LocalId, length: i64) {
+        let zero = b.zero(self.o.acc.x(self.lanes));
+        b.for_("i", 0, length, self.lanes.into(), |b, i| b.store(array, i, zero));
+    }
+
+    /// One chunk, in pieces where sequences begin.
+    fn chunk<'a>(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        chunk: Piece,
+        sink: &mut Sink<'a>,
+    ) -> Result<(), LowerError> {
+        let Some(seq_idx) = self.o.seq_idx else { return self.piece(cx, b, chunk, sink) };
+        let zero = b.const_i64(0);
+        let begin = b.var_init(zero);
+        let end = b.add(chunk.count, 1);
+        let last = b.sub(chunk.count, 1);
         let mut result = Ok(());
-        b.for_("i", 0, chunk.count, 1, |b, i| {
+        b.for_("i", 1, end, 1, |b, i| {
             result = cx.scope(|cx| {
-                let (t, _) = self.step(b, chunk, i);
+                let inside = b.min(i, last);
+                let at = self.step(b, chunk, inside);
+                let is_new = new_sequence(cx, b, seq_idx, self.head.batch, at)?;
+                let is_end = b.eq(i, chunk.count);
+                let ends = b.or(is_new, is_end);
+                let mut result = Ok(());
+                b.if_(ends, |b| {
+                    result = cx.scope(|cx| {
+                        let start = b.add(chunk.start, begin);
+                        let count = b.sub(i, begin);
+                        let piece = Piece { start, count };
+                        let at = self.step(b, piece, zero);
+                        let is_new = new_sequence(cx, b, seq_idx, self.head.batch, at)?;
+                        b.if_(is_new, |b| self.clear(b, self.arrays.state, self.n * self.pitch.rows));
+                        self.piece(cx, b, piece, sink)
+                    });
+                    b.assign(begin, i);
+                });
+                result
+            });
+        });
+        result
+    }
+
+    /// Steps of one sequence.
+    fn piece<'a>(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        piece: Piece,
+        sink: &mut Sink<'a>,
+    ) -> Result<(), LowerError> {
+        self.prepare(cx, b, piece)?;
+        let rest = b.rem(piece.count, ROWS);
+        let whole = b.sub(piece.count, rest);
+        let zero = b.const_i64(0);
+        for (rows, (lo, hi)) in [(ROWS, (zero, whole)), (1, (whole, piece.count))] {
+            let mut result = Ok(());
+            b.for_("i", lo, hi, rows, |b, i| {
+                self.scores(b, (i, rows));
+                result = self.outputs(cx, b, piece, (i, rows), sink);
+            });
+            result?;
+        }
+        self.pass_on(b, piece);
+        Ok(())
+    }
+
+    /// Fills the arrays of steps.
+    fn prepare(&self, cx: &mut Cx<'_>, b: &mut KernelBuilder, piece: Piece) -> Result<(), LowerError> {
+        let zero = b.zero(self.o.acc.x(1));
+        let carry = b.var_init(zero);
+        let mut result = Ok(());
+        b.for_("i", 0, piece.count, 1, |b, i| {
+            result = cx.scope(|cx| {
+                let (t, _) = self.step(b, piece, i);
                 let (dt, a) = self.head.step(cx, b, (self.o, self.op), t)?;
                 let dt_a = b.mul(dt, a);
-                b.store(self.dt_a, i, dt_a);
+                b.store(self.arrays.dt_a, i, dt_a);
+                let wider = b.add(carry, dt_a);
+                b.assign(carry, wider);
+                b.store(self.arrays.carry, i, carry);
                 // Both rules decay by exp(dt*a); the type rule of ssd has no others in chunks.
                 let dt = match self.op.discretization {
                     Discretization::Zoh => hold_factor(b, dt, a),
                     Discretization::ExpEuler | Discretization::Bilinear => dt,
                 };
-                let row = b.mul(i, self.pitch);
+                let row = b.mul(i, self.pitch.rows);
                 for_lanes(cx, b, &self.rows, &mut |cx, b, p| {
                     let x = self.o.wide(cx, b, self.o.x, &[self.head.at(t).as_slice(), &[p]].concat())?;
                     let dt = cx.widen(b, dt);
                     let v = b.mul(dt, x);
-                    store_row(b, self.dt_x, row, p, v);
+                    store_row(b, self.arrays.dt_x, row, p, v);
                     Ok(())
-                })
-            });
-        });
-        result
-    }
-
-    /// Walks from step `i` back to the beginning of its sequence: `visit` gets each step j and exp(gap(i, j)).
-    /// Returns exp(gap(i, begin - 1)).
-    fn walk_back<'a>(
-        &self,
-        cx: &mut Cx<'a>,
-        b: &mut KernelBuilder,
-        (chunk, i): (&Chunk, Reg),
-        visit: &mut dyn FnMut(&mut Cx<'a>, &mut KernelBuilder, Reg, Reg) -> Result<(), LowerError>,
-    ) -> Result<Reg, LowerError> {
-        let zero = b.zero(RegTy::scalar(self.o.acc));
-        let gap = b.var_init(zero);
-        let span = b.sub(i, chunk.begin);
-        let span = b.add(span, 1);
-        let mut result = Ok(());
-        b.for_("back", 0, span, 1, |b, back| {
-            result = cx.scope(|cx| {
-                let j = b.sub(i, back);
-                let decay = b.exp(gap);
-                visit(cx, b, j, decay)?;
-                let dt_a = b.load(self.dt_a, j, 1);
-                let wider = b.add(gap, dt_a);
-                b.assign(gap, wider);
+                })?;
+                let row = b.mul(i, self.pitch.states);
+                let none = b.const_i64(0);
+                for_lanes(cx, b, &Dim::from(self.n), &mut |cx, b, n| {
+                    let pick = [self.head.batch, Idx::Uniform(t), self.head.group, n];
+                    let c_t = self.o.wide(cx, b, self.o.c, &pick)?;
+                    store_row(b, self.arrays.c, row, n, c_t);
+                    let b_t = self.o.wide(cx, b, self.o.b, &pick)?;
+                    store_row(b, self.arrays.b_row, none, n, b_t);
+                    Ok(())
+                })?;
+                b.for_("n", 0, self.n, 1, |b, n| {
+                    let v = b.load(self.arrays.b_row, n, 1);
+                    let at = b.mul(n, self.pitch.steps);
+                    let at = b.add(at, i);
+                    b.store(self.arrays.b, at, v);
+                });
                 Ok(())
             });
         });
         result?;
-        Ok(b.exp(gap))
+        self.clear(b, self.arrays.gap, self.pitch.steps);
+        self.exp_all(b, self.arrays.carry, piece.count);
+        Ok(())
     }
 
-    /// y of every step.
+    /// The exponentials of the first `count` numbers.
+    fn exp_all(&self, b: &mut KernelBuilder, array: LocalId, count: Reg) {
+        b.for_("i", 0, count, self.lanes.into(), |b, i| {
+            let v = b.load(array, i, self.lanes);
+            let v = b.exp(v);
+            b.store(array, i, v);
+        });
+    }
+
+    /// Scores of the steps from `i` on with all steps up to theirs; what lies beyond has no meaning.
+    fn scores(&self, b: &mut KernelBuilder, (i, rows): (Reg, i64)) {
+        let (lanes, acc) = (i64::from(self.lanes), self.o.acc);
+        let (zero, n) = (b.const_i64(0), b.const_i64(self.n));
+        let end = b.add(i, rows);
+        b.for_("j", 0, end, SCORE_VECTORS * lanes, |b, j| {
+            let tile = Tile::zero(b, (rows, SCORE_VECTORS), (acc, self.lanes));
+            let left = |b: &mut KernelBuilder, k: Reg, row: i64| {
+                let at = b.add(i, row);
+                let at = b.mul(at, self.pitch.states);
+                let at = b.add(at, k);
+                b.load(self.arrays.c, at, 1)
+            };
+            let right = |b: &mut KernelBuilder, k: Reg, v: i64| {
+                let at = b.mul(k, self.pitch.steps);
+                let at = b.add(at, j);
+                let at = b.add(at, v * lanes);
+                b.load(self.arrays.b, at, self.lanes)
+            };
+            tile.add_products(b, (zero, n), &left, &right);
+            for v in 0..SCORE_VECTORS {
+                let first = b.add(j, v * lanes);
+                let mut gap = b.load(self.arrays.gap, first, self.lanes);
+                for row in 0..rows {
+                    gap = self.widen_gap(b, (first, gap), (i, row));
+                    let decay = b.exp(gap);
+                    let score = b.mul(tile.row(row)[v as usize], decay);
+                    let at = b.add(first, row * self.pitch.steps);
+                    b.store(self.arrays.score, at, score);
+                }
+                b.store(self.arrays.gap, first, gap);
+            }
+        });
+    }
+
+    /// gap(i + row, j) for the steps j from `first` on, given those of the step before.
+    fn widen_gap(&self, b: &mut KernelBuilder, (first, gap): (Reg, Reg), (i, row): (Reg, i64)) -> Reg {
+        let i = b.add(i, row);
+        let dt_a = b.load(self.arrays.dt_a, i, 1);
+        let dt_a = widen(b, dt_a, self.lanes);
+        let wider = b.add(gap, dt_a);
+        // Lanes of steps before i.
+        let before = b.sub(i, first);
+        let before = b.max(before, 0);
+        let before = b.min(before, i64::from(self.lanes));
+        let is_before = b.lane_mask(before, self.lanes);
+        let zero = b.zero(self.o.acc.x(self.lanes));
+        b.select(is_before, wider, zero)
+    }
+
+    /// y of the steps from `i` on.
     fn outputs<'a>(
         &self,
         cx: &mut Cx<'a>,
         b: &mut KernelBuilder,
-        chunk: &Chunk,
+        piece: Piece,
+        (i, rows): (Reg, i64),
         sink: &mut Sink<'a>,
     ) -> Result<(), LowerError> {
-        let mut result = Ok(());
-        b.for_("i", 0, chunk.count, 1, |b, i| {
-            result = cx.scope(|cx| {
-                let (t, before) = self.step(b, chunk, i);
-                if let (Some(seq_idx), Some(carried)) = (self.o.seq_idx, chunk.carried) {
-                    let is_new = new_sequence(cx, b, seq_idx, self.head.batch, (t, before))?;
-                    b.if_(is_new, |b| {
-                        b.assign(chunk.begin, i);
-                        let no = b.zero(RegTy::scalar(Elem::Bool));
-                        b.assign(carried, no);
-                    });
-                }
-                let carry = self.walk_back(cx, b, (chunk, i), &mut |cx, b, j, decay| {
-                    let (s, _) = self.step(b, chunk, j);
-                    let cb = self.dot(cx, b, t, s)?;
-                    let v = b.mul(cb, decay);
-                    b.store(self.score, j, v);
-                    Ok(())
-                })?;
+        self.for_vectors(b, &mut |b, p, vectors| self.output_tile(b, (i, rows), (p, vectors)));
+        for row in 0..rows {
+            let at = b.add(i, row);
+            let (t, _) = self.step(b, piece, at);
+            let from = b.const_i64(row * self.pitch.rows);
+            cx.scope(|cx| {
                 for_lanes(cx, b, &self.rows, &mut |cx, b, p| {
-                    let y = self.output_rows(cx, b, (chunk, carry), (i, t), p)?;
+                    let y = load_row(b, cx.lanes, self.arrays.y, from, p);
                     let y = self.head.finish(cx, b, self.o, (t, p), y)?;
                     let y = b.cast(y, self.elem);
                     sink.put(cx, b, &[self.head.at(t).as_slice(), &[p]].concat(), y)
                 })
-            });
-        });
-        result
+            })?;
+        }
+        Ok(())
     }
 
-    /// Rows `p` of y at step `i`, which lies at `t`.
-    fn output_rows(
-        &self,
-        cx: &mut Cx<'_>,
-        b: &mut KernelBuilder,
-        (chunk, carry): (&Chunk, Reg),
-        (i, t): (Reg, Reg),
-        p: Idx,
-    ) -> Result<Reg, LowerError> {
-        let zero = b.zero(self.o.acc.x(cx.lanes));
-        let (inside, from_state) = (b.var_init(zero), b.var_init(zero));
-        let end = b.add(i, 1);
-        b.for_("j", chunk.begin, end, 1, |b, j| {
-            let v = b.load(self.score, j, 1);
-            let v = cx.widen(b, v);
-            let row = b.mul(j, self.pitch);
-            let x = load_row(b, cx.lanes, self.dt_x, row, p);
-            let next = b.fma(v, x, inside);
-            b.assign(inside, next);
+    /// `body` for groups of vectors that cover the rows of the head: the first row and the number of vectors.
+    fn for_vectors(&self, b: &mut KernelBuilder, body: &mut dyn FnMut(&mut KernelBuilder, Reg, i64)) {
+        let lanes = i64::from(self.lanes);
+        let vectors = self.pitch.rows / lanes;
+        let (groups, rest) = (vectors / VECTORS, vectors % VECTORS);
+        let whole = groups * VECTORS * lanes;
+        if groups > 0 {
+            b.for_("p", 0, whole, VECTORS * lanes, |b, p| body(b, p, VECTORS));
+        }
+        if rest > 0 {
+            let p = b.const_i64(whole);
+            body(b, p, rest);
+        }
+    }
+
+    /// Some rows of y of the steps from `i` on.
+    fn output_tile(&self, b: &mut KernelBuilder, (i, rows): (Reg, i64), (p, vectors): (Reg, i64)) {
+        let (zero, n) = (b.const_i64(0), b.const_i64(self.n));
+        let tile = Tile::zero(b, (rows, vectors), (self.o.acc, self.lanes));
+        let c = |b: &mut KernelBuilder, k: Reg, row: i64| {
+            let at = b.add(i, row);
+            let at = b.mul(at, self.pitch.states);
+            let at = b.add(at, k);
+            b.load(self.arrays.c, at, 1)
+        };
+        tile.add_products(b, (zero, n), &c, &self.row_of(self.arrays.state, p));
+        for row in 0..rows {
+            let at = b.add(i, row);
+            let carry = b.load(self.arrays.carry, at, 1);
+            tile.scale_row(b, row, carry);
+        }
+        let score = |b: &mut KernelBuilder, j: Reg, row: i64| {
+            let at = b.add(j, row * self.pitch.steps);
+            b.load(self.arrays.score, at, 1)
+        };
+        let dt_x = self.row_of(self.arrays.dt_x, p);
+        let shared = b.add(i, 1);
+        tile.add_products(b, (zero, shared), &score, &dt_x);
+        for step in 1..rows {
+            let j = b.add(i, step);
+            let x: Vec<Reg> = (0..vectors).map(|v| dt_x(b, j, v)).collect();
+            for row in step..rows {
+                let weight = score(b, j, row);
+                tile.add_to_row(b, row, weight, &x);
+            }
+        }
+        for row in 0..rows {
+            let to = b.const_i64(row * self.pitch.rows);
+            self.store_vectors(b, (self.arrays.y, to), p, tile.row(row));
+        }
+    }
+
+    /// Reads the vectors from `p` on of row `k` of an array.
+    fn row_of(&self, array: LocalId, p: Reg) -> impl Fn(&mut KernelBuilder, Reg, i64) -> Reg {
+        let (pitch, lanes) = (self.pitch.rows, self.lanes);
+        move |b, k, v| {
+            let at = b.mul(k, pitch);
+            let at = b.add(at, p);
+            let at = b.add(at, v * i64::from(lanes));
+            b.load(array, at, lanes)
+        }
+    }
+
+    fn store_vectors(&self, b: &mut KernelBuilder, (array, row): (LocalId, Reg), p: Reg, vectors: &[Reg]) {
+        let first = b.add(row, p);
+        for (v, vector) in vectors.iter().enumerate() {
+            let at = b.add(first, v as i64 * i64::from(self.lanes));
+            b.store(array, at, *vector);
+        }
+    }
+
+    /// The state after the piece.
+    fn pass_on(&self, b: &mut KernelBuilder, piece: Piece) {
+        // The gaps are those of the last step by now.
+        self.exp_all(b, self.arrays.gap, piece.count);
+        let zero = b.const_i64(0);
+        b.for_("j", 0, piece.count, 1, |b, j| {
+            let weight = b.load(self.arrays.gap, j, 1);
+            let weight = widen(b, weight, self.lanes);
+            let row = b.mul(j, self.pitch.rows);
+            b.for_("p", 0, self.pitch.rows, self.lanes.into(), |b, p| {
+                let at = b.add(row, p);
+                let x = b.load(self.arrays.dt_x, at, self.lanes);
+                let x = b.mul(weight, x);
+                b.store(self.arrays.dt_x, at, x);
+            });
         });
-        let mut result = Ok(());
-        if_carried(b, chunk, |b| {
-            b.for_("n", 0, self.n, 1, |b, n| {
-                result = cx.scope(|cx| {
-                    let pick = [self.head.batch, Idx::Uniform(t), self.head.group, Idx::Uniform(n)];
-                    let c_t = self.o.wide(cx, b, self.o.c, &pick)?;
-                    let row = b.mul(n, self.pitch);
-                    let s = load_row(b, cx.lanes, self.state, row, p);
-                    let next = b.fma(c_t, s, from_state);
-                    b.assign(from_state, next);
-                    Ok(())
+        let last = b.sub(piece.count, 1);
+        let keep = b.load(self.arrays.carry, last, 1);
+        let whole = self.n - self.n % ROWS;
+        for (rows, (lo, hi)) in [(ROWS, (0, whole)), (1, (whole, self.n))] {
+            if lo == hi {
+                continue;
+            }
+            b.for_("n", lo, hi, rows, |b, n| {
+                self.for_vectors(b, &mut |b, p, vectors| {
+                    let tile = Tile::zero(b, (rows, vectors), (self.o.acc, self.lanes));
+                    let old = self.row_of(self.arrays.state, p);
+                    for row in 0..rows {
+                        let k = b.add(n, row);
+                        let old: Vec<Reg> = (0..vectors).map(|v| old(b, k, v)).collect();
+                        tile.add_to_row(b, row, keep, &old);
+                    }
+                    let left = |b: &mut KernelBuilder, j: Reg, row: i64| {
+                        let at = b.add(n, row);
+                        let at = b.mul(at, self.pitch.steps);
+                        let at = b.add(at, j);
+                        b.load(self.arrays.b, at, 1)
+                    };
+                    tile.add_products(b, (zero, piece.count), &left, &self.row_of(self.arrays.dt_x, p));
+                    for row in 0..rows {
+                        let k = b.add(n, row);
+                        let to = b.mul(k, self.pitch.rows);
+                        self.store_vectors(b, (self.arrays.state, to), p, tile.row(row));
+                    }
                 });
             });
-        });
-        result?;
-        let carry = cx.widen(b, carry);
-        Ok(b.fma(carry, from_state, inside))
-    }
-
-    /// The state after the chunk.
-    fn pass_on(&self, cx: &mut Cx<'_>, b: &mut KernelBuilder, chunk: &Chunk) -> Result<(), LowerError> {
-        let last = b.sub(chunk.count, 1);
-        let keep = self.walk_back(cx, b, (chunk, last), &mut |cx, b, j, decay| {
-            let row = b.mul(j, self.pitch);
-            for_lanes(cx, b, &self.rows, &mut |cx, b, p| {
-                let x = load_row(b, cx.lanes, self.dt_x, row, p);
-                let decay = cx.widen(b, decay);
-                let x = b.mul(decay, x);
-                store_row(b, self.dt_x, row, p, x);
-                Ok(())
-            })
-        })?;
-        let mut result = Ok(());
-        b.for_("n", 0, self.n, 1, |b, n| {
-            result = cx.scope(|cx| {
-                let row = b.mul(n, self.pitch);
-                for_lanes(cx, b, &self.rows, &mut |cx, b, p| {
-                    let zero = b.zero(self.o.acc.x(cx.lanes));
-                    let new = b.var_init(zero);
-                    if_carried(b, chunk, |b| {
-                        let old = load_row(b, cx.lanes, self.state, row, p);
-                        let keep = cx.widen(b, keep);
-                        let kept = b.mul(keep, old);
-                        b.assign(new, kept);
-                    });
-                    let mut result = Ok(());
-                    b.for_("j", chunk.begin, chunk.count, 1, |b, j| {
-                        result = cx.scope(|cx| {
-                            let (s, _) = self.step(b, chunk, j);
-                            let pick = [self.head.batch, Idx::Uniform(s), self.head.group, Idx::Uniform(n)];
-                            let b_s = self.o.wide(cx, b, self.o.b, &pick)?;
-                            let from = b.mul(j, self.pitch);
-                            let x = load_row(b, cx.lanes, self.dt_x, from, p);
-                            let next = b.fma(b_s, x, new);
-                            b.assign(new, next);
-                            Ok(())
-                        });
-                    });
-                    result?;
-                    store_row(b, self.state, row, p, new);
-                    Ok(())
-                })
-            });
-        });
-        result
-    }
-
-    /// `c[t] . b[s]`, one lane.
-    fn dot(&self, cx: &mut Cx<'_>, b: &mut KernelBuilder, t: Reg, s: Reg) -> Result<Reg, LowerError> {
-        let zero = b.zero(self.o.acc.x(cx.lanes));
-        let sum = b.var_init(zero);
-        for_lanes(cx, b, &Dim::from(self.n), &mut |cx, b, n| {
-            let pick = |t: Reg| [self.head.batch, Idx::Uniform(t), self.head.group, n];
-            let x = self.o.wide(cx, b, self.o.c, &pick(t))?;
-            let y = self.o.wide(cx, b, self.o.b, &pick(s))?;
-            let next = b.fma(x, y, sum);
-            // What all states share is the same in lanes that do not exist.
-            let next = match cx.mask {
-                Some(mask) => b.select(mask, next, sum),
-                None => next,
-            };
-            b.assign(sum, next);
-            Ok(())
-        })?;
-        Ok(lane_sum(b, sum))
-    }
-}
-
-/// `body` where the state belongs to the present sequence.
-fn if_carried(b: &mut KernelBuilder, chunk: &Chunk, body: impl FnOnce(&mut KernelBuilder)) {
-    match chunk.carried {
-        Some(carried) => b.if_(carried, body),
-        None => body(b),
+        }
     }
 }
 
