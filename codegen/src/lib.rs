@@ -7,5 +7,4 @@ pub mod legalize;
 pub mod llvm;
 pub mod lower;
 pub mod ptx;
-pub mod scan;
 pub mod target;

@@ -39,7 +39,7 @@ mod tensor;
 
 pub use artifact::Artifact;
 #[cfg(feature = "cuda")]
-pub use cuda::GpuError;
+pub use cuda::{GpuError, GpuFacts};
 pub use error::RuntimeError;
 pub use machine::MachineRates;
 pub use observe::{LaunchObserver, LaunchView};

@@ -1,5 +1,7 @@
 //! Looking at the launches of a run from outside.
 
+use std::time::Duration;
+
 /// A launch and the memory of its arguments.
 #[derive(Debug)]
 pub struct LaunchView<'a> {
@@ -13,6 +15,8 @@ pub struct LaunchView<'a> {
     /// as the largest call of the session needs. Parameters may overlap. Empty on a GPU if the observer does not
     /// read buffers.
     pub args: Vec<&'a [u8]>,
+    /// How long the launch took by the clock of the device, if it has one; only after it.
+    pub time: Option<Duration>,
 }
 
 /// Sees every launch of a run before it starts and after it has finished.
@@ -23,6 +27,12 @@ pub trait LaunchObserver {
     /// Whether [`LaunchView::args`] are wanted; without them, launches on a GPU copy nothing and are timed truly.
     fn reads_buffers(&self) -> bool {
         true
+    }
+
+    /// How often a launch on a GPU is run to be timed. More than once, a launch that reads what it writes leaves other
+    /// results than a run.
+    fn repetitions(&self) -> usize {
+        1
     }
 
     /// All blocks of the launch have run.

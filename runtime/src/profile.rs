@@ -22,7 +22,7 @@ pub struct LaunchProfile {
     pub recurrence: String,
     /// Blocks run.
     pub grid: i64,
-    /// Time from the start of the launch until all threads had finished.
+    /// Time from the start of the launch until all threads had finished; on a GPU by the clock of the device.
     pub time: Duration,
     /// Arithmetic operations, if the compiler states them.
     pub flops: Option<i64>,
@@ -34,6 +34,8 @@ pub struct LaunchProfile {
 #[derive(Default)]
 pub(crate) struct Profiler {
     started: Option<Instant>,
+    /// How often launches on a GPU are run; 0 counts as once.
+    repetitions: usize,
     launches: Vec<(Duration, i64)>,
 }
 
@@ -42,17 +44,31 @@ impl LaunchObserver for Profiler {
         false
     }
 
+    fn repetitions(&self) -> usize {
+        self.repetitions.max(1)
+    }
+
     fn before(&mut self, _launch: &LaunchView<'_>) {
         self.started = Some(Instant::now());
     }
 
     fn after(&mut self, launch: &LaunchView<'_>) {
-        let time = self.started.map_or(Duration::ZERO, |started| started.elapsed());
+        let elapsed = || self.started.map_or(Duration::ZERO, |started| started.elapsed());
+        let time = match launch.time {
+            Some(time) => time,
+            None if launch.grid == 0 => Duration::ZERO,
+            None => elapsed(),
+        };
         self.launches.push((time, launch.grid));
     }
 }
 
 impl Profiler {
+    /// For this many runs of each launch on a GPU.
+    pub(crate) fn repeating(repetitions: usize) -> Self {
+        Self { repetitions, ..Self::default() }
+    }
+
     /// Joins the measurements with what the launch list says for the symbol values `symbols`.
     pub(crate) fn finish(
         self,

@@ -331,6 +331,30 @@ impl Session {
         Ok((outputs, profiler.finish(self.manifest(), program, &self.symbols)?))
     }
 
+    /// Times every launch of a program on a GPU: the median of `repetitions` runs with an empty cache each. Results and
+    /// state are of no use afterwards. On a CPU every launch is run and timed once.
+    pub fn measure(
+        &mut self,
+        program: &str,
+        state: Option<(&mut State, u64)>,
+        inputs: &[(&str, TensorRef<'_>)],
+        repetitions: usize,
+    ) -> Result<Vec<LaunchProfile>, RuntimeError> {
+        let mut profiler = Profiler::repeating(repetitions);
+        self.run_observed(program, state, inputs, &mut profiler)?;
+        let program = self.program(program)?;
+        profiler.finish(self.manifest(), program, &self.symbols)
+    }
+
+    /// What the GPU in use is, if one is; measures the rate of its copies.
+    #[cfg(feature = "cuda")]
+    pub fn gpu_facts(&mut self) -> Result<Option<cuda::GpuFacts>, RuntimeError> {
+        match &mut self.backend {
+            Backend::Cpu(_) => Ok(None),
+            Backend::Gpu(gpu) => gpu.facts().map(Some),
+        }
+    }
+
     pub(crate) fn manifest(&self) -> &Manifest {
         self.artifact.manifest()
     }

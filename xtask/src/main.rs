@@ -46,6 +46,9 @@ tasks:
     --storage NAME            element type of the weights: f32 (the default), f16 or bf16
     --dir DIR                 where the model goes and stays
     --bin FILE --profile NAME as above (release)
+  bench gpu [options]       time single kernels on a GPU, recompute parts of their results
+    --filter TEXT             rows whose name contains the text
+    --bin FILE --profile NAME ssmc-gpu-bench to use; as above (release)
   bless [FILTER]            rewrite the expected results of tests
   codegen                   rewrite generated documents
   demo-typeseg FILE         split a text with the model of the PyPI package typeseg";

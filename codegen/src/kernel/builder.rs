@@ -4,7 +4,7 @@
 //! folds `i64` index arithmetic on them, so that lowerings can write index expressions plainly. Misuse is a
 //! bug of the compiler and panics with the operation and the types concerned.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
@@ -73,6 +73,10 @@ pub struct KernelBuilder {
     dims: BTreeMap<DimId, Reg>,
     /// Values of scalar `i64` constants, by register.
     known: BTreeMap<Reg, i64>,
+    /// Scalar `i64` registers that are another one and a constant, if these are kept apart.
+    sums: Option<BTreeMap<Reg, (Reg, i64)>>,
+    /// Registers of one value that are indices and not negative.
+    naturals: BTreeSet<Reg>,
     /// Registers declared with [`KernelBuilder::var`], which folding must not alias.
     mutable: Vec<bool>,
     /// Statement lists under construction, innermost last.
@@ -113,9 +117,18 @@ impl KernelBuilder {
             consts: BTreeMap::new(),
             dims: BTreeMap::new(),
             known: BTreeMap::new(),
+            sums: None,
+            naturals: BTreeSet::new(),
             mutable,
             open: vec![Vec::new()],
         }
+    }
+
+    /// From here on constants in index arithmetic are added last, so that indices that differ by a constant have the
+    /// rest in common: accesses take the constant as the offset of their address. Quotients and remainders by powers of
+    /// two become shifts and masks where the index is known not to be negative, for machines that divide slowly.
+    pub fn add_constants_last(&mut self) {
+        self.sums.get_or_insert_default();
     }
 
     /// The finished kernel. It is well typed by construction; run the verifier for the rest.
@@ -231,6 +244,9 @@ impl KernelBuilder {
         assert!(step > 0, "{}: loop {name} has step {step}", self.kernel.name);
         let (lo, hi) = (self.index(lo), self.index(hi));
         let var = self.new_reg(RegTy::scalar(Elem::I64), Some(name));
+        if self.is_natural(lo) {
+            self.naturals.insert(var);
+        }
         self.open.push(Vec::new());
         body(self, var);
         let body = self.close();

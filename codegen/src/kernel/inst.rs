@@ -75,6 +75,8 @@ pub enum MathOp {
     Cos,
     /// 1 / sqrt(x)
     Rsqrt,
+    /// 1 / x
+    Recip,
 }
 
 /// Operations of two operands.

@@ -34,7 +34,7 @@ pub fn legalize(kernel: &Kernel, options: CpuOptions) -> Result<Kernel, Legalize
         target: "CPUs",
         f16_convert: options.f16_convert,
         bf16_convert: false,
-        exp2: false,
+        special_functions: false,
         thread_blocks: false,
     };
     expand(kernel, features)

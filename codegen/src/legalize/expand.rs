@@ -12,8 +12,8 @@ pub(super) struct Features {
     pub(super) f16_convert: bool,
     /// Conversions between `bf16` and `f32`.
     pub(super) bf16_convert: bool,
-    /// 2^x of `f32`, to the bound that the target states.
-    pub(super) exp2: bool,
+    /// 2^x and 1/x of `f32`, to the bounds that the target states.
+    pub(super) special_functions: bool,
     /// Threads, and what they share and exchange.
     pub(super) thread_blocks: bool,
 }
@@ -169,8 +169,14 @@ impl Legalizer<'_> {
 
     fn math(&mut self, dst: Reg, op: MathOp, src: Reg) {
         let x = self.widen(src);
-        let is_native = self.features.exp2 && op == MathOp::Exp2 && self.b.ty(x).elem() == Elem::F32;
-        let result = if is_native { self.b.exp2(x) } else { math::expand(&mut self.b, op, x) };
+        let has_native = self.features.special_functions && self.b.ty(x).elem() == Elem::F32;
+        let result = match op {
+            MathOp::Exp2 | MathOp::Recip if has_native => self.b.math(op, x),
+            _ if has_native => {
+                math::fast::expand(&mut self.b, op, x).unwrap_or_else(|| math::expand(&mut self.b, op, x))
+            }
+            _ => math::expand(&mut self.b, op, x),
+        };
         self.narrow_to(dst, result);
     }
 

@@ -16,6 +16,7 @@
 //! | `erf` | 2.5 | |
 //! | `sin`, `cos` | 1.5 | NaN beyond \|x\| = 2^40 |
 //! | `rsqrt` | 1.5 | `rsqrt(0) = inf`, `rsqrt(-0) = -inf` |
+//! | `recip` | 0.5 | |
 //! | `pow` | 1 | as C `pow`; evaluated in `f64` |
 //!
 //! In `f64` the same algorithms with longer polynomials err by at most 4 units, `pow` by `4 + |y ln x|`, results
@@ -23,6 +24,7 @@
 
 mod erf;
 mod exp;
+pub(super) mod fast;
 mod format;
 mod log;
 mod pow;
@@ -62,6 +64,7 @@ pub fn expand(b: &mut KernelBuilder, op: MathOp, x: Reg) -> Reg {
             let root = b.sqrt(x);
             b.div(1.0, root)
         }
+        MathOp::Recip => b.div(1.0, x),
     }
 }
 

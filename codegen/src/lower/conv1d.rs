@@ -5,10 +5,11 @@
 use super::access::{Cx, Work};
 use super::elementwise::row_index;
 use super::index::Idx;
+use super::sink::Sink;
 use super::{Launch, LowerError, Lowering, accumulator, elem_of};
 use crate::kernel::{Axis, KernelBuilder, Reg, RegTy};
-use ssmc_ir::Dim;
 use ssmc_ir::ops::{Activation, CausalConv1d};
+use ssmc_ir::{Dim, ValueId};
 
 /// Channels of a block.
 pub(super) const CHANNEL_TILE: i64 = 64;
@@ -48,13 +49,45 @@ pub(super) fn for_channels<'a>(
 pub(super) fn new_sequence(
     cx: &mut Cx<'_>,
     b: &mut KernelBuilder,
-    seq_idx: ssmc_ir::ValueId,
+    seq_idx: ValueId,
     batch: Idx,
     (t, before): (Reg, Reg),
 ) -> Result<Reg, LowerError> {
     let here = cx.get(b, seq_idx, &[batch, Idx::Uniform(t)])?;
     let there = cx.get(b, seq_idx, &[batch, Idx::Uniform(before)])?;
     Ok(b.ne(here, there))
+}
+
+/// Stores the last `width - 1` columns of a channel, those of the state before and the `len` steps of `x`.
+pub(super) fn put_state<'a>(
+    cx: &mut Cx<'a>,
+    b: &mut KernelBuilder,
+    sink: &mut Sink<'a>,
+    (state_out, x, state): (ValueId, ValueId, Option<ValueId>),
+    (batch, c, len): (Idx, Idx, Reg),
+    width: i64,
+) -> Result<(), LowerError> {
+    if !sink.wants(state_out) {
+        return Ok(());
+    }
+    let elem = elem_of(cx.graph.ty(x).dtype)?;
+    for j in 0..width - 1 {
+        // Column j is step L - (K-1) + j, or still column L + j of the state before.
+        let t = b.add(len, j - (width - 1));
+        let old = b.add(len, j);
+        let before = match state {
+            Some(state) => {
+                let rest = b.const_i64(width - 1);
+                let zero = b.zero(RegTy::scalar(elem));
+                cx.guarded(b, state, &[batch, Idx::Uniform(old), c], 1, rest, zero)?
+            }
+            None => b.zero(elem.x(cx.lanes)),
+        };
+        let column = cx.guarded(b, x, &[batch, Idx::Uniform(t), c], 1, len, before)?;
+        let j = Idx::Uniform(b.const_i64(j));
+        sink.put_extra(cx, b, state_out, &[batch, j, c], column)?;
+    }
+    Ok(())
 }
 
 pub(super) fn lower(l: &mut Lowering<'_>, op: &CausalConv1d) -> Result<Launch, LowerError> {
@@ -132,26 +165,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &CausalConv1d) -> Result<Launch, L
             });
         });
         result?;
-        if !sink.wants(state_out) {
-            return Ok(());
-        }
-        for j in 0..width - 1 {
-            // Column j is step L - (K-1) + j, or still column L + j of the state before.
-            let t = b.add(len, j - (width - 1));
-            let old = b.add(len, j);
-            let before = match state {
-                Some(state) => {
-                    let rest = b.const_i64(width - 1);
-                    let zero = b.zero(RegTy::scalar(elem));
-                    cx.guarded(b, state, &[batch, Idx::Uniform(old), c], 1, rest, zero)?
-                }
-                None => b.zero(elem.x(cx.lanes)),
-            };
-            let column = cx.guarded(b, x, &[batch, Idx::Uniform(t), c], 1, len, before)?;
-            let j = uniform(b, j);
-            sink.put_extra(cx, b, state_out, &[batch, j, c], column)?;
-        }
-        Ok(())
+        put_state(cx, b, sink, (state_out, x, state), (batch, c, len), width)
     })?;
     let elems = shape.iter().fold(Dim::from(1), |n, d| n * d);
     Ok(Launch { grid: shape[0].clone() * &tiles, flops: elems * Dim::from(2 * width) })

@@ -94,10 +94,13 @@ pub(super) fn for_lanes<'a>(
             return Err(LowerError::Unsupported { op: "loop", reason });
         }
         Work::Rows { threads } => {
-            let thread = b.thread_idx(Axis::X);
+            // Whole vectors: the caller chose lanes that divide the extent.
+            let (thread, lanes) = (b.thread_idx(Axis::X), i64::from(cx.lanes));
+            let first = b.mul(thread, lanes);
             let mut result = Ok(());
-            b.for_("i", thread, n, threads.into(), |b, i| {
-                result = cx.scope(|cx| body(cx, b, Idx::Uniform(i)));
+            b.for_("i", first, n, i64::from(threads) * lanes, |b, i| {
+                let at = cx.lanes_from(i);
+                result = cx.scope(|cx| body(cx, b, at));
             });
             return result;
         }

@@ -98,8 +98,10 @@ pub(super) enum Unary {
     Abs,
     Not,
     Sqrt,
-    /// 2^x to 2 units of the last place; subnormal results are kept.
+    /// 2^x to 2 units of the last place; subnormals count as 0.
     Exp2Approx,
+    /// 1/x to 1 unit of the last place; subnormals count as 0.
+    RecipApprox,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,8 @@
 //! decides nothing; [`mod@print`] alone knows how they are spelled. Lanes of a vector are registers of their own; contiguous
 //! lanes are accessed together as far as the alignment of their index is known ([`align`]). Sums, products and roots
 //! round to nearest even, nothing is contracted and nothing is flushed to zero, so that the interpreter computes the
-//! same bits; the exception is `exp2` of `f32`, see [`crate::legalize::gpu`].
+//! same bits; the exceptions are `exp2` and `recip` of `f32`, see [`crate::legalize::gpu`]. Constants in indices go into
+//! the offsets of accesses ([`offsets`]).
 
 mod align;
 #[cfg(test)]
@@ -15,6 +16,7 @@ pub(crate) mod assembler;
 mod emit;
 mod error;
 mod isa;
+mod offsets;
 mod print;
 #[cfg(test)]
 mod tests;

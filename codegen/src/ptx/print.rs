@@ -152,7 +152,7 @@ impl Display for Address {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self.offset {
             0 => write!(f, "[{}]", self.base),
-            offset => write!(f, "[{}{offset:+}]", self.base),
+            offset => write!(f, "[{}+{offset}]", self.base),
         }
     }
 }
@@ -200,7 +200,8 @@ fn unary(op: Unary, ty: Ty) -> String {
         Unary::Abs => format!("abs.{ty}"),
         Unary::Not => format!("not.{ty}"),
         Unary::Sqrt => format!("sqrt.rn.{ty}"),
-        Unary::Exp2Approx => format!("ex2.approx.{ty}"),
+        Unary::Exp2Approx => format!("ex2.approx.ftz.{ty}"),
+        Unary::RecipApprox => format!("rcp.approx.ftz.{ty}"),
     }
 }
 

@@ -11,7 +11,7 @@ use cudarc::driver::sys;
 use super::GpuError;
 
 /// The functions that this runtime calls; a driver that lacks one is too old.
-const SYMBOLS: [&str; 16] = [
+const SYMBOLS: [&str; 22] = [
     "cuInit",
     "cuDeviceGet",
     "cuDeviceGetCount",
@@ -28,6 +28,12 @@ const SYMBOLS: [&str; 16] = [
     "cuModuleLoadDataEx",
     "cuModuleGetFunction",
     "cuLaunchKernel",
+    "cuMemsetD8Async",
+    "cuMemcpyDtoDAsync_v2",
+    "cuEventCreate",
+    "cuEventRecord",
+    "cuEventElapsedTime",
+    "cuEventDestroy_v2",
 ];
 
 fn failed(what: impl Into<String>) -> impl FnOnce(DriverError) -> GpuError {
@@ -115,6 +121,18 @@ impl Device {
         unsafe { result::ctx::set_current(self.context) }.map_err(failed("entering the context"))
     }
 
+    /// Multiprocessors, and the clock that they reach at most, in Hz.
+    pub(super) fn multiprocessors(&self) -> Result<(i32, f64), GpuError> {
+        use sys::CUdevice_attribute as Attribute;
+        let attribute = |which| {
+            // SAFETY: `device` came from the driver.
+            unsafe { result::device::get_attribute(self.device, which) }
+                .map_err(failed("asking for the multiprocessors"))
+        };
+        let kilohertz = attribute(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?;
+        Ok((attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?, f64::from(kilohertz) * 1e3))
+    }
+
     /// Waits for everything that was launched.
     pub(super) fn synchronize(&self, what: &str) -> Result<(), GpuError> {
         result::ctx::synchronize().map_err(failed(what))
@@ -163,6 +181,54 @@ impl DeviceMemory {
         // SAFETY: the range lies inside the allocation.
         unsafe { result::memcpy_htod_sync(self.address(offset), bytes) }
             .map_err(failed("copying to the device"))
+    }
+}
+
+impl DeviceMemory {
+    /// Fills all of it, after what was launched before; returns before that is done.
+    pub(super) fn fill(&self, byte: u8) -> Result<(), GpuError> {
+        // SAFETY: the range is the allocation.
+        unsafe { result::memset_d8_async(self.start, byte, self.len, std::ptr::null_mut()) }
+            .map_err(failed("filling memory of the device"))
+    }
+
+    /// Copies the first half to the second, after what was launched before; returns before that is done.
+    pub(super) fn copy_half(&self) -> Result<(), GpuError> {
+        let half = self.len / 2;
+        // SAFETY: both halves lie inside the allocation and do not overlap.
+        unsafe { result::memcpy_dtod_async(self.address(half), self.start, half, std::ptr::null_mut()) }
+            .map_err(failed("copying on the device"))
+    }
+}
+
+/// A place in the order of launches whose time is taken.
+#[derive(Debug)]
+pub(super) struct Event(sys::CUevent);
+
+impl Event {
+    /// Takes the time at which everything launched so far has ended.
+    pub(super) fn record() -> Result<Event, GpuError> {
+        let event =
+            result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(failed("making an event"))?;
+        let event = Event(event);
+        // SAFETY: the event was just made.
+        unsafe { result::event::record(event.0, std::ptr::null_mut()) }
+            .map_err(failed("recording an event"))?;
+        Ok(event)
+    }
+
+    /// Seconds from this event to a later one, both of which have been reached.
+    pub(super) fn seconds_to(&self, later: &Event) -> Result<f64, GpuError> {
+        // SAFETY: both events live and are of the same stream.
+        let ms = unsafe { result::event::elapsed(self.0, later.0) }.map_err(failed("reading an event"))?;
+        Ok(f64::from(ms) / 1e3)
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: made in `record`. There is nobody to tell of a failure.
+        let _ = unsafe { result::event::destroy(self.0) };
     }
 }
 

@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "kernels are launched with device addresses")]
 
 mod driver;
+mod measure;
 
 use std::ffi::c_void;
 use std::ops::Range;
@@ -20,6 +21,7 @@ use crate::plan::{Call, Region};
 use driver::{Device, DeviceMemory, Handle, Module};
 
 pub(crate) use driver::capability;
+pub use measure::GpuFacts;
 
 /// What the driver or the device refused.
 #[derive(Debug, thiserror::Error)]

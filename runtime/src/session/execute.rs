@@ -133,7 +133,7 @@ unsafe fn view<'a>(launch: usize, call: &Call<'a>) -> LaunchView<'a> {
     let buffers = call.bufs.iter().zip(call.lengths);
     // SAFETY: by the contract of this function; all memory of a session is initialized.
     let args = buffers.map(|(&buffer, &len)| unsafe { buffer.bytes(len) }).collect();
-    LaunchView { launch, grid: call.grid, dims: call.dims, args }
+    LaunchView { launch, grid: call.grid, dims: call.dims, args, time: None }
 }
 
 /// Checks names, dtypes and shapes of the caller's output tensors.

@@ -1,5 +1,7 @@
 //! Running the launches of a program on a GPU.
 
+use std::time::Duration;
+
 use ssmc_artifact::BufferKind;
 
 use super::execute::{STATEFUL, check_outputs, kernel_name};
@@ -71,12 +73,13 @@ impl Session {
                 None if call.grid > 0 => gpu.launch(kernel, &call, name)?,
                 None => {}
                 Some(observer) => {
-                    show(gpu, &call, index, observer, |o, view| o.before(view))?;
+                    show(gpu, &call, (index, None), observer, |o, view| o.before(view))?;
+                    let mut time = None;
                     if call.grid > 0 {
-                        gpu.launch(kernel, &call, name)?;
+                        time = Some(gpu.measure(kernel, &call, observer.repetitions(), name)?);
                         gpu.finish(&format!("running kernel {}", name()))?;
                     }
-                    show(gpu, &call, index, observer, |o, view| o.after(view))?;
+                    show(gpu, &call, (index, time), observer, |o, view| o.after(view))?;
                 }
             }
         }
@@ -98,7 +101,7 @@ impl Session {
 fn show(
     gpu: &Gpu,
     call: &Call<'_>,
-    launch: usize,
+    (launch, time): (usize, Option<Duration>),
     observer: &mut dyn LaunchObserver,
     tell: fn(&mut (dyn LaunchObserver + '_), &LaunchView<'_>),
 ) -> Result<(), RuntimeError> {
@@ -111,6 +114,6 @@ fn show(
         }
     }
     let args = copies.iter().map(Vec::as_slice).collect();
-    tell(observer, &LaunchView { launch, grid: call.grid, dims: call.dims, args });
+    tell(observer, &LaunchView { launch, grid: call.grid, dims: call.dims, args, time });
     Ok(())
 }

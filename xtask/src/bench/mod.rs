@@ -22,11 +22,13 @@ const TOLERANCE: f64 = 1e-4;
 const COMPILE_SECONDS: f64 = 60.0;
 const COMPILE_MEMORY: f64 = 3.0;
 
-/// `bench spine`; whether it keeps its limits.
+/// `bench spine`, whether it keeps its limits; `bench gpu`, whether all results are right.
 pub(crate) fn main(args: &[String]) -> Result<bool> {
-    let args = Args::parse(args, &["bin", "dir", "storage", "shape", "profile"])?;
-    if args.words != ["spine"] {
-        return Err("expected spine".into());
+    let args = Args::parse(args, &["bin", "dir", "storage", "shape", "profile", "filter"])?;
+    match args.words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["spine"] => {}
+        ["gpu"] => return gpu(&args),
+        _ => return Err("expected spine or gpu".into()),
     }
     let temporary = tempfile::tempdir()?;
     let folder = args.get("dir").map_or(temporary.path().to_owned(), PathBuf::from);
@@ -42,6 +44,23 @@ pub(crate) fn main(args: &[String]) -> Result<bool> {
     };
     let shape = args.get("shape").unwrap_or("mamba-130m");
     spine(&tools, &folder, shape, args.get("storage").unwrap_or("f32"))
+}
+
+/// Times single kernels on the GPU of this machine.
+fn gpu(args: &Args) -> Result<bool> {
+    let program = match args.get("bin") {
+        Some(path) => PathBuf::from(path),
+        None => {
+            let features = ["--no-default-features", "--features", "cuda"];
+            process::build(
+                "ssmc-tests",
+                "ssmc-gpu-bench",
+                args.get("profile").unwrap_or("release"),
+                &features,
+            )?
+        }
+    };
+    Ok(Command::new(program).args(args.get("filter")).status()?.success())
 }
 
 #[derive(Debug)]

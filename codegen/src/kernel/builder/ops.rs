@@ -43,7 +43,7 @@ impl KernelBuilder {
 
     unary_methods! { math, MathOp:
         exp = Exp; exp2 = Exp2; log = Log; log1p = Log1p; expm1 = Expm1; sigmoid = Sigmoid; softplus = Softplus;
-        silu = Silu; tanh = Tanh; erf = Erf; sin = Sin; cos = Cos; rsqrt = Rsqrt;
+        silu = Silu; tanh = Tanh; erf = Erf; sin = Sin; cos = Cos; rsqrt = Rsqrt; recip = Recip;
     }
 
     binary_methods! {
@@ -81,15 +81,19 @@ impl KernelBuilder {
 
     pub fn binary(&mut self, op: BinaryOp, lhs: impl Into<Value>, rhs: impl Into<Value>) -> Reg {
         let (lhs, rhs) = self.operands("binary", lhs.into(), rhs.into());
-        match self.fold(op, lhs, rhs) {
+        let result = match self.fold(op, lhs, rhs) {
             Folded::Const(v) => self.const_i64(v),
             Folded::Operand(r) => r,
-            Folded::No => {
+            Folded::No => self.constant_last(op, lhs, rhs).unwrap_or_else(|| {
                 let dst = self.temp(self.ty(lhs));
                 self.push(Inst::Binary { dst, op, lhs, rhs });
                 dst
-            }
+            }),
+        };
+        if self.gives_natural(op, lhs, rhs) {
+            self.naturals.insert(result);
         }
+        result
     }
 
     /// Larger operand; NaN if either is NaN. Three instructions, against one for [`KernelBuilder::max`].
@@ -279,6 +283,7 @@ impl KernelBuilder {
     pub fn block_idx(&mut self) -> Reg {
         let dst = self.temp(RegTy::scalar(Elem::I64));
         self.push(Inst::BlockIdx { dst });
+        self.naturals.insert(dst);
         dst
     }
 
@@ -286,6 +291,7 @@ impl KernelBuilder {
     pub fn thread_idx(&mut self, axis: Axis) -> Reg {
         let dst = self.temp(RegTy::scalar(Elem::I64));
         self.push(Inst::ThreadIdx { dst, axis });
+        self.naturals.insert(dst);
         dst
     }
 

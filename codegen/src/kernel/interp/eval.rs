@@ -48,6 +48,7 @@ pub fn math(op: MathOp, x: f64) -> f64 {
         MathOp::Sin => x.sin(),
         MathOp::Cos => x.cos(),
         MathOp::Rsqrt => 1.0 / x.sqrt(),
+        MathOp::Recip => 1.0 / x,
     }
 }
 

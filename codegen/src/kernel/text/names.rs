@@ -39,6 +39,7 @@ names! {
     MathOp {
         Exp = "exp", Exp2 = "exp2", Log = "log", Log1p = "log1p", Expm1 = "expm1", Sigmoid = "sigmoid",
         Softplus = "softplus", Silu = "silu", Tanh = "tanh", Erf = "erf", Sin = "sin", Cos = "cos", Rsqrt = "rsqrt",
+        Recip = "recip",
     }
     BinaryOp {
         Add = "add", Sub = "sub", Mul = "mul", Div = "div", Rem = "rem", Min = "min", Max = "max", And = "and",

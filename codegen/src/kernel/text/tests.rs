@@ -180,7 +180,7 @@ fn inst(k: &Kernel, d: &mut Draw, reg: &mut impl FnMut(&mut Draw) -> Reg) -> Ins
             Inst::Math { dst, op: d.pick(&ops), src: a }
         }
         6 => {
-            let ops = [M::Silu, M::Tanh, M::Erf, M::Sin, M::Cos, M::Rsqrt];
+            let ops = [M::Silu, M::Tanh, M::Erf, M::Sin, M::Cos, M::Rsqrt, M::Recip];
             Inst::Math { dst, op: d.pick(&ops), src: a }
         }
         7 => Inst::Binary {

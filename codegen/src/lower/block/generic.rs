@@ -25,6 +25,9 @@ const SERIAL_THREADS: u32 = 32;
 const ROW_THREADS_MAX: i64 = 256;
 const ROW_THREADS: u32 = 128;
 
+/// Elements of a row that a thread takes at once where rows allow it: 16 bytes of `f32`.
+const ROW_LANES: u16 = 4;
+
 /// The kernel of one group by the loops of its CPU lowering.
 pub(super) fn lower(graph: &Graph, group: &Group) -> Result<Lowered, LowerError> {
     let work = work(graph, graph.node(group.root));
@@ -32,7 +35,8 @@ pub(super) fn lower(graph: &Graph, group: &Group) -> Result<Lowered, LowerError>
         Work::Vectors => 1,
         Work::Serial { threads } | Work::Elements { threads, .. } | Work::Rows { threads } => threads,
     };
-    let mut l = Lowering::new(graph, group, threads, 1)?;
+    let mut l = Lowering::new(graph, group, threads, lanes(graph, graph.node(group.root)))?;
+    l.b.add_constants_last();
     l.cx.work = work;
     l.b.open_list();
     let launch = root(&mut l);
@@ -61,8 +65,26 @@ fn only_existing(l: &mut Lowering<'_>, threads: u32, n: Dim, body: Vec<Stmt>) ->
 /// Threads for a row of this extent: a power of two, whole warps.
 fn row_threads(extent: &Dim) -> u32 {
     match extent.as_const() {
-        Some(n) => (n.clamp(32, ROW_THREADS_MAX) as u32).next_power_of_two(),
+        Some(n) => ((n / i64::from(row_lanes(extent))).clamp(32, ROW_THREADS_MAX) as u32).next_power_of_two(),
         None => ROW_THREADS,
+    }
+}
+
+/// Elements of a row that a thread takes at once.
+fn row_lanes(extent: &Dim) -> u16 {
+    match extent.as_const() {
+        Some(n) if n > 0 && n % i64::from(ROW_LANES) == 0 => ROW_LANES,
+        Some(_) | None => 1,
+    }
+}
+
+/// Lanes of a thread: norms take elements together, everything else one by one.
+fn lanes(graph: &Graph, node: &Node) -> u16 {
+    match &node.op {
+        Op::RmsNorm(_) | Op::LayerNorm(_) | Op::GatedRmsNorm(_) => {
+            node.results.first().and_then(|y| graph.ty(*y).shape.last()).map_or(1, row_lanes)
+        }
+        _ => 1,
     }
 }
 

@@ -6,6 +6,7 @@
 //! A launch binds every tensor at an address that is a multiple of 16 bytes, so that rows whose length allows it are
 //! copied into shared memory 16 bytes at a time.
 
+mod conv1d;
 mod generic;
 mod matmul;
 mod reduce;
@@ -20,8 +21,8 @@ use super::index::Idx;
 use super::{Launch, LowerError, Lowered, Lowering};
 use crate::kernel::Reg;
 use crate::target::GpuTarget;
-use ssmc_ir::ops::Op;
-use ssmc_ir::{Dim, Graph, Group};
+use ssmc_ir::ops::{Op, SelectiveScan};
+use ssmc_ir::{Dim, Graph, Group, Node};
 
 /// The kernels of one group on a GPU, of which one runs: the grids of the others are empty.
 ///
@@ -33,15 +34,41 @@ pub fn lower_alternatives(
     target: &GpuTarget,
 ) -> Result<Vec<Lowered>, LowerError> {
     let node = graph.node(group.root);
-    let Op::Contract(op) = &node.op else { return Ok(vec![lower_block(graph, group, target)?]) };
-    let Ok(schedules) = matmul::Schedule::alternatives(graph, group) else {
-        return Ok(vec![lower_block(graph, group, target)?]);
+    let shared = |lowered: Lowered, share: &Dim| Lowered {
+        grid: lowered.grid * share,
+        flops: lowered.flops * share,
+        ..lowered
     };
-    let lower = |(schedule, share): (matmul::Schedule, Dim)| {
-        let lowered = in_block(graph, group, schedule.threads(), |l| matmul::lower(l, op, group, schedule))?;
-        Ok(Lowered { grid: lowered.grid * &share, flops: lowered.flops * &share, ..lowered })
-    };
-    schedules.into_iter().map(lower).collect()
+    match &node.op {
+        Op::Contract(op) if let Ok(schedules) = matmul::Schedule::alternatives(graph, group) => {
+            let lower = |(schedule, share): (matmul::Schedule, Dim)| {
+                let lower = |l: &mut Lowering<'_>| matmul::lower(l, op, group, schedule);
+                Ok(shared(in_block(graph, group, schedule.threads(), lower)?, &share))
+            };
+            schedules.into_iter().map(lower).collect()
+        }
+        Op::SelectiveScan(op) if let Some(schedules) = scan_schedules(graph, node, op, target) => {
+            let lower = |(schedule, share): (selective_scan::Schedule, Dim)| {
+                let lowered =
+                    in_block(graph, group, schedule.threads(), |l| selective_scan::lower(l, op, schedule))?;
+                Ok(shared(lowered, &share))
+            };
+            schedules.into_iter().map(lower).collect()
+        }
+        _ => Ok(vec![lower_block(graph, group, target)?]),
+    }
+}
+
+/// The schedules of a selective scan that has some.
+fn scan_schedules(
+    graph: &Graph,
+    node: &Node,
+    op: &SelectiveScan,
+    target: &GpuTarget,
+) -> Option<Vec<(selective_scan::Schedule, Dim)>> {
+    let found = selective_scan::applies(node, op)
+        .then(|| selective_scan::Schedule::alternatives(graph, node, target));
+    found?.ok()
 }
 
 /// The kernel of one group on a GPU, for any size.
@@ -53,13 +80,14 @@ pub fn lower_alternatives(
 pub fn lower_block(graph: &Graph, group: &Group, target: &GpuTarget) -> Result<Lowered, LowerError> {
     let node = graph.node(group.root);
     match &node.op {
-        Op::SelectiveScan(op) if selective_scan::applies(node, op) => {
-            let schedule = selective_scan::Schedule::choose(graph, node, target)?;
+        Op::SelectiveScan(op) if let Some(schedules) = scan_schedules(graph, node, op, target) => {
+            let (schedule, _) = schedules[0];
             in_block(graph, group, schedule.threads(), |l| selective_scan::lower(l, op, schedule))
         }
         Op::Contract(op) if let Ok(schedule) = matmul::Schedule::choose(graph, group) => {
             in_block(graph, group, schedule.threads(), |l| matmul::lower(l, op, group, schedule))
         }
+        Op::CausalConv1d(op) => in_block(graph, group, conv1d::THREADS, |l| conv1d::lower(l, op)),
         _ => generic::lower(graph, group),
     }
 }
@@ -72,6 +100,7 @@ fn in_block<'a>(
     body: impl FnOnce(&mut Lowering<'a>) -> Result<Launch, LowerError>,
 ) -> Result<Lowered, LowerError> {
     let mut lowering = Lowering::new(graph, group, threads, 1)?;
+    lowering.b.add_constants_last();
     let launch = body(&mut lowering)?;
     Ok(lowering.finish(launch))
 }

@@ -5,103 +5,130 @@
 //! y[t]   = (sum over n of c[t,n]*h[t,n] + d*x[t]) * silu(z[t])
 //! ```
 //!
-//! Variants, from many channels to few:
+//! A channel has 1 to 32 neighboring threads ("lanes") with an equal share of its states each. More lanes give more
+//! threads where batch x channels is small; fewer share more. [`tile`] says how the work is laid out.
 //!
-//! 1. [`channels`]: a thread is one channel with its N states in registers and walks along time; the channels of a block
-//!    share tiles of b and c in shared memory. No communication between threads, N exponentials per step.
-//! 2. [`time`]: a block is one channel; its threads split a tile of time, state by state, with the block scan of affine
-//!    maps. Twice the arithmetic of the first and two passes over the items, but as many blocks as channels.
-//!
-//! `a` is scaled by log2(e) so that a decay is one exp2. Everything between load and store is `f32`.
+//! `a` is scaled by log2(e) so that a decay is one exp2. A decay then errs by at most 2^-22: 2 units of the last place
+//! from the exp2, and |x| 2^-23 2^-|x| from the two roundings of its exponent x. Everything between load and store is
+//! `f32`.
 
-mod channels;
-mod time;
+mod tile;
 
-use crate::kernel::{Elem, KernelBuilder, Reg};
+use super::scalar;
+use crate::kernel::{Axis, Elem, KernelBuilder, Reg};
 use crate::lower::access::Cx;
+use crate::lower::elementwise::row_index;
 use crate::lower::index::Idx;
-use crate::lower::selective_scan::step_size;
 use crate::lower::sink::Sink;
 use crate::lower::{Launch, LowerError, Lowering, elem_of};
 use crate::target::GpuTarget;
 use ssmc_ir::ops::{Discretization, ReadOut, SelectiveScan};
 use ssmc_ir::{Dim, Graph, Node, ValueId};
+use tile::{PAD, Place, RUN, Tile, only_if};
 
-/// Batch x channels from which one thread per channel is chosen: a block of [`CHANNEL_THREADS`] for each of the 132
-/// multiprocessors of an H100. With fewer channels part of the device would idle while time is walked through alone.
-const CHANNELS_MIN: i64 = 132 * CHANNEL_THREADS as i64;
+/// Most states of a channel that a thread keeps: the state and its decay take two registers each, of 255.
+const STATES_MAX: i64 = 16;
 
-/// Lengths up to which splitting time leaves most threads of a block without a step.
-const SHORT_LEN: i64 = TIME_ITEMS * 32;
-
-/// Channels of a block, one per thread: two warps hide latency, and small models still make many blocks.
-const CHANNEL_THREADS: u32 = 64;
-
-/// Most states that a thread keeps: the state and its decay take two registers each, of 255.
-const CHANNEL_STATES_MAX: i64 = 64;
-
-/// Most steps of one tile of b and c.
-const CHANNEL_STEPS_MAX: i64 = 32;
-
-/// Threads that share one channel.
-const TIME_THREADS: u32 = 128;
-
-/// Consecutive steps of one thread; upstream's `selective_scan_fwd` uses 4 to 16.
-const TIME_ITEMS: i64 = 4;
-
-/// How a selective scan is spread over blocks.
+/// How a selective scan is spread over threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Schedule {
-    /// One channel per thread; tiles of `steps` steps.
-    Channels { threads: u32, steps: i64 },
-    /// One channel per block; each thread has `items` consecutive steps of a tile.
-    Time { threads: u32, items: i64 },
+pub(super) struct Schedule {
+    /// Threads of a channel.
+    pub(super) lanes: i64,
+    /// States that each of these has of a channel.
+    pub(super) states: i64,
+    /// Channels of a thread.
+    pub(super) columns: i64,
+    /// Channels of a block.
+    pub(super) channels: i64,
+    /// Steps of a tile.
+    pub(super) steps: i64,
 }
 
+/// A schedule without its number of states: lanes, columns, channels, steps.
+pub(super) type Shape = [i64; 4];
+
+/// For 132 multiprocessors, from many channels to few: from how many on it is taken, and the schedule. What they reach
+/// on an H100 is in `docs/benchmarks.md`.
+const SHAPES: [(i64, Shape); 3] = [(16384, [2, 1, 64, 32]), (3072, [8, 1, 16, 64]), (0, [16, 1, 8, 64])];
+
 impl Schedule {
-    /// The schedule for batch x channels of a node: many go to threads, few to blocks. An unknown batch counts as 1,
-    /// unknown channels as many.
+    /// The schedule of this shape for `n` states, if it fits.
+    pub(super) fn of(shape: Shape, n: i64, target: &GpuTarget) -> Option<Schedule> {
+        let [lanes, columns, channels, steps] = shape;
+        let states = n.div_euclid(lanes) + i64::from(n % lanes != 0);
+        let s = Schedule { lanes, states, columns, channels, steps };
+        let fits = s.shared_bytes() <= target.static_shared_bytes as i64
+            && steps % s.apart() == 0
+            && steps % RUN.max(lanes) == 0;
+        (lanes < 2 * n && fits && states * columns <= STATES_MAX).then_some(s)
+    }
+
+    /// The schedules for a node, each with what its grid is to be multiplied by: 1, or 0 where another one runs.
     ///
     /// # Errors
-    /// The number of states is not a constant.
-    pub(super) fn choose(graph: &Graph, node: &Node, target: &GpuTarget) -> Result<Schedule, LowerError> {
+    /// The number of states is not a constant, or too large.
+    pub(super) fn alternatives(
+        graph: &Graph,
+        node: &Node,
+        target: &GpuTarget,
+    ) -> Result<Vec<(Schedule, Dim)>, LowerError> {
         let (x, b) = match (node.operands[0], node.operands[3]) {
             (Some(x), Some(b)) => (graph.ty(x), graph.ty(b)),
             _ => return Err(LowerError::MissingOperand { op: node.op.name() }),
         };
-        let Some(n) = b.shape[3].as_const() else {
-            let reason = format!("states must be a constant, found {}", b.shape[3]);
-            return Err(LowerError::Unsupported { op: node.op.name(), reason });
-        };
-        // The block scan keeps two carries per state beside the totals of its warps.
-        let most = target.static_shared_bytes as i64 / 16;
-        if !(1..=most).contains(&n) {
-            let reason = format!("{n} states, expected 1 to {most}");
-            return Err(LowerError::Unsupported { op: node.op.name(), reason });
+        let refuse = |reason: String| LowerError::Unsupported { op: node.op.name(), reason };
+        let n = b.shape[3].as_const();
+        let n = n.ok_or_else(|| refuse(format!("states must be a constant, found {}", b.shape[3])))?;
+        let channels = x.shape[0].clone() * &x.shape[2] * &x.shape[3];
+        let mut left = Dim::from(1);
+        let mut all = Vec::new();
+        for (from, shape) in SHAPES {
+            let Some(s) = Schedule::of(shape, n, target).or_else(|| Schedule::fallback(n, target)) else {
+                continue;
+            };
+            let is_enough = match channels.as_const() {
+                Some(channels) => Dim::from(i64::from(channels >= from)),
+                None if from == 0 => Dim::from(1),
+                None => channels.floordiv(&Dim::from(from)).at_most(&Dim::from(1)),
+            };
+            let share = left.clone() * &is_enough;
+            left = left * &(Dim::from(1) - &is_enough);
+            if share != Dim::from(0) {
+                all.push((s, share));
+            }
         }
-        let batch = x.shape[0].as_const().unwrap_or(1);
-        let channels = (x.shape[2].clone() * &x.shape[3]).as_const().unwrap_or(CHANNELS_MIN);
-        let is_short = x.shape[1].as_const().is_some_and(|len| len <= SHORT_LEN);
-        let elem = elem_of(b.dtype)?;
-        Ok(Schedule::of(batch.saturating_mul(channels), is_short, n, elem, target))
+        if all.is_empty() { Err(refuse(format!("{n} states"))) } else { Ok(all) }
     }
 
-    /// The schedule for this many channels of the whole batch with `n` states each, b and c being of type `elem`.
-    pub(super) fn of(channels: i64, is_short: bool, n: i64, elem: Elem, target: &GpuTarget) -> Schedule {
-        let is_wide = channels >= CHANNELS_MIN || is_short;
-        if !is_wide || n > CHANNEL_STATES_MAX {
-            return Schedule::Time { threads: TIME_THREADS, items: TIME_ITEMS };
-        }
-        // Two buffers of b and two of c in half of what a block gets without opting in.
-        let row = 4 * n.max(1) * elem.size() as i64;
-        let fitting = (target.static_shared_bytes as i64 / 2 / row).max(1);
-        Schedule::Channels { threads: CHANNEL_THREADS, steps: CHANNEL_STEPS_MAX.min(fitting) }
+    /// A schedule for numbers of states that do not fit the shapes.
+    pub(super) fn fallback(n: i64, target: &GpuTarget) -> Option<Schedule> {
+        [1, 2, 4, 8, 16, 32]
+            .into_iter()
+            .find_map(|lanes| Schedule::of([lanes, 1, 32 / lanes.min(4), 16.max(4 * lanes)], n, target))
     }
 
+    /// Threads of a block.
     pub(super) fn threads(self) -> u32 {
-        match self {
-            Schedule::Channels { threads, .. } | Schedule::Time { threads, .. } => threads,
-        }
+        (self.channels * self.lanes / self.columns) as u32
+    }
+
+    /// Steps from one to the next that a thread stages of its channel, if it stages several times four.
+    fn apart(self) -> i64 {
+        RUN * i64::from(self.threads()) / self.channels
+    }
+
+    /// Elements of dt, u and y.
+    fn row_len(self) -> i64 {
+        self.channels * (self.steps + PAD)
+    }
+
+    /// Elements of b and c.
+    fn pair_len(self) -> i64 {
+        self.lanes * self.states * if self.states == 1 { self.steps + PAD } else { self.steps }
+    }
+
+    fn shared_bytes(self) -> i64 {
+        4 * (3 * self.row_len() + 2 * self.pair_len() + self.steps)
     }
 }
 
@@ -125,10 +152,26 @@ struct Mixer<'a> {
     elem: Elem,
 }
 
-/// The values of one channel that do not change along time.
-struct Channel {
-    bias: Option<Reg>,
-    skip: Option<Reg>,
+/// The states of a thread, and whose they are.
+struct States {
+    /// Channels of the block.
+    columns: Vec<Reg>,
+    /// Which of the threads of the channels this is.
+    lane: Reg,
+    /// `a * log2(e)`, channel by channel.
+    decay: Vec<Reg>,
+    h: Vec<Reg>,
+    /// Whether there is such a state of a channel; `None` if there is.
+    are_states: Vec<Option<Reg>>,
+    places: Vec<StatePlace>,
+}
+
+/// A state of the tensor.
+struct StatePlace {
+    channel: Reg,
+    n: Reg,
+    /// Whether there is such a state; `None` if there is.
+    exists: Option<Reg>,
 }
 
 /// Whether a scan has one of these schedules; others run the loops of CPUs.
@@ -160,10 +203,7 @@ pub(super) fn lower<'a>(
         n: l.constant("states", &l.shape(l.operand(2)?)[2])?,
         elem: elem_of(l.graph.ty(x).dtype)?,
     };
-    let grid = match schedule {
-        Schedule::Channels { threads, steps } => channels::lower(l, &m, threads, steps)?,
-        Schedule::Time { threads, items } => time::lower(l, &m, threads, items)?,
-    };
+    let grid = m.lower(l, schedule)?;
     let steps = m.shape.iter().fold(Dim::from(1), |n, d| n * d);
     Ok(Launch { grid, flops: steps * Dim::from(7 * m.n + 20) })
 }
@@ -175,36 +215,140 @@ fn f32_at(cx: &mut Cx<'_>, b: &mut KernelBuilder, value: ValueId, idx: &[Idx]) -
 }
 
 impl<'a> Mixer<'a> {
-    /// Step size, after all that is done to it, and input of one step.
-    fn inputs(
+    /// All tiles of all channels. Returns the grid.
+    fn lower(&self, l: &mut Lowering<'a>, s: Schedule) -> Result<Dim, LowerError> {
+        let (b, cx, sink) = l.parts();
+        let extent = &self.shape[3];
+        let grid = [self.shape[0].clone(), self.shape[2].clone(), extent.ceildiv(&Dim::from(s.channels))];
+        let place = row_index(cx, b, &grid);
+        let (batch, group, tile) = (place[0], place[1], scalar(place[2])?);
+        let thread = b.thread_idx(Axis::X);
+        let first = b.mul(tile, s.channels);
+        let channels = cx.dim(b, extent);
+        let len = cx.dim(b, &self.shape[1]);
+        let are_whole = extent.as_const().is_some_and(|n| n % s.channels == 0);
+        // A channel of the tensor and whether it exists; the last one for those that do not.
+        let channel = |b: &mut KernelBuilder, column: Reg| {
+            let at = b.add(first, column);
+            if are_whole {
+                return (at, None);
+            }
+            let (exists, last) = (b.lt(at, channels), b.sub(channels, 1));
+            (b.min(at, last), Some(exists))
+        };
+        let column = b.and(thread, s.channels - 1);
+        let run = b.shr(thread, s.channels.trailing_zeros());
+        let (at, exists) = channel(b, column);
+        let first_step = b.mul(run, RUN);
+        let place = Place { batch, group, column, channel: at, exists, first: first_step, thread, len };
+        let t = Tile::new(cx, b, self, s, place)?;
+
+        let own = b.shr(thread, s.lanes.trailing_zeros());
+        let lane = b.and(thread, s.lanes - 1);
+        let mut states = States {
+            columns: Vec::new(),
+            lane,
+            decay: Vec::new(),
+            h: Vec::new(),
+            are_states: Vec::new(),
+            places: Vec::new(),
+        };
+        for i in 0..s.columns {
+            let column = b.add(own, i * s.channels / s.columns);
+            states.columns.push(column);
+            let channel = channel(b, column);
+            self.add_states(cx, b, s, (batch, group, channel), &mut states)?;
+        }
+
+        let n_tiles = b.ceil_div(len, s.steps);
+        let loads = t.loads(cx, b)?;
+        let zero = b.const_i64(0);
+        let has_steps = b.gt(len, 0);
+        only_if(cx, b, has_steps, &mut |cx, b| t.fetch(cx, b, &loads, zero))?;
+        let mut result = Ok(());
+        b.for_("tile", 0, n_tiles, 1, |b, j| {
+            result = cx.scope(|cx| {
+                let base = b.mul(j, s.steps);
+                let xs = t.stage(cx, b, &loads, base)?;
+                b.barrier();
+                // The loads of a tile beyond the end are of the last step, and never used.
+                let next = b.add(base, s.steps);
+                t.fetch(cx, b, &loads, next)?;
+                t.fetch_gate(cx, b, &loads, base)?;
+                t.scan(b, &states, base);
+                b.barrier();
+                t.finish(cx, b, sink, &loads, (base, &xs))
+            });
+        });
+        result?;
+        if sink.wants(self.h_last) {
+            for (h, place) in states.h.iter().zip(&states.places) {
+                let mut put = |cx: &mut Cx<'a>, b: &mut KernelBuilder| {
+                    let h = b.cast(*h, self.elem);
+                    let at = [batch, group, Idx::Uniform(place.channel), Idx::Uniform(place.n)];
+                    sink.put_extra(cx, b, self.h_last, &at, h)
+                };
+                match place.exists {
+                    Some(exists) => only_if(cx, b, exists, &mut put)?,
+                    None => put(cx, b)?,
+                }
+            }
+        }
+        Ok(grid.iter().fold(Dim::from(1), |n, d| n * d))
+    }
+
+    /// The states that a thread has of one channel, at the start.
+    fn add_states(
         &self,
         cx: &mut Cx<'a>,
         b: &mut KernelBuilder,
-        channel: &Channel,
-        at: &[Idx],
-    ) -> Result<(Reg, Reg), LowerError> {
-        let dt = f32_at(cx, b, self.dt, at)?;
-        let limits = (self.op.dt_min, self.op.dt_max);
-        let dt = step_size(b, dt, channel.bias, self.op.dt_softplus, limits);
-        Ok((dt, f32_at(cx, b, self.x, at)?))
+        s: Schedule,
+        (batch, group, (channel, exists)): (Idx, Idx, (Reg, Option<Reg>)),
+        states: &mut States,
+    ) -> Result<(), LowerError> {
+        let first = b.mul(states.lane, s.states);
+        for i in 0..s.states {
+            let n = b.add(first, i);
+            let (n, is_state) = match s.lanes * s.states == self.n {
+                true => (n, None),
+                false => (b.min(n, self.n - 1), Some(b.lt(n, self.n))),
+            };
+            let (e, state) = (Idx::Uniform(channel), Idx::Uniform(n));
+            let a = f32_at(cx, b, self.a, &[group, e, state])?;
+            states.decay.push(b.mul(a, std::f64::consts::LOG2_E));
+            let mut h = b.const_f32(0.0);
+            if let Some(h0) = self.h0 {
+                let start = f32_at(cx, b, h0, &[batch, group, e, state])?;
+                h = is_state.map_or(start, |is_state| b.select(is_state, start, h));
+            }
+            let h = b.var_init(h);
+            b.name(h, &format!("h{}", states.h.len()));
+            states.h.push(h);
+            states.are_states.push(is_state);
+            let exists = match (exists, is_state) {
+                (Some(x), Some(y)) => Some(b.and(x, y)),
+                (x, y) => x.or(y),
+            };
+            states.places.push(StatePlace { channel, n, exists });
+        }
+        Ok(())
     }
 
-    /// Adds the skip, gates and stores the read-out `sum` of one step.
+    /// Adds the skip, a factor and x, gates by `z` and stores the read-out `sum` of one step.
     fn output(
         &self,
         cx: &mut Cx<'a>,
         b: &mut KernelBuilder,
         sink: &mut Sink<'a>,
-        channel: &Channel,
         at: &[Idx],
-        (sum, x): (Reg, Reg),
+        (sum, skip, z): (Reg, Option<(Reg, Reg)>, Option<Reg>),
     ) -> Result<(), LowerError> {
-        let mut y = match channel.skip {
-            Some(skip) => b.fma(skip, x, sum),
-            None => b.cast(sum, Elem::F32),
+        let mut y = match skip {
+            Some((skip, x)) => b.fma(skip, x, sum),
+            None => sum,
         };
-        if let Some(z) = self.z {
-            let z = f32_at(cx, b, z, at)?;
+        if let Some(z) = z {
+            let z = b.cast(z, Elem::F32);
             let gate = b.silu(z);
             y = b.mul(y, gate);
         }

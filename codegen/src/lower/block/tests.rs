@@ -1,5 +1,7 @@
 //! Thread-block kernels in the kernel interpreter, against the truth of the graph interpreter.
 
+mod conv1d;
+mod faults;
 mod matmul;
 mod partitioned;
 mod problem;
@@ -9,7 +11,6 @@ mod usage;
 
 use super::*;
 use crate::kernel::Inst;
-use crate::scan::faults;
 use crate::target::GpuArch;
 use problem::Problem;
 use ssmc_ir::{DType, ValueId};

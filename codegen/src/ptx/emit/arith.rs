@@ -64,7 +64,7 @@ impl Emitter<'_> {
         }
     }
 
-    /// The function that legalization leaves: 2^x of `f32`.
+    /// The functions that legalization leaves: 2^x and 1/x of `f32`.
     pub(super) fn math(
         &mut self,
         inst: &kernel::Inst,
@@ -72,11 +72,13 @@ impl Emitter<'_> {
         op: MathOp,
         src: Reg,
     ) -> Result<(), PtxError> {
-        if op != MathOp::Exp2 || self.elem(src) != Elem::F32 {
-            return self.unsupported(inst);
-        }
+        let op = match (op, self.elem(src)) {
+            (MathOp::Exp2, Elem::F32) => Unary::Exp2Approx,
+            (MathOp::Recip, Elem::F32) => Unary::RecipApprox,
+            _ => return self.unsupported(inst),
+        };
         for (dst, src) in self.vars(dst).into_iter().zip(self.vars(src)) {
-            self.push(Inst::Unary { op: Unary::Exp2Approx, ty: Ty::F32, dst, src: src.into() });
+            self.push(Inst::Unary { op, ty: Ty::F32, dst, src: src.into() });
         }
         Ok(())
     }

@@ -36,6 +36,14 @@ impl Emitter<'_> {
         (space, Address { base: address, offset: 0 })
     }
 
+    /// As [`Emitter::element`] for an index whose constant part becomes the offset of the address.
+    fn element_at(&mut self, mem: Mem, index: Reg) -> (Space, Address) {
+        let (base, constant) = self.offsets.parts(index);
+        let base = self.scalar(base);
+        let (space, address) = self.element(mem, base);
+        (space, Address { offset: constant * self.kernel.mem_elem(mem).size() as i64, ..address })
+    }
+
     /// How many contiguous elements from `index` may be accessed at once: 1, 2 or 4.
     fn run(&self, mem: Mem, index: Reg, lanes: usize) -> usize {
         let size = self.kernel.mem_elem(mem).size();
@@ -48,10 +56,9 @@ impl Emitter<'_> {
         let (elem, lanes) = (self.elem(dst), self.vars(dst));
         let run = if mask.is_none() && elem != Elem::Bool { self.run(mem, index, lanes.len()) } else { 1 };
         let mask = mask.map(|m| self.vars(m));
-        let index = self.scalar(index);
-        let (space, from) = self.element(mem, index);
+        let (space, from) = self.element_at(mem, index);
         for (i, part) in lanes.chunks(run).enumerate() {
-            let from = Address { offset: (i * run * elem.size()) as i64, ..from };
+            let from = Address { offset: from.offset + (i * run * elem.size()) as i64, ..from };
             self.load_lanes((space, elem), part, from, mask.as_ref().map(|m| m[i]));
         }
     }
@@ -106,10 +113,9 @@ impl Emitter<'_> {
         let (elem, lanes) = (self.elem(src), self.vars(src));
         let run = if mask.is_none() && elem != Elem::Bool { self.run(mem, index, lanes.len()) } else { 1 };
         let mask = mask.map(|m| self.vars(m));
-        let index = self.scalar(index);
-        let (space, to) = self.element(mem, index);
+        let (space, to) = self.element_at(mem, index);
         for (i, part) in lanes.chunks(run).enumerate() {
-            let to = Address { offset: (i * run * elem.size()) as i64, ..to };
+            let to = Address { offset: to.offset + (i * run * elem.size()) as i64, ..to };
             self.store_lanes((space, elem), part, to, mask.as_ref().map(|m| m[i]));
         }
     }
@@ -162,8 +168,7 @@ impl Emitter<'_> {
         pred: Option<Reg>,
     ) {
         let size = u32::from(elems) * self.kernel.mem_elem(src).size() as u32;
-        let (dst_index, src_index) = (self.scalar(dst_index), self.scalar(src_index));
-        let ((_, to), (_, from)) = (self.element(dst, dst_index), self.element(src, src_index));
+        let ((_, to), (_, from)) = (self.element_at(dst, dst_index), self.element_at(src, src_index));
         let read = match pred {
             None => Src::Int(size.into()),
             Some(pred) => {

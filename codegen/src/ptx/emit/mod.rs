@@ -9,6 +9,7 @@ mod warp;
 use super::align::Alignment;
 use super::error::PtxError;
 use super::isa::*;
+use super::offsets::Offsets;
 use super::print::{ArrayDecl, Entry};
 use crate::kernel::{self, Axis, CompareOp, Const, Elem, For, If, Kernel, Mem, Reg, RegTy, Stmt};
 use crate::target::GpuTarget;
@@ -23,6 +24,7 @@ pub(super) fn entry(kernel: &Kernel, target: &GpuTarget) -> Result<Entry, PtxErr
     let mut e = Emitter {
         kernel,
         alignment: Alignment::of(kernel),
+        offsets: Offsets::of(kernel),
         regs: Vec::with_capacity(kernel.regs.len()),
         n_vars: [0; 6],
         lines: Vec::new(),
@@ -67,6 +69,7 @@ fn array_bytes(array: &kernel::Array) -> u64 {
 struct Emitter<'k> {
     kernel: &'k Kernel,
     alignment: Alignment,
+    offsets: Offsets,
     /// The registers behind each kernel register: one per lane, or those of a tile.
     regs: Vec<Vec<Var>>,
     n_vars: [u32; 6],

@@ -1,6 +1,5 @@
-use super::super::selective_scan::{self as lowering, Schedule};
+use super::super::selective_scan::{self as lowering, Schedule, Shape};
 use super::*;
-use crate::kernel::Elem;
 use ssmc_ir::ops::SelectiveScan;
 
 /// One mixer: extents, element type and which of `d z bias softplus limits h0 seq reverse slice` it has.
@@ -20,10 +19,11 @@ pub(super) const CASE: Case =
 
 pub(super) const ALL: &str = "d z bias softplus limits h0 seq";
 
-pub(super) const CHANNELS: Schedule = Schedule::Channels { threads: 64, steps: 32 };
-
-/// Tiles of 128 steps.
-pub(super) const TIME: Schedule = Schedule::Time { threads: 64, items: 2 };
+/// Lanes, columns, channels, steps: those of many, some and few channels, and others.
+pub(super) const MANY: Shape = [2, 1, 64, 32];
+pub(super) const SOME: Shape = [8, 1, 16, 64];
+pub(super) const FEW: Shape = [16, 1, 8, 64];
+const SHAPES: [Shape; 7] = [MANY, SOME, FEW, [1, 1, 64, 16], [2, 2, 64, 16], [4, 2, 16, 32], [32, 1, 4, 128]];
 
 impl Case {
     fn has(&self, what: &str) -> bool {
@@ -79,7 +79,12 @@ impl Case {
         p
     }
 
-    pub(super) fn lower(&self, p: &Problem, schedule: Schedule) -> Lowered {
+    fn schedule(&self, shape: Shape) -> Option<Schedule> {
+        Schedule::of(shape, self.n, &GpuTarget::of_arch(GpuArch::Sm80))
+    }
+
+    pub(super) fn lower(&self, p: &Problem, shape: Shape) -> Lowered {
+        let schedule = self.schedule(shape).unwrap();
         p.lower(|graph, group| {
             let Op::SelectiveScan(op) = &graph.node(group.root).op else { unreachable!("built as one") };
             in_block(graph, group, schedule.threads(), |l| lowering::lower(l, op, schedule))
@@ -87,94 +92,102 @@ impl Case {
         .unwrap()
     }
 
-    fn check(&self, schedule: Schedule) {
+    fn check(&self, shape: Shape) {
         let p = self.problem();
-        let lowered = self.lower(&p, schedule);
-        p.check(&lowered, tolerance(self.dtype)).unwrap_or_else(|e| panic!("{self:?} {schedule:?}: {e}"));
+        let lowered = self.lower(&p, shape);
+        p.check(&lowered, tolerance(self.dtype)).unwrap_or_else(|e| panic!("{self:?} {shape:?}: {e}"));
+    }
+
+    /// For all shapes that fit the states.
+    fn check_all(&self) {
+        SHAPES
+            .into_iter()
+            .filter(|shape| self.schedule(*shape).is_some())
+            .for_each(|shape| self.check(shape));
+        let s = Schedule::fallback(self.n, &GpuTarget::of_arch(GpuArch::Sm80)).unwrap();
+        self.check([s.lanes, s.columns, s.channels, s.steps]);
     }
 }
 
 #[test]
 fn lengths_around_a_tile() {
-    for len in [0, 1, 7, 31, 32, 33, 67] {
-        Case { len, ..CASE }.check(CHANNELS);
-    }
-    for len in [0, 1, 7, 127, 128, 129, 259] {
-        Case { len, channels: 2, ..CASE }.check(TIME);
+    for len in [0, 1, 3, 4, 5, 15, 16, 17, 31, 32, 33, 63, 64, 65, 67, 131] {
+        for shape in [MANY, SOME, FEW] {
+            Case { len, channels: 3, n: 16, ..CASE }.check(shape);
+        }
     }
 }
 
 #[test]
 fn channels_and_states() {
     for channels in [1, 5, 33, 65] {
-        for n in [1, 8, 16] {
-            Case { channels, n, len: 35, ..CASE }.check(CHANNELS);
+        for n in [1, 3, 8, 16, 17] {
+            Case { channels, n, len: 35, ..CASE }.check_all();
         }
     }
-    for channels in [1, 5, 33] {
-        for n in [1, 8, 16] {
-            let len = if channels == 1 { 131 } else { 9 };
-            Case { channels, n, len, ..CASE }.check(TIME);
-        }
+    for n in [64, 128] {
+        Case { channels: 2, n, len: 9, ..CASE }.check_all();
     }
 }
 
 #[test]
 fn every_operand_and_direction() {
     for has in ["", "d", "z", "bias", "softplus", "limits", "h0", "seq", "reverse", ALL, "slice"] {
-        Case { has, ..CASE }.check(CHANNELS);
-        Case { has, len: 131, channels: 1, n: 3, ..CASE }.check(TIME);
+        Case { has, ..CASE }.check_all();
     }
     let has = "d z bias softplus limits h0 seq reverse slice";
-    Case { has, batch: 2, groups: 3, ..CASE }.check(CHANNELS);
-    Case { has, batch: 2, groups: 3, channels: 2, len: 131, n: 3, ..CASE }.check(TIME);
+    Case { has, batch: 2, groups: 3, ..CASE }.check_all();
 }
 
 #[test]
 fn half_types() {
     for dtype in [DType::F16, DType::BF16] {
         for n in [3, 8] {
-            Case { dtype, n, ..CASE }.check(CHANNELS);
-            Case { dtype, n, channels: 1, len: 131, ..CASE }.check(TIME);
+            Case { dtype, n, ..CASE }.check_all();
         }
     }
 }
 
 #[test]
-fn chosen_schedules() {
+fn every_size_has_one_schedule() {
     for target in targets() {
-        let of = |channels, is_short, n| Schedule::of(channels, is_short, n, Elem::F32, &target);
-        assert_eq!(of(8 * 5120, false, 16), Schedule::Channels { threads: 64, steps: 32 });
-        assert_eq!(of(8 * 5120, false, 64), Schedule::Channels { threads: 64, steps: 24 });
-        assert_eq!(of(1536, true, 16), Schedule::Channels { threads: 64, steps: 32 });
-        assert_eq!(of(1536, false, 16), Schedule::Time { threads: 128, items: 4 });
-        assert_eq!(of(8 * 5120, false, 128), Schedule::Time { threads: 128, items: 4 });
+        for n in [1, 3, 16, 64, 128] {
+            let p = Case { channels: 512, n, ..CASE }.problem();
+            p.lower(|graph, group| {
+                let all = lower_alternatives(graph, group, &target)?;
+                for batch in [1, 7, 8, 31, 32, 1000] {
+                    let bindings = ssmc_ir::Bindings::from([(ssmc_ir::Symbol::new("batch"), batch)]);
+                    let grids = all.iter().map(|l| l.grid.eval(&bindings).unwrap());
+                    assert_eq!(grids.filter(|grid| *grid > 0).count(), 1, "{n} states, batch {batch}");
+                }
+                lower_block(graph, group, &target)
+            })
+            .unwrap();
+        }
     }
 }
 
 #[test]
 fn the_entry_point_lowers_what_it_chooses() {
     for target in targets() {
-        // 513 steps: beyond one tile of the schedule for few channels.
-        let case = Case { len: 513, channels: 1, n: 2, ..CASE };
+        let case = Case { len: 67, channels: 9, n: 16, ..CASE };
         let p = case.problem();
         let lowered = p.lower(|graph, group| lower_block(graph, group, &target)).unwrap();
-        assert_eq!(lowered.kernel.block, [128, 1, 1]);
-        assert_eq!(lowered.grid.to_string(), "batch");
+        assert!(lowered.kernel.block[0] > 32);
         p.check(&lowered, tolerance(DType::F32)).unwrap();
     }
 }
 
 #[test]
 fn packed_sequences_do_not_share_nan() {
-    for (schedule, len) in [(CHANNELS, 67), (TIME, 131)] {
-        let case = Case { has: "seq", len, channels: 2, ..CASE };
+    for shape in [MANY, SOME, FEW] {
+        let case = Case { has: "seq", len: 67, channels: 2, n: 16, ..CASE };
         let mut p = case.problem();
         p.refill("x", |at, noise| if at == 12 { f64::NAN } else { noise });
-        let lowered = case.lower(&p, schedule);
-        p.check(&lowered, tolerance(DType::F32)).unwrap_or_else(|e| panic!("{schedule:?}: {e}"));
+        let lowered = case.lower(&p, shape);
+        p.check(&lowered, tolerance(DType::F32)).unwrap_or_else(|e| panic!("{shape:?}: {e}"));
         let y = p.run(&lowered).unwrap()[0].to_f64();
-        assert!(y.iter().any(|y| y.is_nan()) && y[36..].iter().all(|y| y.is_finite()), "{schedule:?}");
+        assert!(y.iter().any(|y| y.is_nan()) && y[36..].iter().all(|y| y.is_finite()), "{shape:?}");
     }
 }
 
@@ -192,22 +205,5 @@ fn shared_memory_fits_what_a_block_gets() {
                 );
             }
         }
-    }
-}
-
-#[test]
-fn rows_are_copied_in_the_widest_words_they_allow() {
-    for (n, dtype, has, expected) in [
-        (16, DType::F32, "", vec![16]),
-        (2, DType::F32, "", vec![8]),
-        (3, DType::F32, "", vec![4]),
-        (8, DType::BF16, "", vec![16]),
-        (2, DType::F16, "", vec![4]),
-        (3, DType::BF16, "", vec![]),
-        (16, DType::F32, "slice", vec![]),
-    ] {
-        let case = Case { n, dtype, has, ..CASE };
-        let found = copied_bytes(&case.lower(&case.problem(), CHANNELS));
-        assert_eq!(found, expected, "{case:?}");
     }
 }

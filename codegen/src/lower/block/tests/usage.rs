@@ -27,8 +27,11 @@ fn table(arch: GpuArch) -> Option<String> {
         p
     };
     let mixer = selective_scan::Case { n: 16, ..selective_scan::CASE };
-    add("scan_of_time", &mixer.problem(), 0);
-    add("scan_of_channels", &selective_scan::Case { channels: 20_000, ..mixer }.problem(), 0);
+    let half = selective_scan::Case { dtype: DType::BF16, channels: 1536, ..mixer };
+    for (i, many) in ["many", "some", "few"].into_iter().enumerate() {
+        add(&format!("scan_of_{many}"), &mixer.problem(), i);
+        add(&format!("scan_of_{many}_in_bf16"), &half.problem(), i);
+    }
     let product = matmul::Case { x: &["rows", "64"], w: &["64", "64"], ..matmul::CASE };
     add("product_of_few_rows", &product.problem(), 0);
     add("product_in_f32", &product.problem(), 1);

@@ -1,0 +1,89 @@
+//! Times of launches by the clock of the device.
+
+use std::time::Duration;
+
+use super::driver::{DeviceMemory, Event};
+use super::{Gpu, GpuKernel};
+use crate::error::RuntimeError;
+use crate::plan::Call;
+
+/// More than the second-level cache of any device holds.
+const CACHE_BYTES: usize = 256 << 20;
+
+/// What is copied to measure the rate of copies.
+const COPY_BYTES: usize = 2 << 30;
+
+/// Copies of which the median counts.
+const COPIES: usize = 10;
+
+/// What a device is and how fast it copies.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GpuFacts {
+    /// Its name.
+    pub name: String,
+    /// Bytes read and written per second by a copy from the device to itself.
+    pub copy_rate: f64,
+    /// Number of multiprocessors.
+    pub multiprocessors: i32,
+    /// The clock that multiprocessors reach at most, in Hz.
+    pub clock: f64,
+}
+
+fn median(mut seconds: Vec<f64>) -> f64 {
+    seconds.sort_by(f64::total_cmp);
+    seconds.get(seconds.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// Runs `launch` between two events each time, after `prepare`; the median in seconds.
+fn timed(
+    gpu: &mut Gpu,
+    repetitions: usize,
+    prepare: impl Fn() -> Result<(), RuntimeError>,
+    mut launch: impl FnMut(&mut Gpu) -> Result<(), RuntimeError>,
+) -> Result<f64, RuntimeError> {
+    let mut events = Vec::with_capacity(repetitions);
+    for _ in 0..repetitions {
+        prepare()?;
+        let start = Event::record()?;
+        launch(gpu)?;
+        events.push((start, Event::record()?));
+    }
+    gpu.finish("measuring")?;
+    let seconds = events.iter().map(|(start, end)| start.seconds_to(end)).collect::<Result<_, _>>()?;
+    Ok(median(seconds))
+}
+
+impl Gpu {
+    /// The time of one launch: once as it comes, or the median of several with an empty cache each.
+    pub(crate) fn measure(
+        &mut self,
+        kernel: GpuKernel,
+        call: &Call<'_>,
+        repetitions: usize,
+        name: impl Fn() -> String,
+    ) -> Result<Duration, RuntimeError> {
+        let launch = |gpu: &mut Gpu| gpu.launch(kernel, call, &name);
+        let seconds = if repetitions <= 1 {
+            timed(self, 1, || Ok(()), launch)?
+        } else {
+            let flushed = DeviceMemory::zeroed("emptying the cache", CACHE_BYTES)?;
+            self.launch(kernel, call, &name)?;
+            timed(self, repetitions, || Ok(flushed.fill(0)?), launch)?
+        };
+        Ok(Duration::from_secs_f64(seconds))
+    }
+
+    /// What the device is; measures the rate of its copies.
+    pub(crate) fn facts(&mut self) -> Result<GpuFacts, RuntimeError> {
+        self.enter()?;
+        let memory = DeviceMemory::zeroed("a copy", COPY_BYTES)?;
+        let seconds = timed(self, COPIES, || Ok(()), |_| Ok(memory.copy_half()?))?;
+        let (multiprocessors, clock) = self.device.multiprocessors()?;
+        Ok(GpuFacts {
+            name: self.name.clone(),
+            copy_rate: COPY_BYTES as f64 / seconds,
+            multiprocessors,
+            clock,
+        })
+    }
+}

@@ -1,0 +1,157 @@
+//! Times single kernels on the GPU of this machine and checks windows of their results:
+//! `ssmc-gpu-bench [FILTER] [--repetitions N] [--json]`.
+//!
+//! `cargo xtask bench gpu` builds and runs it. Inputs are made from a seed; every launch is timed by events of the device
+//! with an empty second-level cache, the median counts. The floor is the larger of bytes over the copy bandwidth measured
+//! in the same run, and exponentials at 16 per clock and multiprocessor at the highest clock.
+
+mod rows;
+mod window;
+
+use rows::{Row, rows};
+use ssmc_codegen::assemble::{ArtifactInput, Kernels, ProgramInput, write};
+use ssmc_codegen::target::{GpuArch, GpuTarget, Target};
+use ssmc_ir::{Model, Tensor, parse};
+use ssmc_passes::partition::partition;
+use ssmc_runtime::{Artifact, DType, GpuFacts, Session, SessionOptions, Tensor as Buffer};
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::process::ExitCode;
+
+type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
+
+/// Exponentials of a multiprocessor in one clock.
+const EXPONENTIALS: f64 = 16.0;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match run(&args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("ssmc-gpu-bench: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether every window was right.
+fn run(args: &[String]) -> Result<bool> {
+    let mut filter = "";
+    let mut repetitions = 20;
+    let mut ptx = None;
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--repetitions" => repetitions = args.next().ok_or("--repetitions: no value")?.parse()?,
+            "--ptx" => ptx = Some(args.next().ok_or("--ptx: no folder")?),
+            _ => filter = arg,
+        }
+    }
+    let chosen: Vec<Row> = rows().into_iter().filter(|row| row.name.contains(filter)).collect();
+    if let Some(folder) = ptx {
+        for row in &chosen {
+            std::fs::write(format!("{folder}/{}.ptx", row.name.replace(' ', "_")), text(row)?)?;
+        }
+        return Ok(true);
+    }
+    let mut facts: Option<GpuFacts> = None;
+    let mut all_right = true;
+    for row in chosen {
+        let mut session = session(&row)?;
+        let facts = match &facts {
+            Some(facts) => facts,
+            None => {
+                let found = session.gpu_facts()?.ok_or("no GPU is in use")?;
+                println!(
+                    "{}: copy {:.0} GB/s, {} multiprocessors, at most {:.0} MHz\n",
+                    found.name,
+                    found.copy_rate / 1e9,
+                    found.multiprocessors,
+                    found.clock / 1e6
+                );
+                println!(
+                    "| work | us | floor us | of copy | TFLOP/s | must us | aim us | peer us | ours / peer | error |"
+                );
+                println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+                facts.insert(found)
+            }
+        };
+        all_right &= measure(&row, &mut session, facts, repetitions)?;
+    }
+    Ok(all_right)
+}
+
+fn kernels(row: &Row) -> Result<Kernels> {
+    let graph = parse(&(row.graph)(&row.sizes)).map_err(|faults| format!("{}: {faults:?}", row.name))?;
+    let model = Model { graph, ..Model::default() };
+    let plan = partition(&model.graph)?;
+    let program = ProgramInput { name: "f", plan: &plan, weights: &model.weights, states: &[] };
+    Ok(Kernels::lower(&[program], &[Target::Gpu(GpuTarget::of_arch(GpuArch::Sm80))])?)
+}
+
+/// The PTX of a row's kernels.
+fn text(row: &Row) -> Result<String> {
+    let kernels = kernels(row)?;
+    let legal = ssmc_codegen::assemble::legal(&kernels, 0)?;
+    Ok(ssmc_codegen::ptx::module(&legal, &GpuTarget::of_arch(GpuArch::Sm80))?)
+}
+
+fn session(row: &Row) -> Result<Session> {
+    let kernels = kernels(row)?;
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("row.ssmc");
+    write(&path, &kernels, ArtifactInput::default(), &mut |_, _, _| {})?;
+    let artifact = Artifact::open(&path)?;
+    let size = |symbol: &str| row.sizes.get(symbol).copied().unwrap_or(1);
+    let symbols = &artifact.manifest().symbols;
+    let maxima = symbols.iter().map(|symbol| (symbol.name.clone(), size(&symbol.name))).collect();
+    let options = SessionOptions {
+        max_batch: size("batch"),
+        max_len: size("len"),
+        threads: 1,
+        rollback_depth: 1,
+        maxima,
+        ..SessionOptions::default()
+    };
+    Ok(Session::new(&artifact, &options)?)
+}
+
+fn measure(row: &Row, session: &mut Session, facts: &GpuFacts, repetitions: usize) -> Result<bool> {
+    let mut buffers = Vec::new();
+    for (seed, input) in row.inputs.iter().enumerate() {
+        let dims: Vec<usize> = input.axes.iter().map(|axis| row.extent(axis)).collect();
+        let bytes = window::noise(seed as u64 + 1, dims.iter().product(), input);
+        let dtype = if input.is_half { DType::Bf16 } else { DType::F32 };
+        buffers.push((input.name, Buffer::from_bytes(dtype, &dims, &bytes)?));
+    }
+    let views: Vec<_> = buffers.iter().map(|(name, buffer)| (*name, buffer.view())).collect();
+    let outputs = session.run("f", &views)?;
+    let output = outputs.get("y").ok_or("no output y")?;
+    let error = window::error(row, &buffers, output)?;
+    let profile = session.measure("f", None, &views, repetitions)?;
+    let seconds: f64 = profile.iter().map(|launch| launch.time.as_secs_f64()).sum();
+
+    let bytes = row.bytes();
+    let floor = (bytes / facts.copy_rate)
+        .max(row.exponentials() / EXPONENTIALS / f64::from(facts.multiprocessors) / facts.clock);
+    let or_dash = |us: f64| if us > 0.0 { format!("{us:.1}") } else { "-".to_owned() };
+    let ratio = if row.peer > 0.0 { format!("{:.2}", 1e6 * seconds / row.peer) } else { "-".to_owned() };
+    let is_right = error <= row.tolerance;
+    println!(
+        "| {} | {:.1} | {:.1} | {:.0} % | {:.1} | {} | {} | {} | {ratio} | {error:.1e}{} |",
+        row.name,
+        1e6 * seconds,
+        1e6 * floor,
+        100.0 * bytes / seconds / facts.copy_rate,
+        row.flops() / seconds / 1e12,
+        or_dash(row.must),
+        or_dash(row.aim),
+        or_dash(row.peer),
+        if is_right { "" } else { " WRONG" }
+    );
+    Ok(is_right)
+}
+
+/// Named tensors of the graph interpreter.
+pub(crate) type Tensors = BTreeMap<String, Tensor>;

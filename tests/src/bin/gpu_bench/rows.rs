@@ -1,0 +1,232 @@
+//! The kernels that are timed, with what they must reach and what others reach.
+//!
+//! The figures of others are those of `mamba_ssm` 2.3.2 on an H100 80GB HBM3 (torch 2.11, CUDA 13.0, Triton 3.6), and of
+//! cuBLAS through torch on the same card.
+
+use std::collections::BTreeMap;
+
+/// Extents by the name of the axis.
+pub(crate) type Sizes = BTreeMap<&'static str, usize>;
+
+/// One input tensor.
+pub(crate) struct Input {
+    pub(crate) name: &'static str,
+    /// Names of axes, or numbers.
+    pub(crate) axes: Vec<&'static str>,
+    /// `bf16` rather than `f32`.
+    pub(crate) is_half: bool,
+    /// Elements are drawn from here.
+    pub(crate) range: (f64, f64),
+}
+
+/// Work that one number of a row counts.
+type Count = fn(&Sizes) -> f64;
+
+/// One line of the table.
+pub(crate) struct Row {
+    pub(crate) name: String,
+    /// The graph for these extents.
+    pub(crate) graph: fn(&Sizes) -> String,
+    pub(crate) inputs: Vec<Input>,
+    /// Axes of the output `y`.
+    pub(crate) output: Vec<&'static str>,
+    /// Bytes of an element of the output.
+    output_bytes: usize,
+    pub(crate) sizes: Sizes,
+    /// Which indices are recomputed, along which axes.
+    pub(crate) window: Vec<(&'static str, Vec<usize>)>,
+    /// Largest error of the window.
+    pub(crate) tolerance: f64,
+    exponentials: Count,
+    flops: Count,
+    /// Microseconds; 0 if there is no figure.
+    pub(crate) must: f64,
+    pub(crate) aim: f64,
+    pub(crate) peer: f64,
+}
+
+impl Row {
+    /// The extent of an axis.
+    pub(crate) fn extent(&self, axis: &str) -> usize {
+        axis.parse().unwrap_or_else(|_| self.sizes[axis])
+    }
+
+    fn elements(&self, axes: &[&str]) -> f64 {
+        axes.iter().map(|axis| self.extent(axis) as f64).product()
+    }
+
+    /// Bytes of inputs and output, each once.
+    pub(crate) fn bytes(&self) -> f64 {
+        let input = |input: &Input| self.elements(&input.axes) * if input.is_half { 2.0 } else { 4.0 };
+        self.inputs.iter().map(input).sum::<f64>() + self.elements(&self.output) * self.output_bytes as f64
+    }
+
+    pub(crate) fn exponentials(&self) -> f64 {
+        (self.exponentials)(&self.sizes)
+    }
+
+    pub(crate) fn flops(&self) -> f64 {
+        (self.flops)(&self.sizes)
+    }
+}
+
+fn input(name: &'static str, axes: &[&'static str], is_half: bool, range: (f64, f64)) -> Input {
+    Input { name, axes: axes.to_vec(), is_half, range }
+}
+
+const UNIT: (f64, f64) = (-1.0, 1.0);
+
+fn none(_: &Sizes) -> f64 {
+    0.0
+}
+
+/// First, middle and last index.
+fn some(n: usize) -> Vec<usize> {
+    let mut all = vec![0, n / 2, n - 1];
+    all.dedup();
+    all
+}
+
+fn scan_graph(s: &Sizes) -> String {
+    let (e, n) = (s["e"], s["n"]);
+    let steps = format!("bf16[batch, len, 1, {e}]");
+    let pairs = format!("bf16[batch, len, 1, {n}]");
+    format!(
+        "func @scan(%x: {steps}, %dt: {steps}, %a: bf16[1, {e}, {n}], %b: {pairs}, %c: {pairs}, %d: bf16[1, {e}], \
+         %z: {steps}, %bias: bf16[1, {e}]) {{\n  %y, %h = ssm.selective_scan %x, %dt, %a, %b, %c, %d, %z, %bias \
+         {{dt_softplus=true}} : {steps}, bf16[batch, 1, {e}, {n}]\n  return %y \"y\"\n}}"
+    )
+}
+
+fn scan(batch: usize, len: usize, e: usize, [peer, must, aim]: [f64; 3]) -> Row {
+    let steps = &["batch", "len", "1", "e"];
+    let pairs = &["batch", "len", "1", "n"];
+    Row {
+        name: format!("selective scan B{batch} L{len} D{e} N16 bf16"),
+        graph: scan_graph,
+        inputs: vec![
+            input("x", steps, true, UNIT),
+            input("dt", steps, true, UNIT),
+            input("a", &["1", "e", "n"], true, (-4.0, -0.1)),
+            input("b", pairs, true, UNIT),
+            input("c", pairs, true, UNIT),
+            input("d", &["1", "e"], true, UNIT),
+            input("z", steps, true, UNIT),
+            input("bias", &["1", "e"], true, (-5.0, -1.0)),
+        ],
+        output: steps.to_vec(),
+        output_bytes: 2,
+        sizes: Sizes::from([("batch", batch), ("len", len), ("e", e), ("n", 16)]),
+        window: vec![("batch", some(batch)), ("e", vec![0, e / 2, e - 1])],
+        tolerance: 8e-3,
+        exponentials: |s| (s["batch"] * s["len"] * s["e"] * s["n"]) as f64,
+        flops: |s| (s["batch"] * s["len"] * s["e"] * (6 * s["n"] + 8)) as f64,
+        must,
+        aim,
+        peer,
+    }
+}
+
+fn conv_graph(s: &Sizes) -> String {
+    let e = s["e"];
+    let steps = format!("bf16[batch, len, {e}]");
+    format!(
+        "func @conv(%x: {steps}, %w: bf16[{e}, 4], %bias: bf16[{e}]) {{\n  %y, %tail = ssm.causal_conv1d %x, %w, %bias \
+         {{activation=silu}} : {steps}, bf16[batch, 3, {e}]\n  return %y \"y\"\n}}"
+    )
+}
+
+fn conv(batch: usize, len: usize, e: usize, [peer, must, aim]: [f64; 3]) -> Row {
+    let steps = &["batch", "len", "e"];
+    Row {
+        name: format!("causal conv1d B{batch} D{e} L{len} bf16"),
+        graph: conv_graph,
+        inputs: vec![
+            input("x", steps, true, UNIT),
+            input("w", &["e", "4"], true, UNIT),
+            input("bias", &["e"], true, UNIT),
+        ],
+        output: steps.to_vec(),
+        output_bytes: 2,
+        sizes: Sizes::from([("batch", batch), ("len", len), ("e", e)]),
+        window: vec![("batch", some(batch)), ("e", vec![0, e / 2, e - 1])],
+        tolerance: 8e-3,
+        exponentials: none,
+        flops: |s| (s["batch"] * s["len"] * s["e"] * 8) as f64,
+        must,
+        aim,
+        peer,
+    }
+}
+
+fn product_graph(s: &Sizes) -> String {
+    let (n, k) = (s["n"], s["k"]);
+    format!(
+        "func @product(%x: bf16[rows, {k}], %w: bf16[{n}, {k}]) {{\n  %y = contract[mk,nk->mn] %x, %w : bf16[rows, {n}]\n  \
+         return %y \"y\"\n}}"
+    )
+}
+
+fn product(m: usize, k: usize, n: usize, peer: f64) -> Row {
+    Row {
+        name: format!("matmul M{m} K{k} N{n} bf16"),
+        graph: product_graph,
+        inputs: vec![input("x", &["rows", "k"], true, UNIT), input("w", &["n", "k"], true, UNIT)],
+        output: vec!["rows", "n"],
+        output_bytes: 2,
+        sizes: Sizes::from([("rows", m), ("k", k), ("n", n)]),
+        window: vec![("rows", some(m)), ("n", some(n))],
+        tolerance: 8e-3,
+        exponentials: none,
+        flops: |s| 2.0 * (s["rows"] * s["k"] * s["n"]) as f64,
+        must: peer / 0.7,
+        aim: peer / 0.95,
+        peer,
+    }
+}
+
+fn norm_graph(s: &Sizes) -> String {
+    let e = s["e"];
+    format!(
+        "func @norm(%x: bf16[rows, {e}], %w: bf16[{e}]) {{\n  %y = rms_norm %x, %w {{eps=1e-5}} : bf16[rows, {e}]\n  \
+         return %y \"y\"\n}}"
+    )
+}
+
+fn norm(rows: usize, e: usize) -> Row {
+    Row {
+        name: format!("RMS norm {rows} x {e} bf16"),
+        graph: norm_graph,
+        inputs: vec![input("x", &["rows", "e"], true, UNIT), input("w", &["e"], true, UNIT)],
+        output: vec!["rows", "e"],
+        output_bytes: 2,
+        sizes: Sizes::from([("rows", rows), ("e", e)]),
+        window: vec![("rows", some(rows))],
+        tolerance: 8e-3,
+        exponentials: none,
+        flops: |s| (s["rows"] * s["e"] * 4) as f64,
+        must: 0.0,
+        aim: 0.0,
+        peer: 0.0,
+    }
+}
+
+/// Every row, in the order of the table.
+pub(crate) fn rows() -> Vec<Row> {
+    vec![
+        scan(8, 2048, 5120, [1445.0, 600.0, 400.0]),
+        scan(1, 2048, 1536, [69.6, 40.0, 25.0]),
+        scan(1, 16384, 5120, [1937.0, 900.0, 600.0]),
+        conv(1, 2048, 1536, [10.1, 6.0, 4.0]),
+        conv(8, 2048, 5120, [122.5, 0.0, 0.0]),
+        norm(16384, 2560),
+        product(1, 2560, 10240, 0.0),
+        product(2048, 768, 3072, 20.2),
+        product(2048, 1536, 768, 13.6),
+        product(2048, 2560, 10240, 152.5),
+        product(2048, 5120, 2560, 71.7),
+        product(16384, 2560, 10240, 1209.0),
+        product(16384, 5120, 2560, 620.0),
+        product(16384, 768, 3072, 120.9),
+    ]
+}
