@@ -2,7 +2,7 @@
 //!
 //! | work | for | threads |
 //! |---|---|---|
-//! | rows | norms, short convolutions, SSD | a block per row (or tile of channels), its threads take turns along it |
+//! | rows | norms, SSD | a block per row (or tile of channels), its threads take turns along it |
 //! | elements | elementwise ops, reductions, contractions, scans that keep every state, convolutions | one per element |
 //! | serial | everything else | one per block of the CPU's grid |
 

@@ -49,7 +49,7 @@ pub(super) type Shape = [i64; 4];
 
 /// For 132 multiprocessors, from many channels to few: from how many on it is taken, and the schedule. What they reach
 /// on an H100 is in `docs/benchmarks.md`.
-const SHAPES: [(i64, Shape); 3] = [(16384, [2, 1, 64, 32]), (3072, [8, 1, 16, 64]), (0, [16, 1, 8, 64])];
+const SHAPES: [(i64, Shape); 3] = [(16384, [2, 1, 64, 32]), (3072, [8, 1, 16, 32]), (0, [16, 1, 8, 64])];
 
 impl Schedule {
     /// The schedule of this shape for `n` states, if it fits.

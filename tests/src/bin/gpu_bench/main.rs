@@ -1,5 +1,5 @@
 //! Times single kernels on the GPU of this machine and checks windows of their results:
-//! `ssmc-gpu-bench [FILTER] [--repetitions N] [--json]`.
+//! `ssmc-gpu-bench [FILTER] [--repetitions N] [--ptx FOLDER]`; with a folder it only writes the kernels there.
 //!
 //! `cargo xtask bench gpu` builds and runs it. Inputs are made from a seed; every launch is timed by events of the device
 //! with an empty second-level cache, the median counts. The floor is the larger of bytes over the copy bandwidth measured

@@ -21,7 +21,7 @@ pub(super) const ALL: &str = "d z bias softplus limits h0 seq";
 
 /// Lanes, columns, channels, steps: those of many, some and few channels, and others.
 pub(super) const MANY: Shape = [2, 1, 64, 32];
-pub(super) const SOME: Shape = [8, 1, 16, 64];
+pub(super) const SOME: Shape = [8, 1, 16, 32];
 pub(super) const FEW: Shape = [16, 1, 8, 64];
 const SHAPES: [Shape; 7] = [MANY, SOME, FEW, [1, 1, 64, 16], [2, 2, 64, 16], [4, 2, 16, 32], [32, 1, 4, 128]];
 
