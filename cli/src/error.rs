@@ -8,6 +8,7 @@ use ssmc_passes::egraph::RewriteError;
 use ssmc_passes::manager::ManagerError;
 use ssmc_passes::partition::PartitionError;
 use ssmc_passes::stream::StreamError;
+use ssmc_passes::weights::StoreError;
 use ssmc_runtime::RuntimeError;
 
 /// Why a model was not compiled or run.
@@ -18,6 +19,8 @@ pub enum Error {
     Import(#[from] ImportError),
     #[error(transparent)]
     Edit(#[from] EditError),
+    #[error("storing weights: {0}")]
+    Store(#[from] StoreError),
     #[error(transparent)]
     Passes(#[from] ManagerError),
     #[error("no streaming form: {0}")]

@@ -181,6 +181,7 @@ fn kind(error: &Error) -> Kind {
         | Error::Edit(_)
         | Error::Stream(StreamError::Edit(_))
         | Error::Passes(_)
+        | Error::Store(_)
         | Error::Rewrite(_)
         | Error::Interp(_) => Kind::Internal,
         Error::Write(ssmc_codegen::assemble::WriteError::Artifact(_)) => Kind::Input,

@@ -31,6 +31,7 @@ pub use write::WriteOptions;
 use ssmc_frontend::safetensors::ImportOptions;
 use ssmc_frontend::shapes::InputShape;
 use ssmc_ir::Model;
+pub use ssmc_passes::weights::{Stored, WeightFormat};
 use std::path::Path;
 
 /// Imports an ONNX file or a model folder.
@@ -39,6 +40,15 @@ use std::path::Path;
 /// Everything that is wrong with the files, at once.
 pub fn import(path: &Path) -> Result<Model, Error> {
     import_with(path, &[])
+}
+
+/// Stores the matrices of large products in a format; [`Compiler`] takes the model as it is then. Which weights these
+/// are is documented at [`ssmc_passes::weights::policy`].
+///
+/// # Errors
+/// A weight's bytes do not fit its type.
+pub fn store_weights(model: &mut Model, format: WeightFormat) -> Result<Vec<Stored>, Error> {
+    Ok(ssmc_passes::weights::store(model, format)?)
 }
 
 /// [`import`] with sizes of inputs that are fixed, renamed or bounded.

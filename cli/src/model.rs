@@ -86,10 +86,16 @@ impl<'a> Job<'a> {
         Ok(Self { path, compiler, progress: Progress::new(), trace, args })
     }
 
-    /// Imports the model.
+    /// Imports the model and puts its weights into the format that was asked for.
     pub(crate) fn import(&self) -> Outcome<Model> {
         self.progress.say("importing");
-        import(self.path, &self.args.input_shapes)
+        let mut model = import(self.path, &self.args.input_shapes)?;
+        if let Some(format) = self.args.weights {
+            self.progress.say("storing weights");
+            let done = ssmc::store_weights(&mut model, format);
+            done.map_err(|error| Failure::from(error).in_file(self.path))?;
+        }
+        Ok(model)
     }
 
     /// Runs every stage up to kernels.

@@ -9,6 +9,7 @@ use ssmc_frontend::shapes::InputShape;
 use ssmc_ir::ops::Mode;
 use ssmc_passes::egraph::RewriteOptions;
 use ssmc_passes::stream::StreamOptions;
+use ssmc_passes::weights::WeightFormat;
 use ssmc_runtime::SessionOptions;
 use std::path::PathBuf;
 
@@ -25,10 +26,14 @@ pub(crate) struct CompileArgs {
     /// GPU architecture to compile for: sm_80 (which later ones run too) or sm_90; may be repeated
     #[arg(long, value_name = "ARCH", default_value = "sm_80")]
     pub(crate) gpu: Vec<String>,
-    /// CPU level to compile for: x86-64-v2, x86-64-v3, x86-64-v4 or native; may be repeated
-    /// [default: x86-64-v3 and x86-64-v4]
+    /// CPU level to compile for: x86-64-v2, x86-64-v3, x86-64-v3-vnni, x86-64-v4, x86-64-v4-bf16 or native; may be
+    /// repeated [default: x86-64-v3 and x86-64-v4, with --weights bf16, int8 or int4 also x86-64-v4-bf16]
     #[arg(long, value_name = "LEVEL")]
     pub(crate) target_cpu: Vec<String>,
+    /// Store the matrices of large products in this format: f32, bf16, f16, int8, int4, int4-64 or int4-128
+    /// [default: as in the model]
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) weights: Option<WeightFormat>,
     /// Leave out rewrite rules whose name matches this regular expression; may be repeated
     #[arg(long, value_name = "RE")]
     pub(crate) disable_rules: Vec<Regex>,
@@ -93,6 +98,17 @@ impl CompileArgs {
         let mut options = CompileOptions { rewrite, streaming, bisect_limit, ..CompileOptions::default() };
         if !self.target_cpu.is_empty() {
             options.targets = self.targets()?;
+        } else if self.weights.is_some_and(|format| !matches!(format, WeightFormat::F32 | WeightFormat::F16))
+        {
+            options.targets.push(Target::Cpu(CpuTarget::of_level(CpuLevel::X86_64V4Bf16)));
+        }
+        // Rows are rounded to bf16 only for whom asks for weights in bf16; a checkpoint in bf16 does not.
+        if self.weights != Some(WeightFormat::Bf16) {
+            for target in &mut options.targets {
+                if let Target::Cpu(cpu) = target {
+                    cpu.has_dot_bf16 = false;
+                }
+            }
         }
         if !wants(TRIPLE) {
             options.targets.clear();

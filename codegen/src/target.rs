@@ -26,7 +26,16 @@ pub enum Target {
 
 impl Target {
     /// Every name that [`Target::from_str`] accepts, in the order shown to users.
-    pub const NAMES: [&'static str; 6] = ["x86-64-v2", "x86-64-v3", "x86-64-v4", "native", "sm_80", "sm_90a"];
+    pub const NAMES: [&'static str; 8] = [
+        "x86-64-v2",
+        "x86-64-v3",
+        "x86-64-v3-vnni",
+        "x86-64-v4",
+        "x86-64-v4-bf16",
+        "native",
+        "sm_80",
+        "sm_90a",
+    ];
 
     /// The name of the level or architecture, as written in the artefact.
     pub fn name(&self) -> &str {
@@ -106,37 +115,51 @@ pub enum TargetError {
     },
 }
 
-/// An x86-64 micro-architecture level of the System V psABI.
+/// An x86-64 micro-architecture level of the System V psABI, or one of our own that adds dot products to one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CpuLevel {
     /// SSE4.2, no FMA: 128-bit vectors.
     X86_64V2,
     /// AVX2, FMA, F16C: 256-bit vectors.
     X86_64V3,
+    /// v3 and AVX-VNNI: dot products of bytes.
+    X86_64V3Vnni,
     /// AVX-512 F, BW, CD, DQ, VL: 512-bit vectors.
     X86_64V4,
+    /// v4 and AVX-512 VNNI and BF16: dot products of bytes and of `bf16`.
+    X86_64V4Bf16,
 }
 
 impl CpuLevel {
-    /// All levels, lowest first.
-    pub const ALL: [CpuLevel; 3] = [CpuLevel::X86_64V2, CpuLevel::X86_64V3, CpuLevel::X86_64V4];
+    /// All levels; of those that a machine runs, the last is the best.
+    pub const ALL: [CpuLevel; 5] = [
+        CpuLevel::X86_64V2,
+        CpuLevel::X86_64V3,
+        CpuLevel::X86_64V3Vnni,
+        CpuLevel::X86_64V4,
+        CpuLevel::X86_64V4Bf16,
+    ];
 
-    /// The psABI's name of the level.
+    /// The psABI's name of the level, with what ours add.
     pub fn name(self) -> &'static str {
         match self {
             CpuLevel::X86_64V2 => "x86-64-v2",
             CpuLevel::X86_64V3 => "x86-64-v3",
+            CpuLevel::X86_64V3Vnni => "x86-64-v3-vnni",
             CpuLevel::X86_64V4 => "x86-64-v4",
+            CpuLevel::X86_64V4Bf16 => "x86-64-v4-bf16",
         }
     }
 
-    /// The features that a host must have, by the names `/proc/cpuinfo` and Rust's
-    /// `is_x86_feature_detected!` share; a level includes the features of the levels below.
+    /// The features that a host must have, by the names of Rust's `is_x86_feature_detected!`. A level of the psABI
+    /// includes the features of those below, ours those of the level that they extend.
     pub fn runtime_features(self) -> &'static [&'static str] {
         match self {
             CpuLevel::X86_64V2 => &LEVEL_FEATURES[..6],
             CpuLevel::X86_64V3 => &LEVEL_FEATURES[..14],
-            CpuLevel::X86_64V4 => &LEVEL_FEATURES[..],
+            CpuLevel::X86_64V3Vnni => &V3_VNNI_FEATURES,
+            CpuLevel::X86_64V4 => &LEVEL_FEATURES[..19],
+            CpuLevel::X86_64V4Bf16 => &LEVEL_FEATURES,
         }
     }
 
@@ -145,7 +168,7 @@ impl CpuLevel {
         self.missing_on_host().is_empty()
     }
 
-    /// The highest level that the host reaches.
+    /// The best level that the host reaches.
     pub fn host() -> Option<CpuLevel> {
         CpuLevel::ALL.into_iter().rev().find(|level| level.runs_on_host())
     }
@@ -155,8 +178,8 @@ impl CpuLevel {
     }
 }
 
-/// Features of the levels, v2's first, then what v3 adds, then what v4 adds.
-const LEVEL_FEATURES: [&str; 19] = [
+/// Features of the levels: v2's first, then what v3, v4 and v4-bf16 add.
+const LEVEL_FEATURES: [&str; 21] = [
     "sse3",
     "ssse3",
     "sse4.1",
@@ -176,7 +199,20 @@ const LEVEL_FEATURES: [&str; 19] = [
     "avx512cd",
     "avx512dq",
     "avx512vl",
+    "avx512vnni",
+    "avx512bf16",
 ];
+
+/// Features of v3-vnni: those of v3, then its own.
+const V3_VNNI_FEATURES: [&str; 15] = {
+    let mut features = ["avxvnni"; 15];
+    let mut i = 0;
+    while i < 14 {
+        features[i] = LEVEL_FEATURES[i];
+        i += 1;
+    }
+    features
+};
 
 #[cfg(target_arch = "x86_64")]
 fn host_has(feature: &str) -> bool {
@@ -189,7 +225,7 @@ fn host_has(feature: &str) -> bool {
         };
     }
     detect!("sse3" "ssse3" "sse4.1" "sse4.2" "popcnt" "cmpxchg16b" "avx" "avx2" "bmi1" "bmi2" "f16c" "fma"
-        "lzcnt" "movbe" "avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl")
+        "lzcnt" "movbe" "avxvnni" "avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl" "avx512vnni" "avx512bf16")
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -219,6 +255,10 @@ pub struct CpuTarget {
     pub has_fma: bool,
     /// Whether the level converts between `f16` and `f32`.
     pub has_f16_convert: bool,
+    /// Whether the level has dot products of bytes.
+    pub has_dot_u8: bool,
+    /// Whether the level has dot products of `bf16`.
+    pub has_dot_bf16: bool,
     /// Level-1 data cache per core, in bytes.
     pub l1d_bytes: u64,
     /// Level-2 cache per core, in bytes.
@@ -241,23 +281,28 @@ impl CpuTarget {
             vector_registers: 16,
             has_fma: false,
             has_f16_convert: false,
+            has_dot_u8: false,
+            has_dot_bf16: false,
             l1d_bytes: 32 << 10,
             l2_bytes: 256 << 10,
             l3_bytes: 1 << 20,
             cache_line_bytes: 64,
         };
+        let v3 = CpuTarget { vector_bits: 256, has_fma: true, has_f16_convert: true, ..common.clone() };
+        let v4 = CpuTarget { vector_bits: 512, vector_registers: 32, l2_bytes: 1 << 20, ..v3.clone() };
         match level {
             CpuLevel::X86_64V2 => common,
-            CpuLevel::X86_64V3 => {
-                CpuTarget { vector_bits: 256, has_fma: true, has_f16_convert: true, ..common }
+            CpuLevel::X86_64V3 => v3,
+            CpuLevel::X86_64V3Vnni => {
+                CpuTarget { llvm_cpu: "x86-64-v3", llvm_features: "+avxvnni", has_dot_u8: true, ..v3 }
             }
-            CpuLevel::X86_64V4 => CpuTarget {
-                vector_bits: 512,
-                vector_registers: 32,
-                has_fma: true,
-                has_f16_convert: true,
-                l2_bytes: 1 << 20,
-                ..common
+            CpuLevel::X86_64V4 => v4,
+            CpuLevel::X86_64V4Bf16 => CpuTarget {
+                llvm_cpu: "x86-64-v4",
+                llvm_features: "+avx512vnni,+avx512bf16",
+                has_dot_u8: true,
+                has_dot_bf16: true,
+                ..v4
             },
         }
     }
@@ -357,19 +402,26 @@ mod tests {
         let error = "x86-64-v9".parse::<Target>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "unknown target `x86-64-v9`, expected one of x86-64-v2, x86-64-v3, x86-64-v4, native, sm_80, sm_90a"
+            "unknown target `x86-64-v9`, expected one of x86-64-v2, x86-64-v3, x86-64-v3-vnni, x86-64-v4, \
+             x86-64-v4-bf16, native, sm_80, sm_90a"
         );
     }
 
     #[test]
     fn levels_include_the_levels_below() {
-        for pair in CpuLevel::ALL.windows(2) {
-            assert!(pair[1].runtime_features().starts_with(pair[0].runtime_features()));
+        use CpuLevel::{X86_64V2, X86_64V3, X86_64V3Vnni, X86_64V4, X86_64V4Bf16};
+        let pairs =
+            [(X86_64V2, X86_64V3), (X86_64V3, X86_64V3Vnni), (X86_64V3, X86_64V4), (X86_64V4, X86_64V4Bf16)];
+        for (below, above) in pairs {
+            let (below, above) = (below.runtime_features(), above.runtime_features());
+            assert!(above.starts_with(below) && above.len() > below.len());
         }
-        assert!(CpuLevel::X86_64V3.runtime_features().contains(&"fma"));
-        assert!(!CpuLevel::X86_64V3.runtime_features().contains(&"avx512f"));
-        assert_eq!(CpuLevel::X86_64V2.runtime_features().last(), Some(&"cmpxchg16b"));
-        assert_eq!(CpuLevel::X86_64V3.runtime_features().last(), Some(&"movbe"));
+        assert_eq!(X86_64V3Vnni.runtime_features().last(), Some(&"avxvnni"));
+        assert_eq!(X86_64V4Bf16.runtime_features()[19..], ["avx512vnni", "avx512bf16"]);
+        assert!(X86_64V3.runtime_features().contains(&"fma"));
+        assert!(!X86_64V3.runtime_features().contains(&"avx512f"));
+        assert_eq!(X86_64V2.runtime_features().last(), Some(&"cmpxchg16b"));
+        assert_eq!(X86_64V3.runtime_features().last(), Some(&"movbe"));
     }
 
     #[test]
@@ -388,6 +440,6 @@ mod tests {
     #[test]
     fn lanes_follow_from_the_register_width() {
         let lanes = CpuLevel::ALL.map(|level| CpuTarget::of_level(level).f32_lanes());
-        assert_eq!(lanes, [4, 8, 16]);
+        assert_eq!(lanes, [4, 8, 8, 16, 16]);
     }
 }

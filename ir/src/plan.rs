@@ -70,6 +70,7 @@ impl Op {
             Op::DimValue(_)
             | Op::Iota(_)
             | Op::Cast(_)
+            | Op::Dequantize(_)
             | Op::Broadcast(_)
             | Op::Reshape(_)
             | Op::Transpose(_)

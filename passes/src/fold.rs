@@ -61,6 +61,7 @@ fn kind(graph: &Graph, kinds: &[Kind], node: &Node) -> Kind {
         Op::DimValue(d) if d.value.as_const().is_none() => Kind::Varying,
         Op::Pad(_) | Op::Slice(_) if has_symbol(&node.op) => Kind::Varying,
         Op::Broadcast(_) | Op::Iota(_) => Kind::Lazy,
+        Op::Dequantize(_) => Kind::Lazy,
         Op::Cast(_) | Op::Transpose(_) | Op::Reshape(_) => {
             let x = node.operands[0].expect("the operand is required");
             let shape = &graph.ty(x).shape;

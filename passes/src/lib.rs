@@ -20,3 +20,4 @@ pub mod raise;
 #[cfg(test)]
 mod testing;
 mod view;
+pub mod weights;

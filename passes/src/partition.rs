@@ -193,6 +193,7 @@ impl<'a> Partition<'a> {
             | Op::Compare(_)
             | Op::Select(_)
             | Op::Cast(_)
+            | Op::Dequantize(_)
             | Op::Reshape(_)
             | Op::Transpose(_)
             | Op::Slice(_)

@@ -41,7 +41,7 @@ pub use artifact::Artifact;
 #[cfg(feature = "cuda")]
 pub use cuda::{GpuError, GpuFacts};
 pub use error::RuntimeError;
-pub use machine::MachineRates;
+pub use machine::{DotRates, MachineRates};
 pub use observe::{LaunchObserver, LaunchView};
 pub use profile::LaunchProfile;
 pub use selftest::SelftestOutput;

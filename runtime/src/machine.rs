@@ -39,13 +39,9 @@ impl MachineRates {
             });
             (threads * buffer) as f64
         });
-        let flops = best(|| {
-            thread::scope(|scope| {
-                for _ in 0..threads {
-                    scope.spawn(|| black_box(multiply_add(black_box(0.5))));
-                }
-            });
-            (threads * ROUNDS * LANES * 2) as f64
+        let flops = rate(threads, || {
+            black_box(multiply_add(black_box(0.5)));
+            ROUNDS * LANES * 2
         });
         Self { bytes, flops }
     }
@@ -54,6 +50,34 @@ impl MachineRates {
     pub fn floor(&self, flops: f64, bytes: f64) -> f64 {
         (flops / self.flops).max(bytes / self.bytes)
     }
+}
+
+/// Operations of dot products that the processors reach with all threads at once, per second; 0 where they have none.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DotRates {
+    /// On bf16, with sums in f32.
+    pub halves: f64,
+    /// On bytes, with sums in i32.
+    pub integers: f64,
+}
+
+impl DotRates {
+    /// Measures both rates with `threads` threads; takes about a second.
+    pub fn measure(threads: usize) -> Self {
+        let threads = threads.max(1);
+        Self { halves: rate(threads, half_dots), integers: rate(threads, byte_dots) }
+    }
+}
+
+/// The greatest rate of threads that do `work`, which returns its number of operations.
+fn rate(threads: usize, work: fn() -> usize) -> f64 {
+    best(|| {
+        let done = thread::scope(|scope| {
+            let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            running.into_iter().map(|thread| thread.join().unwrap_or(0)).sum::<usize>()
+        });
+        done as f64
+    })
 }
 
 /// The greatest rate of `work`, which returns how much it did.
@@ -113,6 +137,75 @@ fn chains_v4(x: f32) -> f32 {
 #[target_feature(enable = "avx2,fma")]
 fn chains_v3(x: f32) -> f32 {
     chains(x)
+}
+
+/// Independent sums of dot products.
+#[cfg(target_arch = "x86_64")]
+const SUMS: usize = 16;
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn half_dots_v4() -> usize {
+    use std::arch::x86_64::{_mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_reduce_add_ps, _mm512_set1_ps};
+    let one = _mm512_set1_ps(black_box(1.0));
+    let factors = _mm512_cvtne2ps_pbh(one, one);
+    let mut sums = [one; SUMS];
+    for _ in 0..ROUNDS {
+        for sum in &mut sums {
+            *sum = _mm512_dpbf16_ps(*sum, factors, factors);
+        }
+    }
+    black_box(sums.map(|sum| _mm512_reduce_add_ps(sum)));
+    ROUNDS * SUMS * 64
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn byte_dots_v4() -> usize {
+    use std::arch::x86_64::{_mm512_dpbusd_epi32, _mm512_reduce_add_epi32, _mm512_set1_epi8};
+    let factors = _mm512_set1_epi8(black_box(1));
+    let mut sums = [factors; SUMS];
+    for _ in 0..ROUNDS {
+        for sum in &mut sums {
+            *sum = _mm512_dpbusd_epi32(*sum, factors, factors);
+        }
+    }
+    black_box(sums.map(|sum| _mm512_reduce_add_epi32(sum)));
+    ROUNDS * SUMS * 128
+}
+
+/// Operations of bf16 dot products done; 0 if the processor has none.
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "calls functions for processor features that are checked first")]
+fn half_dots() -> usize {
+    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16") {
+        // SAFETY: the processor has the features.
+        unsafe { half_dots_v4() }
+    } else {
+        0
+    }
+}
+
+/// Operations of byte dot products done; 0 if the processor has none.
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "calls functions for processor features that are checked first")]
+fn byte_dots() -> usize {
+    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni") {
+        // SAFETY: the processor has the features.
+        unsafe { byte_dots_v4() }
+    } else {
+        0
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn half_dots() -> usize {
+    0
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn byte_dots() -> usize {
+    0
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -41,6 +41,13 @@ tasks:
     --jobs N                  tests at a time
     --bin FILE --runner FILE  ssmc and ssmc-runner to use instead of building them
     --profile NAME            as above
+  bench cpu [options]       our programs, peers and the limits of the machine, interleaved in one run
+    --peers DIR               a folder with llama-bench and gguf/SHAPE-TYPE.gguf
+    --shape A,B --weights A,B what to measure (mamba-130m; f32,bf16,int8,int4)
+    --threads A,B --rounds N  (1,2; 3)
+    --steps N                 single steps in each measurement (64)
+    --append FILE             add the table to this file
+    --dir DIR --bin FILE --profile NAME  as for spine
   bench spine [options]     compile and run a large model with random weights
     --shape NAME              mamba-130m (the default) or mamba2-130m
     --storage NAME            element type of the weights: f32 (the default), f16 or bf16

@@ -10,6 +10,7 @@ mod inspect;
 mod language;
 mod optimize;
 mod profile;
+mod quantize;
 mod run;
 mod selftest;
 mod snapshot;
@@ -61,6 +62,8 @@ enum Verb {
     Explain(explain::Args),
     /// Write a model as an optimized ONNX model
     Optimize(optimize::Args),
+    /// Show what another storage format of the weights costs in accuracy
+    Quantize(quantize::Args),
     /// Measure speed and time per kernel
     Bench(bench::Args),
     /// Show where the time of each program goes, beside what the machine allows
@@ -92,6 +95,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Verb::Verify(args) => verify::run(&args, json),
         Verb::Explain(args) => explain::run(&args, json),
         Verb::Optimize(args) => optimize::run(&args, json),
+        Verb::Quantize(args) => quantize::run(&args, json),
         Verb::Bench(args) => bench::run(&args, json),
         Verb::Profile(args) => profile::run(&args, json),
         Verb::Selftest(args) => selftest::run(&args, json),

@@ -3,7 +3,7 @@
 use super::convert::{Symbols, access, dtype, elem};
 use super::packing::Packing;
 use super::{ProgramInput, recurrence};
-use crate::kernel::Kernel;
+use crate::kernel::{Inst, Kernel, Stmt};
 use crate::lower::{self, Arg, LowerError, Lowered};
 use crate::target::{Device, Target};
 use ssmc_artifact as artifact;
@@ -141,6 +141,13 @@ impl Kernels {
         (0..self.targets.len()).filter(|i| self.targets[*i].device() == device).collect()
     }
 
+    /// How far results may be from those of arithmetic in `f32`, relative to the largest, because kernels round rows
+    /// before they multiply: to 8 bits with a scale for each row, or to `bf16`. 0 if none does.
+    pub fn rounding(&self) -> f64 {
+        let forms = self.kernels.iter().flat_map(|kernel| &kernel.per_level);
+        if forms.into_iter().any(|kernel| has_dot(&kernel.body)) { 3e-2 } else { 0.0 }
+    }
+
     /// The form of a kernel for a target, if that is of the kernel's device.
     pub fn form<'k>(&self, kernel: &'k KernelEntry, level: usize) -> Option<&'k Kernel> {
         let at = self.levels_of(kernel.device).into_iter().position(|l| l == level)?;
@@ -255,10 +262,17 @@ impl Kernels {
         let mut args = Vec::new();
         let mut bytes = Dim::from(0);
         for arg in &widest.args {
-            let (Arg::Value(value) | Arg::Packed(value, _)) = arg;
-            let ty = graph.ty(*value);
-            let n_elems = touched(graph, group, *value);
-            bytes = bytes + n_elems * Dim::from(ty.dtype.bits().div_ceil(8));
+            let (value, bits) = match arg {
+                Arg::Value(value) => (value, graph.ty(*value).dtype.bits()),
+                Arg::Packed(value, packing) => (value, packing.bits(graph.ty(*value).dtype.bits())),
+            };
+            let touched = touched(graph, group, *value);
+            bytes = bytes
+                + if bits < 8 {
+                    (touched * Dim::from(bits)).ceildiv(&Dim::from(8))
+                } else {
+                    touched * Dim::from(bits / 8)
+                };
             args.push(self.buffer(program, arg)?);
         }
         let dims = widest.dims.iter().map(|d| self.expr(program, d)).collect::<Result<_, _>>()?;
@@ -382,6 +396,15 @@ impl Kernels {
 fn same_bytes(stored: &StoredWeight, weight: &Weight) -> bool {
     let (a, b) = (stored.bytes.as_slice(), weight.bytes.as_slice());
     stored.ty == weight.ty && ((a.as_ptr() == b.as_ptr() && a.len() == b.len()) || a == b)
+}
+
+/// Whether there is a dot product of rounded numbers.
+fn has_dot(stmts: &[Stmt]) -> bool {
+    stmts.iter().any(|stmt| match stmt {
+        Stmt::Inst(inst) => matches!(inst, Inst::Dot { .. }),
+        Stmt::For(l) => has_dot(&l.body),
+        Stmt::If(i) => has_dot(&i.on_true) || has_dot(&i.on_false),
+    })
 }
 
 /// How many elements of an argument a group reads or writes: all, but of a table only the entries that it gathers.

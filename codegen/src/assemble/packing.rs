@@ -7,18 +7,46 @@ pub const PANEL: i64 = 32;
 
 /// Order of a weight's elements.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the names are the documentation")]
 pub enum Packing {
     /// `[ceil(n / PANEL)][k][PANEL]`: k runs over `k_axes` row-major, n over `n_axis`, missing columns are 0.
-    #[expect(missing_docs, reason = "the names are the documentation")]
     Panels { k_axes: Vec<usize>, n_axis: usize },
+    /// `[ceil(n / PANEL)][k / 2][PANEL][2]`: what 16-bit dot products take. The number of k is even.
+    Pairs { k_axes: Vec<usize>, n_axis: usize },
+    /// Integers of one byte as unsigned ones: for 8 bits `[ceil(n / PANEL)][ceil(k / 4)][PANEL][4]` with 128 added, for
+    /// 4 bits `[ceil(n / PANEL)][ceil(k / 8)][PANEL][4]` with 8 added, the first four of eight k in the low half bytes.
+    /// Missing elements are zeros before that.
+    Quads { k_axes: Vec<usize>, n_axis: usize, bits: u32 },
 }
 
 impl Packing {
+    /// The axes that are summed, and the other one.
+    fn axes(&self) -> (&[usize], usize) {
+        match self {
+            Packing::Panels { k_axes, n_axis }
+            | Packing::Pairs { k_axes, n_axis }
+            | Packing::Quads { k_axes, n_axis, .. } => (k_axes, *n_axis),
+        }
+    }
+
     /// The name in the manifest: `panels32(k=1;n=0)`.
     pub fn name(&self) -> String {
-        let Packing::Panels { k_axes, n_axis } = self;
+        let (k_axes, n_axis) = self.axes();
+        let kind = match self {
+            Packing::Panels { .. } => "panels".to_owned(),
+            Packing::Pairs { .. } => "pairs".to_owned(),
+            Packing::Quads { bits, .. } => format!("u{bits}quads"),
+        };
         let k: Vec<String> = k_axes.iter().map(usize::to_string).collect();
-        format!("panels{PANEL}(k={};n={n_axis})", k.join(","))
+        format!("{kind}{PANEL}(k={};n={n_axis})", k.join(","))
+    }
+
+    /// Bits that an element of so many bits takes.
+    pub fn bits(&self, unpacked: usize) -> usize {
+        match self {
+            Packing::Panels { .. } | Packing::Pairs { .. } => unpacked,
+            Packing::Quads { bits, .. } => *bits as usize,
+        }
     }
 
     /// Writes the elements of a row-major tensor in this order.
@@ -32,7 +60,7 @@ impl Packing {
         elem_size: usize,
         out: &mut dyn Write,
     ) -> io::Result<()> {
-        let Packing::Panels { k_axes, n_axis } = self;
+        let (k_axes, n_axis) = self.axes();
         let mut strides = vec![elem_size; dims.len()];
         for i in (1..dims.len()).rev() {
             strides[i - 1] = strides[i] * dims[i];
@@ -46,17 +74,42 @@ impl Packing {
                 .flat_map(|base: &usize| (0..extent).map(|i| *base + i * stride).collect::<Vec<_>>())
                 .collect();
         }
-        let (n, n_stride) = (dims[*n_axis], strides[*n_axis]);
-        let panel = PANEL as usize;
-        let mut buffer = vec![0u8; k_offsets.len() * panel * elem_size];
+        let (n, n_stride) = (dims[n_axis], strides[n_axis]);
+        let (panel, k) = (PANEL as usize, k_offsets.len());
+        // How many k lie beside each other, and how many bytes a panel has.
+        let (beside, len) = match self {
+            Packing::Panels { .. } => (1, k * panel * elem_size),
+            Packing::Pairs { .. } => (2, k * panel * elem_size),
+            Packing::Quads { bits: 4, .. } => (4, k.div_ceil(8) * panel * 4),
+            Packing::Quads { .. } => (4, k.div_ceil(4) * panel * 4),
+        };
+        let zero = match self {
+            Packing::Panels { .. } | Packing::Pairs { .. } => 0,
+            Packing::Quads { bits: 4, .. } => 0x88,
+            Packing::Quads { .. } => 0x80,
+        };
+        let mut buffer = vec![zero; len];
         for first in (0..n).step_by(panel) {
-            buffer.fill(0);
+            buffer.fill(zero);
             for column in 0..panel.min(n - first) {
                 let base = (first + column) * n_stride;
                 for (row, offset) in k_offsets.iter().enumerate() {
-                    let to = (row * panel + column) * elem_size;
-                    buffer[to..to + elem_size]
-                        .copy_from_slice(&bytes[base + offset..base + offset + elem_size]);
+                    let from = &bytes[base + offset..base + offset + elem_size];
+                    match self {
+                        Packing::Quads { bits: 4, .. } => {
+                            let byte = &mut buffer[(row / 8 * panel + column) * 4 + row % 4];
+                            // 8 is added by turning the highest of the four bits over.
+                            let half = (from[0] ^ 0x8) & 0xf;
+                            *byte = if row % 8 < 4 { *byte & 0xf0 | half } else { *byte & 0x0f | half << 4 };
+                        }
+                        Packing::Quads { .. } => {
+                            buffer[(row / 4 * panel + column) * 4 + row % 4] = from[0] ^ 0x80;
+                        }
+                        Packing::Panels { .. } | Packing::Pairs { .. } => {
+                            let at = (row / beside * panel + column) * beside + row % beside;
+                            buffer[at * elem_size..][..elem_size].copy_from_slice(from);
+                        }
+                    }
                 }
             }
             out.write_all(&buffer)?;
@@ -84,6 +137,30 @@ mod tests {
         assert_eq!(packed.len(), 2 * p);
         assert_eq!(&packed[..4], &[0, 2, 4, 0]);
         assert_eq!(&packed[p..p + 4], &[1, 3, 5, 0]);
+    }
+
+    fn packed(packing: &Packing, bytes: &[u8], dims: &[usize]) -> Vec<u8> {
+        let mut out = Vec::new();
+        packing.write(bytes, dims, 1, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn neighbors_lie_beside_each_other() {
+        let p = PANEL as usize;
+        // One row of n with six k.
+        let bytes = [1, 2, 3, 0xff, 0xfe, 6];
+        let pairs = packed(&Packing::Pairs { k_axes: vec![1], n_axis: 0 }, &bytes, &[1, 6]);
+        assert_eq!(
+            (pairs.len(), &pairs[..2], &pairs[2 * p..2 * p + 2]),
+            (6 * p, &[1, 2][..], &[3, 0xff][..])
+        );
+        let quads = |bits| packed(&Packing::Quads { k_axes: vec![1], n_axis: 0, bits }, &bytes, &[1, 6]);
+        let bytes = quads(8);
+        assert_eq!((bytes.len(), &bytes[..4]), (8 * p, &[0x81, 0x82, 0x83, 0x7f][..]));
+        assert_eq!(bytes[4 * p..4 * p + 5], [0x7e, 0x86, 0x80, 0x80, 0x80]);
+        let halves = quads(4);
+        assert_eq!((halves.len(), &halves[..5]), (4 * p, &[0x69, 0xea, 0x8b, 0x87, 0x88][..]));
     }
 
     #[test]

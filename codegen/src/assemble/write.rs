@@ -69,7 +69,7 @@ pub fn legal(kernels: &Kernels, level: usize) -> Result<Vec<Kernel>, WriteError>
             faults: faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
         })?;
         out.push(match &kernels.targets[level] {
-            Target::Cpu(cpu) => cpu::legalize(kernel, CpuOptions { f16_convert: cpu.has_f16_convert })?,
+            Target::Cpu(cpu) => cpu::legalize(kernel, CpuOptions::of(cpu))?,
             Target::Gpu(_) => gpu::legalize(kernel)?,
         });
     }

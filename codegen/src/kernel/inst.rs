@@ -207,6 +207,18 @@ pub enum Inst {
         b: Reg,
         c: Reg,
     },
+    /// Sums of products of neighbors, on CPUs: lane `i` becomes `acc[i]` plus the products of lanes `r*i .. r*(i+1)` of
+    /// `a` and `b`, where `a` and `b` have `r` times as many lanes as `acc` and `dst`. The types are, for `a`, `b` and `acc`:
+    /// - `u8`, `i8`, `i32`, with `r = 4`, or `i16`, `i16`, `i32`, with `r = 2`: exact, the sum wraps.
+    /// - `bf16`, `bf16`, `f32`, with `r = 2`: the odd product is added first, then the even one, each by a fused
+    ///   multiply-add that rounds to nearest even. Subnormal operands count as zeros of their sign, and so does a result
+    ///   that is below the least normal number before its exponent is limited (`vdpbf16ps`).
+    Dot {
+        dst: Reg,
+        a: Reg,
+        b: Reg,
+        acc: Reg,
+    },
     /// `dst` is `bool` with the lanes of the operands. `bool` operands allow `Eq` and `Ne` only.
     Compare {
         dst: Reg,
@@ -228,7 +240,7 @@ pub enum Inst {
         dst: Reg,
         src: Reg,
     },
-    /// Reinterprets the bits; equal lanes and equal element widths, not `bool`.
+    /// Reinterprets the bits, of which both types have as many, lane 0 lowest; not `bool`. GPUs want equal lanes.
     Bitcast {
         dst: Reg,
         src: Reg,
@@ -367,6 +379,7 @@ impl Inst {
             | Inst::Math { dst, .. }
             | Inst::Binary { dst, .. }
             | Inst::Fma { dst, .. }
+            | Inst::Dot { dst, .. }
             | Inst::Compare { dst, .. }
             | Inst::Select { dst, .. }
             | Inst::Cast { dst, .. }
@@ -417,7 +430,7 @@ impl Inst {
                 f(*lhs);
                 f(*rhs);
             }
-            Inst::Fma { a, b, c, .. } | Inst::Mma { a, b, acc: c, .. } => {
+            Inst::Fma { a, b, c, .. } | Inst::Dot { a, b, acc: c, .. } | Inst::Mma { a, b, acc: c, .. } => {
                 f(*a);
                 f(*b);
                 f(*c);

@@ -5,10 +5,12 @@
 //! - no arithmetic, comparison, reduction or conversion on `f16` and `bf16`. Registers of these types are only
 //!   set to constants, moved (copy, select, splat, lane moves, loads, stores), reinterpreted, and, if
 //!   [`CpuOptions::f16_convert`] is set, cast between `f16` and `f32`;
+//! - no fused multiply-add and no [`Inst::Dot`](crate::kernel::Inst::Dot) of an element type that the level lacks;
 //! - one thread per block, and nothing that needs more.
 
 use super::expand::{Features, expand};
 use crate::kernel::Kernel;
+use crate::target::CpuTarget;
 
 pub use super::LegalizeError;
 
@@ -20,6 +22,24 @@ mod tests;
 pub struct CpuOptions {
     /// The target converts between `f16` and `f32` (F16C, or any aarch64), subnormals included.
     pub f16_convert: bool,
+    /// The target has fused multiply-adds.
+    pub fma: bool,
+    /// The target has dot products of bytes (VNNI).
+    pub dot_u8: bool,
+    /// The target has dot products of `bf16`.
+    pub dot_bf16: bool,
+}
+
+impl CpuOptions {
+    /// What a level offers.
+    pub fn of(target: &CpuTarget) -> Self {
+        Self {
+            f16_convert: target.has_f16_convert,
+            fma: target.has_fma,
+            dot_u8: target.has_dot_u8,
+            dot_bf16: target.has_dot_bf16,
+        }
+    }
 }
 
 /// The kernel in the form that the module documentation describes. `kernel` must be verified.
@@ -35,6 +55,9 @@ pub fn legalize(kernel: &Kernel, options: CpuOptions) -> Result<Kernel, Legalize
         f16_convert: options.f16_convert,
         bf16_convert: false,
         special_functions: false,
+        fma: options.fma,
+        dot_u8: options.dot_u8,
+        dot_bf16: options.dot_bf16,
         thread_blocks: false,
     };
     expand(kernel, features)

@@ -1,6 +1,6 @@
 //! What both kinds of targets need: math functions and half-width floats as arithmetic they have.
 
-use super::{LegalizeError, half, math};
+use super::{LegalizeError, fma, half, math};
 use crate::kernel::*;
 
 /// What a target executes as it stands.
@@ -14,6 +14,12 @@ pub(super) struct Features {
     pub(super) bf16_convert: bool,
     /// 2^x and 1/x of `f32`, to the bounds that the target states.
     pub(super) special_functions: bool,
+    /// Fused multiply-adds of `f32`.
+    pub(super) fma: bool,
+    /// Dot products of bytes.
+    pub(super) dot_u8: bool,
+    /// Dot products of `bf16`.
+    pub(super) dot_bf16: bool,
     /// Threads, and what they share and exchange.
     pub(super) thread_blocks: bool,
 }
@@ -25,10 +31,12 @@ pub(super) fn expand(kernel: &Kernel, features: Features) -> Result<Kernel, Lega
         legalizer.unsupported("shared memory");
     }
     legalizer.list(&kernel.body);
-    match legalizer.error {
-        None => Ok(legalizer.b.finish()),
-        Some(error) => Err(error),
-    }
+    let expanded = match legalizer.error {
+        None => legalizer.b.finish(),
+        Some(error) => return Err(error),
+    };
+    // Expansions use multiply-adds themselves.
+    Ok(if features.fma { expanded } else { fma::expand(&expanded) })
 }
 
 struct Legalizer<'k> {
@@ -98,9 +106,15 @@ impl Legalizer<'_> {
                 let (lhs, rhs) = (self.widen(*lhs), self.widen(*rhs));
                 self.b.push(Inst::Compare { dst: *dst, op: *op, lhs, rhs });
             }
+            Inst::Dot { dst, a, b, acc } => self.dot(*dst, [*a, *b], *acc),
             Inst::Cast { dst, src } if self.is_half(*src) || self.is_half(*dst) => self.cast(*dst, *src),
             Inst::Reduce { dst, op, src } if self.is_half(*src) => self.reduce(*dst, *op, *src),
             _ if self.features.thread_blocks && is_of_blocks(inst, &self.b) => self.b.push(inst.clone()),
+            Inst::Bitcast { dst, src }
+                if self.features.thread_blocks && self.b.lanes(*dst) != self.b.lanes(*src) =>
+            {
+                self.unsupported("bits as lanes of another width");
+            }
             Inst::ThreadIdx { .. } => self.unsupported("a thread index"),
             Inst::WarpShuffle { .. } => self.unsupported("a warp shuffle"),
             Inst::Barrier => self.unsupported("a barrier"),
@@ -178,6 +192,24 @@ impl Legalizer<'_> {
             _ => math::expand(&mut self.b, op, x),
         };
         self.narrow_to(dst, result);
+    }
+
+    /// Dot products of bytes are those of their 16-bit values, even and odd ones apart.
+    fn dot(&mut self, dst: Reg, [a, b]: [Reg; 2], acc: Reg) {
+        match self.b.ty(a).elem() {
+            _ if self.features.thread_blocks => self.unsupported("a dot product of neighbors"),
+            Elem::Bf16 if !self.features.dot_bf16 => self.unsupported("a dot product of bf16"),
+            Elem::U8 if !self.features.dot_u8 => {
+                let (a, b) = (self.b.recast(a, Elem::U16), self.b.recast(b, Elem::I16));
+                let (a_even, a_odd) = (self.b.and(a, 0xff), self.b.shr(a, 8));
+                let [a_even, a_odd] = [a_even, a_odd].map(|x| self.b.bitcast(x, Elem::I16));
+                let b_even = self.b.shl(b, 8);
+                let (b_even, b_odd) = (self.b.shr(b_even, 8), self.b.shr(b, 8));
+                let acc = self.b.dot(a_even, b_even, acc);
+                self.b.push(Inst::Dot { dst, a: a_odd, b: b_odd, acc });
+            }
+            _ => self.b.push(Inst::Dot { dst, a, b, acc }),
+        }
     }
 
     /// Casts from and to half-width floats go through `f32`.

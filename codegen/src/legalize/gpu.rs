@@ -24,6 +24,9 @@ pub fn legalize(kernel: &Kernel) -> Result<Kernel, LegalizeError> {
         f16_convert: true,
         bf16_convert: true,
         special_functions: true,
+        fma: true,
+        dot_u8: false,
+        dot_bf16: false,
         thread_blocks: true,
     };
     expand(kernel, features)

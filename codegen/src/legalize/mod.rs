@@ -5,6 +5,7 @@
 
 pub mod cpu;
 mod expand;
+mod fma;
 pub mod gpu;
 pub mod half;
 pub mod math;

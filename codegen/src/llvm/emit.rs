@@ -267,6 +267,14 @@ impl<'ctx> Emitter<'ctx, '_> {
         Ok(result_of(self.call(name, types, args)?))
     }
 
+    /// The types that an intrinsic without overloads takes.
+    fn parameter_types(&self, name: &'static str) -> Result<Vec<BasicTypeEnum<'ctx>>, EmitError> {
+        let declaration =
+            Intrinsic::find(name).and_then(|intrinsic| intrinsic.get_declaration(self.module, &[]));
+        let declaration = declaration.ok_or(EmitError::Intrinsic { name })?;
+        Ok(declaration.get_param_iter().map(|param| param.get_type()).collect())
+    }
+
     /// Calls an intrinsic, overloaded on `types`.
     fn call(
         &self,

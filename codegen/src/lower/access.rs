@@ -150,6 +150,18 @@ impl<'a> Cx<'a> {
         Ok(param)
     }
 
+    /// The parameter of a weight whose packing is in unsigned bytes.
+    pub(crate) fn packed_bytes(
+        &mut self,
+        b: &mut KernelBuilder,
+        value: ValueId,
+        packing: Packing,
+    ) -> ParamId {
+        let param = b.param(&format!("p{}", self.args.len()), Elem::U8, Access::Read);
+        self.args.push(Arg::Packed(value, packing));
+        param
+    }
+
     /// The parameter through which a result is written.
     pub(crate) fn write_param(
         &mut self,
@@ -382,6 +394,21 @@ impl<'a> Cx<'a> {
             Op::Cast(op) => {
                 let x = self.get(b, arg(0)?, idx)?;
                 Ok(b.cast(x, elem_of(op.to)?))
+            }
+            Op::Dequantize(op) => {
+                let (q, scale) = (arg(0)?, arg(1)?);
+                let groups = self.dim(b, &self.graph.ty(scale).shape[op.axis]);
+                let mut inner = idx.to_vec();
+                inner[op.axis] = if b.known_i64(groups) == Some(1) {
+                    Idx::Uniform(b.const_i64(0))
+                } else {
+                    let group = b.const_i64(op.group as i64);
+                    self.index(b).div_rem(idx[op.axis], group).0
+                };
+                let (q, scale) = (self.get(b, q, idx)?, self.get(b, scale, &inner)?);
+                let (q, scale) = (b.cast(q, Elem::F32), b.cast(scale, Elem::F32));
+                let (q, scale) = self.same_width(b, q, scale);
+                Ok(b.mul(q, scale))
             }
             op @ (Op::WeightRef(_)
             | Op::Reduce(_)

@@ -1,9 +1,13 @@
 //! Products with a weight matrix: the weight packed into panels, a register block of rows times a panel.
 //!
-//! One block computes `ROWS` rows times one panel of [`PANEL`] columns. Blocks of one panel follow each other, so
-//! that the panel stays in the second-level cache. On 512-bit vectors the register block is 12 x 32 (24
+//! One block computes `ROWS` rows times one panel of [`PANEL`] columns, or several panels if it first brings its rows
+//! into another form: [`halves`] for weights in `bf16`, [`integers`] for quantized ones. Blocks of one panel follow each
+//! other, so that the panel stays in the second-level cache. On 512-bit vectors the register block is 12 x 32 (24
 //! accumulators, two weight vectors, one broadcast); on 256-bit vectors it is 6 x 16, run four times. One variant: what
 //! is left of the rows runs through the same code one row at a time, missing columns are masked.
+
+mod halves;
+mod integers;
 
 use super::access::Cx;
 use super::elementwise::row_index;
@@ -11,8 +15,9 @@ use super::index::Idx;
 use super::{Launch, LowerError, Lowering, accumulator, elem_of};
 use crate::assemble::{PANEL, Packing};
 use crate::kernel::{Elem, KernelBuilder, ParamId, Reg};
-use ssmc_ir::ops::{Contract, Label, Op};
-use ssmc_ir::{Dim, Graph, Node, ValueId};
+use crate::target::CpuTarget;
+use ssmc_ir::ops::{Contract, Dequantize, Label, Op};
+use ssmc_ir::{DType, Dim, Graph, Node, ValueId};
 
 /// Rows of a block.
 const ROWS: i64 = 12;
@@ -20,12 +25,26 @@ const ROWS: i64 = 12;
 /// Vectors of columns that are accumulated together.
 const VECTORS: i64 = 2;
 
-/// The weight behind an operand: the operand itself or what is cast to it.
-fn weight_of(graph: &Graph, value: ValueId) -> Option<ValueId> {
+/// How a matrix is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Storage {
+    /// As numbers, which are cast to what the product takes.
+    Plain,
+    /// As integers with scales.
+    Integers { scale: ValueId, op: Dequantize },
+}
+
+/// The weight behind an operand: the operand itself, what is cast to it or the integers that it stands for.
+fn weight_of(graph: &Graph, value: ValueId) -> Option<(ValueId, Storage)> {
     let node = graph.def_node(value)?;
+    let is_weight = |x: &ValueId| matches!(graph.def_op(*x), Some(Op::WeightRef(_)));
     match &node.op {
-        Op::WeightRef(_) => Some(value),
-        Op::Cast(_) => node.operands[0].filter(|x| matches!(graph.def_op(*x), Some(Op::WeightRef(_)))),
+        Op::WeightRef(_) => Some((value, Storage::Plain)),
+        Op::Cast(_) => Some((node.operands[0].filter(is_weight)?, Storage::Plain)),
+        Op::Dequantize(op) => {
+            let (q, scale) = (node.operands[0].filter(is_weight)?, node.operands[1].filter(is_weight)?);
+            Some((q, Storage::Integers { scale, op: op.clone() }))
+        }
         _ => None,
     }
 }
@@ -34,6 +53,7 @@ struct Product {
     x: ValueId,
     x_labels: Vec<Label>,
     weight: ValueId,
+    storage: Storage,
     /// Axes of the weight that are summed, in its own order, and the one that stays.
     k_axes: Vec<usize>,
     n_axis: usize,
@@ -51,7 +71,7 @@ fn recognize(graph: &Graph, node: &Node) -> Option<Product> {
         false => (operands[0], operands[1], first, second),
         true => (operands[1], operands[0], second, first),
     };
-    let weight = weight_of(graph, w)?;
+    let (weight, storage) = weight_of(graph, w)?;
     let kept: Vec<usize> = (0..w_labels.len()).filter(|i| op.spec.output.contains(&w_labels[*i])).collect();
     let k_axes: Vec<usize> = (0..w_labels.len()).filter(|i| !kept.contains(i)).collect();
     let [n_axis] = kept.as_slice() else { return None };
@@ -67,10 +87,18 @@ fn recognize(graph: &Graph, node: &Node) -> Option<Product> {
     {
         return None;
     }
+    if let Storage::Integers { op, .. } = &storage {
+        let k = graph.ty(weight).shape[op.axis].as_const();
+        let is_along_k = k_axes == [op.axis] && op.group > 0;
+        if !is_along_k || !k.is_some_and(|k| integers::fits(k, op)) {
+            return None;
+        }
+    }
     Some(Product {
         x,
         x_labels: x_labels.clone(),
         weight,
+        storage,
         k_axes,
         n_axis: *n_axis,
         n_label,
@@ -84,15 +112,10 @@ pub(crate) fn applies(graph: &Graph, node: &Node) -> bool {
     recognize(graph, node).is_some()
 }
 
-/// What every tile of a block needs.
-struct Tile<'p> {
+/// What the code for a product needs to know of it.
+struct Shape<'p> {
     p: &'p Product,
     output: Vec<Label>,
-    panel: ParamId,
-    /// First element of the panel.
-    panel_base: Reg,
-    /// First column of the panel.
-    column: Reg,
     k_extents: Vec<Dim>,
     m_extents: Vec<Dim>,
     k: i64,
@@ -102,7 +125,88 @@ struct Tile<'p> {
     acc: Elem,
 }
 
-pub(super) fn lower(l: &mut Lowering<'_>, op: &Contract) -> Result<Launch, LowerError> {
+/// A panel that a block multiplies with.
+struct Tile<'p> {
+    shape: &'p Shape<'p>,
+    panel: ParamId,
+    /// First element of the panel.
+    panel_base: Reg,
+    /// First column of the panel.
+    column: Reg,
+}
+
+/// How often the vectors of a register block go into a panel, and whether columns of a panel may be missing.
+struct Columns {
+    lanes: i64,
+    vectors: i64,
+    has_tail: bool,
+}
+
+impl Shape<'_> {
+    fn columns(&self, lanes: u16) -> Columns {
+        let lanes = i64::from(lanes);
+        let vectors = VECTORS.min((PANEL.min(self.n) + lanes - 1) / lanes).max(1);
+        // Columns come in whole vectors, and in whole panels if there is more than one.
+        let whole = if self.n > PANEL { PANEL } else { vectors * lanes };
+        Columns { lanes, vectors, has_tail: self.n % whole != 0 }
+    }
+
+    /// The indices of a row.
+    fn row_idx(&self, cx: &mut Cx<'_>, b: &mut KernelBuilder, row: Reg) -> Vec<Idx> {
+        let extents = cx.extents(b, &self.m_extents);
+        cx.index(b).unravel(Idx::Uniform(row), &extents)
+    }
+
+    /// The element of the factor that is no weight, in a row and at a place of the sum.
+    fn x<'a>(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        row: &[Idx],
+        k_idx: &[Idx],
+    ) -> Result<Reg, LowerError> {
+        let at_label = |label: &Label| match self.p.k_labels.iter().position(|l| l == label) {
+            Some(i) => k_idx[i],
+            None => row[self.p.m_labels.iter().position(|l| l == label).expect("a label is of k or m")],
+        };
+        let idx: Vec<Idx> = self.p.x_labels.iter().map(at_label).collect();
+        let x = cx.get(b, self.p.x, &idx)?;
+        Ok(b.cast(x, self.acc))
+    }
+
+    /// Hands sums of a row over, vectors of columns from `column` on.
+    fn put<'a>(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        row: &[Idx],
+        (column, sums): (Reg, &[Reg]),
+        put: &mut Put<'_, 'a>,
+    ) -> Result<(), LowerError> {
+        let columns = self.columns(cx.lanes);
+        for (v, sum) in sums.iter().enumerate() {
+            let base = b.add(column, v as i64 * columns.lanes);
+            let left = b.sub(self.n, base);
+            let mask = columns.has_tail.then(|| b.lane_mask(left, cx.lanes));
+            cx.masked(mask, |cx| {
+                let column = cx.lanes_from(base);
+                let at_label = |label: &Label| {
+                    if *label == self.p.n_label {
+                        return column;
+                    }
+                    let axis = self.p.m_labels.iter().position(|l| l == label);
+                    row[axis.expect("an output label is of m or n")]
+                };
+                let idx: Vec<Idx> = self.output.iter().map(at_label).collect();
+                let x = b.cast(*sum, self.elem);
+                put(cx, b, &idx, x)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn lower(l: &mut Lowering<'_>, op: &Contract, target: &CpuTarget) -> Result<Launch, LowerError> {
     let p = recognize(l.graph, l.node).ok_or(LowerError::MissingOperand { op: "contract" })?;
     let w_shape = l.shape(p.weight);
     let n = l.constant("columns", &w_shape[p.n_axis])?;
@@ -118,22 +222,9 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Contract) -> Result<Launch, Lower
     let m_tiles = m.ceildiv(&Dim::from(ROWS));
     let panels = Dim::from(n).ceildiv(&Dim::from(PANEL));
     let elem = elem_of(l.graph.ty(l.node.results[0]).dtype)?;
-    let (b, cx, sink) = l.parts();
-    cx.narrow(&Dim::from(n));
-    let packing = Packing::Panels { k_axes: p.k_axes.clone(), n_axis: p.n_axis };
-    let panel_param = cx.packed_param(b, p.weight, packing)?;
-    let place = row_index(cx, b, &[panels.clone(), m_tiles.clone()]);
-    let [Idx::Uniform(panel), Idx::Uniform(m_tile)] = place[..] else {
-        return Err(LowerError::Unsupported { op: "contract", reason: "block indices are scalars".into() });
-    };
-    let panel_base = b.mul(panel, k * PANEL);
-    let column = b.mul(panel, PANEL);
-    let tile = Tile {
+    let shape = Shape {
         p: &p,
         output: op.spec.output.clone(),
-        panel: panel_param,
-        panel_base,
-        column,
         k_extents,
         m_extents,
         k,
@@ -141,29 +232,66 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Contract) -> Result<Launch, Lower
         elem,
         acc: accumulator(elem),
     };
-    let m0 = b.mul(m_tile, ROWS);
-    let m_end = b.add(m0, ROWS);
-    let m_all = cx.dim(b, &m);
-    let is_full = b.le(m_end, m_all);
+    let flops = m.clone() * Dim::from(2 * k * n);
+    let is_half = matches!(p.storage, Storage::Plain)
+        && l.graph.ty(p.weight).dtype == DType::BF16
+        && shape.acc == Elem::F32
+        && k % 2 == 0;
+    let grid = match &p.storage {
+        Storage::Integers { scale, op } => integers::lower(l, &shape, (*scale, op), target, (&panels, &m))?,
+        Storage::Plain if is_half => halves::lower(l, &shape, target, (&panels, &m))?,
+        Storage::Plain => plain(l, &shape, (&panels, &m_tiles))?,
+    };
+    Ok(Launch { grid, flops })
+}
+
+/// The grid of a product that computes panel by panel.
+fn plain(
+    l: &mut Lowering<'_>,
+    shape: &Shape<'_>,
+    (panels, m_tiles): (&Dim, &Dim),
+) -> Result<Dim, LowerError> {
+    let (b, cx, sink) = l.parts();
+    cx.narrow(&Dim::from(shape.n));
+    let packing = Packing::Panels { k_axes: shape.p.k_axes.clone(), n_axis: shape.p.n_axis };
+    let panel_param = cx.packed_param(b, shape.p.weight, packing)?;
+    let place = row_index(cx, b, &[panels.clone(), m_tiles.clone()]);
+    let [Idx::Uniform(panel), Idx::Uniform(m_tile)] = place[..] else {
+        return Err(LowerError::Unsupported { op: "contract", reason: "block indices are scalars".into() });
+    };
+    let panel_base = b.mul(panel, shape.k * PANEL);
+    let column = b.mul(panel, PANEL);
+    let tile = Tile { shape, panel: panel_param, panel_base, column };
+    let m = shape.m_extents.iter().fold(Dim::from(1), |m, d| m * d);
     let rows_at_once = if cx.lanes >= 16 { ROWS } else { ROWS / 2 };
     let mut result = Ok(());
-    b.if_(is_full, |b| {
-        for first in (0..ROWS).step_by(rows_at_once as usize) {
-            let rows: Vec<Reg> = (first..first + rows_at_once).map(|r| b.add(m0, r)).collect();
-            let put: &mut Put<'_, '_> = &mut |cx, b, idx, x| sink.put(cx, b, idx, x);
-            result = result.clone().and(cx.scope(|cx| run(&tile, cx, b, &rows, put)));
+    for_rows(cx, b, (&m, m_tile), &mut |cx, b, rows| {
+        let put: &mut Put<'_, '_> = &mut |cx, b, idx, x| sink.put(cx, b, idx, x);
+        for rows in rows.chunks(rows_at_once as usize) {
+            result = result.clone().and(cx.scope(|cx| run(&tile, cx, b, rows, put)));
         }
     });
     result?;
-    let is_tail = b.not(is_full);
-    let mut result = Ok(());
-    b.if_(is_tail, |b| {
-        b.for_("m", m0, m_all, 1, |b, row| {
-            result = cx.scope(|cx| run(&tile, cx, b, &[row], &mut |cx, b, idx, x| sink.put(cx, b, idx, x)));
-        });
+    Ok(panels.clone() * m_tiles)
+}
+
+/// Emits the code for the rows of a tile: for all of them if there are as many, else for one after the other.
+fn for_rows<'a>(
+    cx: &mut Cx<'a>,
+    b: &mut KernelBuilder,
+    (m, m_tile): (&Dim, Reg),
+    body: &mut dyn FnMut(&mut Cx<'a>, &mut KernelBuilder, &[Reg]),
+) {
+    let m0 = b.mul(m_tile, ROWS);
+    let m_end = b.add(m0, ROWS);
+    let m_all = cx.dim(b, m);
+    let is_full = b.le(m_end, m_all);
+    b.if_(is_full, |b| {
+        let rows: Vec<Reg> = (0..ROWS).map(|r| b.add(m0, r)).collect();
+        body(cx, b, &rows);
     });
-    result?;
-    Ok(Launch { grid: panels * &m_tiles, flops: m * Dim::from(2 * k * n) })
+    let is_tail = b.not(is_full);
+    b.if_(is_tail, |b| b.for_("m", m0, m_all, 1, |b, row| body(cx, b, &[row])));
 }
 
 /// Takes the element of the result at an index.
@@ -177,20 +305,16 @@ fn run<'a>(
     rows: &[Reg],
     put: &mut Put<'_, 'a>,
 ) -> Result<(), LowerError> {
-    let lanes = i64::from(cx.lanes);
-    let m_extents = cx.extents(b, &t.m_extents);
-    let k_extents = cx.extents(b, &t.k_extents);
-    let row_idx: Vec<Vec<Idx>> =
-        rows.iter().map(|row| cx.index(b).unravel(Idx::Uniform(*row), &m_extents)).collect();
-    let vectors = VECTORS.min((PANEL.min(t.n) + lanes - 1) / lanes).max(1);
-    // Columns come in whole vectors, and in whole panels if there is more than one.
-    let whole = if t.n > PANEL { PANEL } else { vectors * lanes };
-    for start in (0..PANEL.min(t.n)).step_by((vectors * lanes) as usize) {
-        let zero = b.zero(t.acc.x(cx.lanes));
+    let Columns { lanes, vectors, .. } = t.shape.columns(cx.lanes);
+    let acc_ty = t.shape.acc.x(cx.lanes);
+    let k_extents = cx.extents(b, &t.shape.k_extents);
+    let row_idx: Vec<Vec<Idx>> = rows.iter().map(|row| t.shape.row_idx(cx, b, *row)).collect();
+    for start in (0..PANEL.min(t.shape.n)).step_by((vectors * lanes) as usize) {
+        let zero = b.zero(acc_ty);
         let acc: Vec<Vec<Reg>> =
             rows.iter().map(|_| (0..vectors).map(|_| b.var_init(zero)).collect()).collect();
         let mut result = Ok(());
-        b.for_("k", 0, t.k, 1, |b, k| {
+        b.for_("k", 0, t.shape.k, 1, |b, k| {
             result = cx.scope(|cx| {
                 let offset = b.mul(k, PANEL);
                 let at = b.add(t.panel_base, offset);
@@ -198,54 +322,38 @@ fn run<'a>(
                     .map(|v| {
                         let at = b.add(at, start + v * lanes);
                         let w = b.load(t.panel, at, cx.lanes);
-                        b.cast(w, t.acc)
+                        b.cast(w, t.shape.acc)
                     })
                     .collect();
                 let k_idx = cx.index(b).unravel(Idx::Uniform(k), &k_extents);
                 for (row, acc) in row_idx.iter().zip(&acc) {
-                    let at_label = |label: &Label| match t.p.k_labels.iter().position(|l| l == label) {
-                        Some(i) => k_idx[i],
-                        None => {
-                            row[t.p.m_labels.iter().position(|l| l == label).expect("a label is of k or m")]
-                        }
-                    };
-                    let idx: Vec<Idx> = t.p.x_labels.iter().map(at_label).collect();
-                    let x = cx.get(b, t.p.x, &idx)?;
-                    let x = b.cast(x, t.acc);
-                    let x = cx.widen(b, x);
-                    for (w, acc) in w.iter().zip(acc) {
-                        let sum = b.fma(x, *w, *acc);
-                        b.assign(*acc, sum);
-                    }
+                    let x = t.shape.x(cx, b, row, &k_idx)?;
+                    multiply_add(cx, b, x, &w, acc);
                 }
                 Ok(())
             });
         });
         result?;
+        let column = b.add(t.column, start);
         for (row, acc) in row_idx.iter().zip(&acc) {
-            for (v, acc) in acc.iter().enumerate() {
-                let base = b.add(t.column, start + v as i64 * lanes);
-                let left = b.sub(t.n, base);
-                let mask = (t.n % whole != 0).then(|| b.lane_mask(left, cx.lanes));
-                cx.masked(mask, |cx| {
-                    let column = cx.lanes_from(base);
-                    let at_label = |label: &Label| {
-                        if *label == t.p.n_label {
-                            return column;
-                        }
-                        row[t
-                            .p
-                            .m_labels
-                            .iter()
-                            .position(|l| l == label)
-                            .expect("an output label is of m or n")]
-                    };
-                    let idx: Vec<Idx> = t.output.iter().map(at_label).collect();
-                    let x = b.cast(*acc, t.elem);
-                    put(cx, b, &idx, x)
-                })?;
-            }
+            t.shape.put(cx, b, row, (column, acc), put)?;
         }
     }
     Ok(())
+}
+
+/// Adds the products of a number with vectors to sums.
+fn multiply_add(cx: &Cx<'_>, b: &mut KernelBuilder, x: Reg, w: &[Reg], acc: &[Reg]) {
+    let x = cx.widen(b, x);
+    for (w, acc) in w.iter().zip(acc) {
+        let sum = b.fma(x, *w, *acc);
+        b.assign(*acc, sum);
+    }
+}
+
+/// Panels that one block multiplies with, after it has brought its rows into another form: so many that this pays,
+/// and so few that a step has blocks for several threads.
+fn panels_at_once(n: i64) -> i64 {
+    let panels = (n + PANEL - 1) / PANEL;
+    (panels / 8).clamp(1, 8)
 }

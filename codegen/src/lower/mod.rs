@@ -193,7 +193,7 @@ pub fn lower(graph: &Graph, group: &Group, target: &CpuTarget) -> Result<Lowered
     let lanes = (target.vector_bits / 32).max(1) as u16;
     let mut lowering = Lowering::new(graph, group, 1, lanes)?;
     let launch = match &node.op {
-        Op::Contract(op) if matmul::applies(graph, node) => matmul::lower(&mut lowering, op)?,
+        Op::Contract(op) if matmul::applies(graph, node) => matmul::lower(&mut lowering, op, target)?,
         Op::Ssd(op) => ssd::lower(&mut lowering, op)?,
         _ => root(&mut lowering)?,
     };
@@ -232,6 +232,7 @@ fn root(l: &mut Lowering<'_>) -> Result<Launch, LowerError> {
         | Op::Compare(_)
         | Op::Select(_)
         | Op::Cast(_)
+        | Op::Dequantize(_)
         | Op::Broadcast(_)
         | Op::Reshape(_)
         | Op::Transpose(_)

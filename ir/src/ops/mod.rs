@@ -15,6 +15,7 @@ mod layout;
 mod linear_attention;
 mod long_conv;
 mod norm;
+mod quantized;
 mod reduce;
 mod scan;
 mod scatter;
@@ -33,6 +34,7 @@ pub use layout::{Broadcast, Concat, Gather, Pad, Reshape, Reverse, Slice, Transp
 pub use linear_attention::LinearAttention;
 pub use long_conv::{Dft, LongConv};
 pub use norm::{GatedRmsNorm, LayerNorm, RmsNorm};
+pub use quantized::Dequantize;
 pub use reduce::{ArgMax, CumSum, Reduce, ReduceFn};
 pub use scan::{Discretization, DiscretizedScan, Mode, ReadOut, Scan, SelectiveScan, Ssd};
 pub use scatter::{Scatter, ScatterFn, TopK};
@@ -175,7 +177,7 @@ macro_rules! ops {
 
 ops! {
     Constant, WeightRef, DimValue, Iota,
-    Unary, Binary, Compare, Select, Cast,
+    Unary, Binary, Compare, Select, Cast, Dequantize,
     Broadcast, Reshape, Transpose, Slice, Reverse, Concat, Pad, Gather, Scatter,
     Reduce, CumSum, ArgMax, TopK,
     Contract,

@@ -196,7 +196,7 @@ pub(super) fn is_weight(graph: &Graph, mut value: ValueId) -> bool {
     while let Some(node) = graph.def_node(value) {
         match &node.op {
             Op::WeightRef(_) | Op::Constant(_) => return true,
-            Op::Cast(_) | Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) => {}
+            Op::Cast(_) | Op::Dequantize(_) | Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) => {}
             _ => return false,
         }
         let Some(x) = node.operands.first().copied().flatten() else { return false };

@@ -45,7 +45,7 @@ pub(super) fn lowered(text: &str, header: &Header) -> Result<Vec<String>, String
 }
 
 fn legal(text: &str, header: &Header) -> Result<Kernel, String> {
-    let options = CpuOptions { f16_convert: header.target().has_f16_convert };
+    let options = CpuOptions::of(&header.target());
     legalize(&kernel(text)?, options).map_err(|error| error.to_string())
 }
 

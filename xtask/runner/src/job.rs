@@ -24,6 +24,7 @@ pub(crate) enum Pieces {
 pub(crate) enum Job {
     Launches,
     Machine,
+    Limits { threads: usize },
     Run { inputs: BTreeMap<String, Array>, output: String },
     Greedy { tokens: usize, prompts: Rows },
     Cost { program: String, tokens: i64 },
@@ -43,6 +44,7 @@ impl Job {
             jobs.push(match verb.as_str() {
                 "launches" => Self::Launches,
                 "machine" => Self::Machine,
+                "limits" => Self::Limits { threads: number(&argument("a number of threads")?)? },
                 "run" => Self::Run { inputs: read(&argument("IN.npz")?)?, output: argument("OUT.npz")? },
                 "greedy" => Self::Greedy {
                     tokens: number(&argument("a number of tokens")?)?,

@@ -18,6 +18,9 @@
 //! - `machine` prints `machine`, the bytes per second that all threads read from memory at most, their f32 operations
 //!   per second, and their number.
 //!
+//! - `limits N` prints `limits` and what N threads reach at most: bytes read from memory, f32 operations, operations of
+//!   bf16 dot products and of byte dot products, each per second, 0 where the processor has none.
+//!
 //! Lines are separated by tabs. A fault goes to stderr and ends the program with 1, bad usage with 2.
 
 mod arrays;
@@ -34,7 +37,7 @@ use std::time::Instant;
 
 use job::Job;
 use ssmc_npz::NpzError;
-use ssmc_runtime::{Artifact, MachineRates, RuntimeError, Session, TensorError};
+use ssmc_runtime::{Artifact, DotRates, MachineRates, RuntimeError, Session, TensorError};
 
 /// Why a job was not done.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +115,10 @@ fn work(session: &mut Session, job: &Job) -> Result<(), Error> {
             let threads = session.n_threads();
             let rates = MachineRates::measure(threads);
             println!("machine\t{}\t{}\t{threads}", rates.bytes, rates.flops);
+        }
+        Job::Limits { threads } => {
+            let (rates, dots) = (MachineRates::measure(*threads), DotRates::measure(*threads));
+            println!("limits\t{}\t{}\t{}\t{}", rates.bytes, rates.flops, dots.halves, dots.integers);
         }
         Job::Continue { steps, ids, output } => {
             let seconds = language::continue_sequence(session, ids, *steps, Path::new(output))?;

@@ -1,5 +1,6 @@
 //! Benchmarks: time and memory beside what the machine allows.
 
+mod cpu;
 mod memory;
 
 use std::fs;
@@ -22,14 +23,18 @@ const TOLERANCE: f64 = 1e-4;
 const COMPILE_SECONDS: f64 = 60.0;
 const COMPILE_MEMORY: f64 = 3.0;
 
-/// `bench spine`, whether it keeps its limits; `bench gpu`, whether all results are right.
+/// `bench spine`, whether it keeps its limits; `bench gpu`, whether all results are right; or `bench cpu`.
 pub(crate) fn main(args: &[String]) -> Result<bool> {
-    let args = Args::parse(args, &["bin", "dir", "storage", "shape", "profile", "filter"])?;
-    match args.words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["spine"] => {}
+    const OPTIONS: &[&str] = &[
+        "bin", "dir", "storage", "shape", "profile", "filter", "peers", "rounds", "threads", "weights",
+        "steps", "append",
+    ];
+    let args = Args::parse(args, OPTIONS)?;
+    let task = match args.words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [task @ ("spine" | "cpu")] => task,
         ["gpu"] => return gpu(&args),
-        _ => return Err("expected spine or gpu".into()),
-    }
+        _ => return Err("expected spine, cpu or gpu".into()),
+    };
     let temporary = tempfile::tempdir()?;
     let folder = args.get("dir").map_or(temporary.path().to_owned(), PathBuf::from);
     fs::create_dir_all(&folder)?;
@@ -42,6 +47,9 @@ pub(crate) fn main(args: &[String]) -> Result<bool> {
         runner: process::build("ssmc-runner", "ssmc-runner", profile, &[])?,
         synthetic: process::build("ssmc-tests", "ssmc-synthetic", profile, &["--no-default-features"])?,
     };
+    if task == "cpu" {
+        return cpu::run(&tools, &folder, &args);
+    }
     let shape = args.get("shape").unwrap_or("mamba-130m");
     spine(&tools, &folder, shape, args.get("storage").unwrap_or("f32"))
 }

@@ -136,6 +136,13 @@ impl KernelBuilder {
         dst
     }
 
+    /// `acc` plus sums of products of neighbors; see [`Inst::Dot`].
+    pub fn dot(&mut self, a: Reg, b: Reg, acc: Reg) -> Reg {
+        let dst = self.temp(self.ty(acc));
+        self.push(Inst::Dot { dst, a, b, acc });
+        dst
+    }
+
     pub fn compare(&mut self, op: CompareOp, lhs: impl Into<Value>, rhs: impl Into<Value>) -> Reg {
         let (lhs, rhs) = self.operands("compare", lhs.into(), rhs.into());
         let dst = self.temp(self.ty(lhs).with_elem(Elem::Bool));
@@ -164,6 +171,15 @@ impl KernelBuilder {
 
     pub fn bitcast(&mut self, src: Reg, elem: Elem) -> Reg {
         let dst = self.temp(self.ty(src).with_elem(elem));
+        self.push(Inst::Bitcast { dst, src });
+        dst
+    }
+
+    /// The bits as lanes of another width; the lanes of the result fill as many bits.
+    pub fn recast(&mut self, src: Reg, elem: Elem) -> Reg {
+        let ty = self.ty(src);
+        let bits = u32::from(self.lanes(src)) * ty.elem().bits();
+        let dst = self.temp(elem.x((bits / elem.bits()) as u16));
         self.push(Inst::Bitcast { dst, src });
         dst
     }

@@ -101,6 +101,39 @@ pub(super) fn from_f64(elem: Elem, v: f64) -> u64 {
     }
 }
 
+/// One lane of [`Inst::Dot`]; `elem` is the type of `a`.
+pub(super) fn dot(elem: Elem, a: &[u64], b: &[u64], acc: u64) -> u64 {
+    match elem {
+        Elem::Bf16 => {
+            let pairs = a.iter().zip(b).rev();
+            of_f32(pairs.fold(f32_of(acc), |sum, (a, b)| {
+                flushing_fma(half_to_f32(Elem::Bf16, *a), half_to_f32(Elem::Bf16, *b), sum)
+            }))
+        }
+        _ => {
+            let product = |(a, b): (&u64, &u64)| match elem {
+                Elem::U8 => i32::from(*a as u8) * i32::from(*b as i8),
+                _ => i32::from(*a as i16) * i32::from(*b as i16),
+            };
+            let sum = a.iter().zip(b).map(product).fold(acc as i32, i32::wrapping_add);
+            u64::from(sum.cast_unsigned())
+        }
+    }
+}
+
+/// a * b + c rounded to nearest even, subnormal operands and results replaced by zeros of their sign. `a` and `b` have
+/// at most 8 significant bits, so that the sum of `f64` is exact enough to see which results are too small.
+fn flushing_fma(a: f32, b: f32, c: f32) -> f32 {
+    let flush = |x: f32| if x.is_subnormal() { 0f32.copysign(x) } else { x };
+    let (a, b, c) = (flush(a), flush(b), flush(c));
+    let rounded = a.mul_add(b, c);
+    // Rounded to the 24 bits of an f32 whose exponent has no limit: shifted up where no result is subnormal.
+    let exact = f64::from(a) * f64::from(b) + f64::from(c);
+    let shifted = (exact * 2f64.powi(100)) as f32;
+    let is_tiny = f64::from(shifted).abs() < 2f64.powi(100 - 126);
+    if is_tiny { 0f32.copysign(rounded) } else { rounded }
+}
+
 /// Computes one lane from one, two or three.
 pub(super) type Fn1 = fn(u64) -> u64;
 pub(super) type Fn2 = fn(u64, u64) -> u64;

@@ -288,6 +288,29 @@ impl Machine<'_, '_, '_> {
                     self.lanes(*dst, warp).copy_from_slice(&tile);
                 }
             }
+            Inst::Bitcast { dst, src } if self.width(*dst) != self.width(*src) => {
+                let (from, to) = (self.elem(*src).size(), self.elem(*dst).size());
+                for t in mask.threads() {
+                    let lanes = self.lanes(*src, t);
+                    let bytes: Vec<u8> =
+                        lanes.iter().flat_map(|x| x.to_le_bytes()[..from].to_vec()).collect();
+                    for (lane, part) in self.lanes(*dst, t).iter_mut().zip(bytes.chunks_exact(to)) {
+                        *lane = part.iter().rev().fold(0, |bits, byte| bits << 8 | u64::from(*byte));
+                    }
+                }
+            }
+            Inst::Dot { dst, a, b, acc } => {
+                let elem = self.elem(*a);
+                for t in mask.threads() {
+                    let (a, b) = (self.lanes(*a, t).to_vec(), self.lanes(*b, t).to_vec());
+                    let mut sums = self.lanes(*acc, t).to_vec();
+                    let ratio = a.len() / sums.len();
+                    for (sum, (a, b)) in sums.iter_mut().zip(a.chunks(ratio).zip(b.chunks(ratio))) {
+                        *sum = eval::dot(elem, a, b, *sum);
+                    }
+                    self.lanes(*dst, t).copy_from_slice(&sums);
+                }
+            }
             Inst::Copy { dst, src } | Inst::Bitcast { dst, src } => self.map1(mask, *dst, *src, |x| x),
             Inst::Unary { dst, op, src } => {
                 self.map1(mask, *dst, *src, eval::unary(*op, self.elem(*src)));

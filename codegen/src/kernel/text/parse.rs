@@ -351,6 +351,10 @@ impl<'t> Parser<'t> {
                 let [a, b, c] = self.regs()?;
                 Inst::Fma { dst, a, b, c }
             }
+            "dot" => {
+                let [a, b, acc] = self.regs()?;
+                Inst::Dot { dst, a, b, acc }
+            }
             "select" => {
                 let [cond, on_true, on_false] = self.regs()?;
                 Inst::Select { dst, cond, on_true, on_false }

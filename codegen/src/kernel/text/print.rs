@@ -155,6 +155,7 @@ impl Kernel {
             Inst::Math { op, src, .. } => write!(f, "{} {}", op.name(), r(src)),
             Inst::Binary { op, lhs, rhs, .. } => write!(f, "{} {}, {}", op.name(), r(lhs), r(rhs)),
             Inst::Fma { a, b, c, .. } => write!(f, "fma {}, {}, {}", r(a), r(b), r(c)),
+            Inst::Dot { a, b, acc, .. } => write!(f, "dot {}, {}, {}", r(a), r(b), r(acc)),
             Inst::Compare { op, lhs, rhs, .. } => write!(f, "{} {}, {}", op.name(), r(lhs), r(rhs)),
             Inst::Select { cond, on_true, on_false, .. } => {
                 write!(f, "select {}, {}, {}", r(cond), r(on_true), r(on_false))

@@ -38,6 +38,24 @@ fn builder_prints_the_documented_form() {
 }
 
 #[test]
+fn dots_are_read_back() {
+    let mut b = KernelBuilder::cpu("dots");
+    let (x, y) = (b.param("x", Elem::U8, Access::Read), b.param("y", Elem::I8, Access::Read));
+    let z = b.param("z", Elem::I32, Access::ReadWrite);
+    let (w, q, sum) = (b.load(x, 0, 16), b.load(y, 0, 4), b.load(z, 0, 4));
+    let q = b.recast(q, Elem::I32);
+    let q = b.splat(q, 4);
+    let q = b.recast(q, Elem::I8);
+    let sum = b.dot(w, q, sum);
+    b.store(z, 0, sum);
+    let kernel = b.finish();
+    verify::verify(&kernel).unwrap();
+    let text = kernel.to_string();
+    assert!(text.contains("i8x16 = bitcast") && text.contains("i32x4 = dot"), "{text}");
+    assert_eq!(parse(&text).unwrap(), kernel);
+}
+
+#[test]
 fn errors_name_the_place() {
     let spoil = |from: &str, to: &str| parse(&EXAMPLE.replacen(from, to, 1)).unwrap_err().to_string();
     for (from, to, expected) in [

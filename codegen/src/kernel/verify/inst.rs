@@ -38,6 +38,20 @@ impl Verifier<'_> {
                     self.define_as("fma", *dst, ty);
                 }
             }
+            Inst::Dot { dst, a, b, acc } => {
+                let (a_ty, b_ty) = (self.use_vec("dot", *a), self.use_vec("dot", *b));
+                if let (Some(a_ty), Some(b_ty), Some(ty)) = (a_ty, b_ty, self.use_vec("dot", *acc)) {
+                    match types::dot_ratio(a_ty.elem(), b_ty.elem(), ty.elem()) {
+                        None => self.domain("dot", a_ty, Some("u8 and i8, i16 and i16, or bf16 and bf16")),
+                        Some(ratio) => {
+                            let lanes = ty.lanes().map(|lanes| lanes * ratio);
+                            self.lanes("dot", lanes, a_ty.lanes());
+                            self.lanes("dot", lanes, b_ty.lanes());
+                        }
+                    }
+                    self.define_as("dot", *dst, ty);
+                }
+            }
             Inst::Compare { dst, op, lhs, rhs } => {
                 if let Some(ty) = self.use_vec("compare", *lhs) {
                     self.use_as("compare", "right operand", *rhs, ty);
@@ -73,9 +87,10 @@ impl Verifier<'_> {
                 if let (Some(src), Some(dst)) =
                     (self.use_vec("bitcast", *src), self.define_vec("bitcast", *dst))
                 {
-                    self.lanes("bitcast", src.lanes(), dst.lanes());
-                    if src.elem().bits() != dst.elem().bits() || src.elem() == Elem::Bool {
-                        self.domain("bitcast", dst, Some("an element type of the same width, not bool"));
+                    let bits = |ty: RegTy| ty.lanes().map(|lanes| ty.elem().bits() * u32::from(lanes));
+                    let has_bool = [src, dst].iter().any(|ty| ty.elem() == Elem::Bool);
+                    if bits(src) != bits(dst) || has_bool {
+                        self.domain("bitcast", dst, Some("a type with as many bits, not bool"));
                     }
                 }
             }

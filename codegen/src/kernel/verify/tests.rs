@@ -93,6 +93,10 @@ fn instructions() {
             "fma is not defined on i64, expected floats",
         ),
         (
+            inst(|r| Inst::Dot { dst: r[0], a: r[2], b: r[2], acc: r[0] }),
+            "dot is not defined on f32x4, expected u8 and i8, i16 and i16, or bf16 and bf16",
+        ),
+        (
             inst(|r| Inst::Unary { dst: r[3], op: UnaryOp::Neg, src: r[3] }),
             "unary is not defined on bool, expected numbers",
         ),
@@ -107,7 +111,7 @@ fn instructions() {
         (inst(|r| Inst::Cast { dst: r[2], src: r[1] }), "cast has 4 lanes, expected 1"),
         (
             inst(|r| Inst::Bitcast { dst: r[0], src: r[1] }),
-            "bitcast is not defined on f32, expected an element type of the same width, not bool",
+            "bitcast is not defined on f32, expected a type with as many bits, not bool",
         ),
         (inst(|r| Inst::Splat { dst: r[2], src: r[1] }), "operand of splat has type i64, expected f32"),
         (inst(|r| Inst::Iota { dst: r[2] }), "iota is not defined on f32x4, expected integers"),

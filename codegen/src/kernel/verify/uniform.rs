@@ -123,6 +123,7 @@ impl Analysis<'_> {
             | Inst::Math { .. }
             | Inst::Binary { .. }
             | Inst::Fma { .. }
+            | Inst::Dot { .. }
             | Inst::Compare { .. }
             | Inst::Select { .. }
             | Inst::Cast { .. }

@@ -25,6 +25,7 @@ impl<'ctx> Emitter<'ctx, '_> {
                 self.write(*dst, value)
             }
             Inst::Fma { dst, a, b, c } => self.write(*dst, self.fma([*a, *b, *c], inst)?),
+            Inst::Dot { dst, a, b, acc } => self.write(*dst, self.dot([*a, *b, *acc], inst)?),
             Inst::Compare { dst, op, lhs, rhs } => {
                 let elem = self.kernel.ty(*lhs).elem();
                 let value = self.compare(*op, elem, self.read(*lhs)?, self.read(*rhs)?, inst)?;

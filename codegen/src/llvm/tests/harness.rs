@@ -91,10 +91,28 @@ pub(crate) fn check_kernel(kernel: &Kernel, grid: i64, dims: &[i64], buffers: &[
     check_cases(&[Case { kernel: kernel.clone(), grid, dims, buffers }]);
 }
 
+/// As [`check_kernel`] on these levels alone, where the kernel must have the same bits before it is legalized.
+pub(crate) fn check_on(levels: &[CpuLevel], case: &Case) {
+    for level in levels {
+        if level.runs_on_host() {
+            let target = CpuTarget::of_level(*level);
+            let legal =
+                legalize(&case.kernel, CpuOptions::of(&target)).unwrap_or_else(|error| panic!("{error}"));
+            let [before, after] = [&case.kernel, &legal].map(|kernel| interpret(kernel, case));
+            for (before, after) in before.iter().zip(&after) {
+                assert_eq!(before.bits(), after.bits(), "{} on {}", case.kernel.name, level.name());
+            }
+            check_level(std::slice::from_ref(case), &target);
+        } else {
+            println!("skipped: this machine does not run {}", level.name());
+        }
+    }
+}
+
 /// As [`check_kernel`] for several kernels in one image; their names must differ. Levels that the host lacks
 /// are reported on stdout.
 pub(crate) fn check_cases(cases: &[Case]) {
-    for level in [CpuLevel::X86_64V3, CpuLevel::X86_64V4] {
+    for level in CpuLevel::ALL {
         if level.runs_on_host() {
             check_level(cases, &CpuTarget::of_level(level));
         } else {
@@ -104,7 +122,7 @@ pub(crate) fn check_cases(cases: &[Case]) {
 }
 
 fn check_level(cases: &[Case], target: &CpuTarget) {
-    let options = CpuOptions { f16_convert: target.has_f16_convert };
+    let options = CpuOptions::of(target);
     let legal = |case: &Case| legalize(&case.kernel, options).unwrap_or_else(|error| panic!("{error}"));
     let kernels: Vec<Kernel> = cases.iter().map(legal).collect();
     let image = compile(&kernels, target).unwrap_or_else(|error| panic!("{error}: {:?}", error.source()));

@@ -6,7 +6,7 @@ use super::memory::Memory;
 use super::problem::Launch;
 use crate::kernel::{Access, Kernel};
 use crate::llvm::compile;
-use crate::target::{CpuLevel, CpuTarget};
+use crate::target::CpuTarget;
 use memmap2::{Mmap, MmapMut};
 use std::collections::BTreeMap;
 
@@ -20,10 +20,6 @@ type Entry = extern "C" fn(*const *mut u8, *const i64, i64, i64);
 impl Code {
     /// The code for this level, or `None`, said on stdout, if this machine does not run it.
     pub(super) fn compile(launches: &[Launch], target: &CpuTarget) -> Option<Code> {
-        if target.level < CpuLevel::X86_64V3 {
-            // Kernels use fused multiply-adds, which lower levels lack.
-            return None;
-        }
         if !target.level.runs_on_host() {
             println!("skipped: this machine does not run {}", target.level.name());
             return None;

@@ -2,7 +2,7 @@
 
 use super::problem::{Case, Fill, shape};
 use ssmc_ir::DType::{self, BF16, F16, F32, F64, I8, I32};
-use ssmc_ir::ops::{BinaryFn, Contract, Conv, UnaryFn};
+use ssmc_ir::ops::{BinaryFn, Contract, Conv, Dequantize, Gather, UnaryFn};
 
 /// `x` times a weight, then bias and an activation, the way a linear layer stands in a model.
 fn linear(spec: &str, x: &str, w: &str, (dtype, stored): (DType, DType)) {
@@ -50,6 +50,64 @@ fn products_with_weights() {
         linear("bld,ed->ble", "b,l,9", "37,9", types);
         linear("bld,ed->ble", "b,l,9", "3,9", types);
     }
+}
+
+/// Weights in `bf16` in pairs: widened row by row, or rows of a full tile rounded to `bf16` on levels with dot products.
+#[test]
+fn products_with_halves() {
+    for (k, n) in [(2, 3), (6, 16), (18, 33), (2, 600)] {
+        linear("bld,ed->ble", &format!("b,l,{k}"), &format!("{n},{k}"), (F32, BF16));
+    }
+    linear("bld,de->ble", "b,l,6", "6,40", (F32, BF16));
+    linear("blhp,ehp->ble", "b,l,3,4", "9,3,4", (F32, BF16));
+}
+
+/// `x` times integers of so many bits in groups, then a bias.
+fn quantized(spec: &str, x: &str, w: [i64; 2], (axis, group, bits): (usize, usize, usize), fill: Fill) {
+    let mut case = Case::new(format!("{spec} {x} {w:?} {axis} {group} {bits}"));
+    let x = case.input(F32, x, fill);
+    let x = case.b.unary(UnaryFn::Neg, x).unwrap();
+    let mut scales = w;
+    scales[axis] /= group as i64;
+    let text = |dims: [i64; 2]| format!("{},{}", dims[0], dims[1]);
+    let q = case.weight(I8, &text(w), Fill::Noise(if bits == 4 { 7.4 } else { 127.0 }));
+    let scale = case.weight(if bits == 4 { F16 } else { F32 }, &text(scales), Fill::Range(0.001, 0.01));
+    let w = case.op(Dequantize { axis, group, bits }, &[q, scale]);
+    let y = case.op(Contract::new(spec), &[x, w]);
+    let y = case.b.unary(UnaryFn::Neg, y).unwrap();
+    // Rows are rounded to 8 bits.
+    case.finish(&[y]).within(0.01, 0.03).check(&[(1, 0), (1, 1), (2, 7), (3, 9)]);
+}
+
+#[test]
+fn products_with_integers() {
+    for (k, n) in [(70, 33), (33, 64), (1, 3), (5, 600)] {
+        let x = format!("b,l,{k}");
+        quantized("bld,ed->ble", &x, [n, k], (1, k as usize, 8), Fill::Noise(1.0));
+        quantized("bld,de->ble", &x, [k, n], (0, k as usize, 8), Fill::Noise(100.0));
+    }
+    for (k, n, group) in [(64, 40, 32), (128, 33, 64), (128, 5, 128)] {
+        let x = format!("b,l,{k}");
+        quantized("bld,ed->ble", &x, [n, k], (1, group, 4), Fill::Noise(1.0));
+        quantized("bld,de->ble", &x, [k, n], (0, group, 4), Fill::Noise(0.01));
+    }
+    for fill in [Fill::Values(&[0.0]), Fill::Salted(f64::NAN), Fill::Values(&[0.0, 1e-30])] {
+        quantized("bld,ed->ble", "b,l,64", [40, 64], (1, 64, 8), fill);
+        quantized("bld,ed->ble", "b,l,64", [40, 64], (1, 32, 4), fill);
+    }
+}
+
+/// Rows of a table of integers, and a product with groups that no kernel of its own takes.
+#[test]
+fn integers_elsewhere() {
+    let mut case = Case::new("lookup");
+    let ids = case.input(I32, "b,l", Fill::Range(0.0, 4.0));
+    let q = case.weight(I8, "5,8", Fill::Noise(127.0));
+    let scale = case.weight(F16, "5,2", Fill::Range(0.001, 0.01));
+    let w = case.op(Dequantize { axis: 1, group: 4, bits: 8 }, &[q, scale]);
+    let y = case.op(Gather { axis: 0 }, &[w, ids]);
+    case.finish(&[y]).check(&[(1, 0), (2, 3)]);
+    quantized("bld,ed->ble", "b,l,8", [5, 8], (1, 4, 4), Fill::Noise(1.0));
 }
 
 /// The weight comes first, and the rows are a slice of something wider.

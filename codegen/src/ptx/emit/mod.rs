@@ -303,6 +303,7 @@ impl<'k> Emitter<'k> {
             K::Math { dst, op, src } => self.math(inst, *dst, *op, *src)?,
             K::Binary { dst, op, lhs, rhs } => self.arithmetic(inst, *dst, *op, *lhs, *rhs)?,
             K::Fma { dst, a, b, c } => self.fma(inst, *dst, [*a, *b, *c])?,
+            K::Dot { .. } => return self.unsupported(inst),
             K::Compare { dst, op, lhs, rhs } => self.compare(inst, *dst, *op, *lhs, *rhs)?,
             K::Select { dst, cond, on_true, on_false } => self.select(*dst, *cond, *on_true, *on_false),
             K::Cast { dst, src } => self.cast(*dst, *src),

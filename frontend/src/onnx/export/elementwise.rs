@@ -3,7 +3,7 @@
 use super::body::{Name, int};
 use super::type_number;
 use super::writer::Writer;
-use ssmc_ir::ops::{Binary, BinaryFn, Cast, Cmp, Compare, Unary, UnaryFn};
+use ssmc_ir::ops::{Binary, BinaryFn, Cast, Cmp, Compare, Dequantize, Unary, UnaryFn};
 use ssmc_ir::{DType, Node};
 
 impl Writer<'_> {
@@ -120,6 +120,23 @@ impl Writer<'_> {
         let names = self.repeating(node)?;
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         Ok(self.body.op("Where", &names))
+    }
+
+    /// Scales are repeated along their axis by a shape that divides it into groups.
+    pub(super) fn dequantize(&mut self, node: &Node, op: &Dequantize) -> Result<Name, String> {
+        let (q, scale) = (self.operand(node, 0)?, self.operand(node, 1)?);
+        let mut shape = self.ty(node.results[0]).shape.as_const().ok_or("a quantized value with a symbol")?;
+        let whole = self.body.vector(&shape);
+        let group = op.group as i64;
+        shape[op.axis] /= group;
+        shape.insert(op.axis + 1, group);
+        let divided = self.body.vector(&shape);
+        let to = || vec![int("to", i64::from(type_number(DType::F32)))];
+        let (q, scale) = (self.body.with("Cast", &[&q], to()), self.body.with("Cast", &[&scale], to()));
+        let q = self.body.op("Reshape", &[&q, &divided]);
+        let scale = self.body.unsqueeze(&scale, &[op.axis as i64 + 1]);
+        let y = self.body.op("Mul", &[&q, &scale]);
+        Ok(self.body.op("Reshape", &[&y, &whole]))
     }
 
     pub(super) fn cast(&mut self, node: &Node, op: &Cast) -> Result<Name, String> {

@@ -148,6 +148,7 @@ impl<'a> Writer<'a> {
             Op::Compare(op) => one(self.compare(node, op)),
             Op::Select(_) => one(self.select(node)),
             Op::Cast(op) => one(self.cast(node, op)),
+            Op::Dequantize(op) => one(self.dequantize(node, op)),
             Op::Broadcast(op) => {
                 // Operators repeat axes of extent 1 by themselves; what cannot rely on that asks for the full value.
                 self.spread.insert(node.results[0], op.clone());

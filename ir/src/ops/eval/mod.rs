@@ -13,6 +13,7 @@ mod linear_attention;
 mod long_conv;
 mod norm;
 mod num;
+mod quantized;
 mod reduce;
 mod scan;
 mod scatter;
@@ -32,6 +33,7 @@ pub(super) use layout::{broadcast, concat, gather, pad, reshape, reverse, slice,
 pub(super) use linear_attention::linear_attention;
 pub(super) use long_conv::{dft, long_conv};
 pub(super) use norm::{gated_rms_norm, layer_norm, rms_norm};
+pub(super) use quantized::dequantize;
 pub(super) use reduce::{argmax, cumsum, reduce};
 pub(super) use scan::{complex_scan, discretized_scan, scan, selective_scan, ssd};
 pub(super) use scatter::{scatter, top_k};

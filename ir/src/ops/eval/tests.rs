@@ -84,6 +84,11 @@ fn elementwise_cases() -> Vec<Case> {
         unary("ceil", &[1.5, -1.5], &[2.0, -1.0]),
         unary("round", &[0.5, 1.5, -2.5, 2.6], &[0.0, 2.0, -2.0, 3.0]),
         unary("sign", &[-3.0, 0.0, 5.0, NAN], &[-1.0, 0.0, 1.0, NAN]),
+        case(
+            "dequantize {axis=1, group=2}",
+            vec![Tensor::ints(DType::I8, [1, 4], vec![1, -128, 3, 127]).unwrap(), f32s(&[1, 2], &[0.5, 2.0])],
+            vec![f32s(&[1, 4], &[0.5, -64.0, 6.0, 254.0])],
+        ),
         case("sign", vec![typed(DType::U64, &[-1, 0])], vec![typed(DType::U64, &[1, 0])]),
         case("not", vec![bools(&[2], &[true, false])], vec![bools(&[2], &[false, true])]),
         case("is_nan", vec![f32s(&[2], &[NAN, INF])], vec![bools(&[2], &[true, false])]),

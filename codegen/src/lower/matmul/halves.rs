@@ -1,0 +1,217 @@
+//! Weights in `bf16`: half the bytes to stream, and dot products where the level has them.
+//!
+//! One row after the other is multiplied with the exact numbers of the weight, which are the upper halves of `f32`. A
+//! full tile of rows is rounded to `bf16` first on levels with dot products of `bf16`; elsewhere it is computed like
+//! single rows.
+
+use super::{Columns, PANEL, Put, ROWS, Shape, for_rows, multiply_add, panels_at_once};
+use crate::assemble::Packing;
+use crate::kernel::{Elem, KernelBuilder, LocalId, ParamId, Reg};
+use crate::lower::access::Cx;
+use crate::lower::elementwise::row_index;
+use crate::lower::index::Idx;
+use crate::lower::{LowerError, Lowering};
+use crate::target::CpuTarget;
+use ssmc_ir::Dim;
+
+/// Most inputs of a product whose rows are rounded beforehand: a tile of them has to stay in the cache.
+const MOST_ROUNDED: i64 = 16 << 10;
+
+/// The grid of the product.
+pub(super) fn lower(
+    l: &mut Lowering<'_>,
+    shape: &Shape<'_>,
+    target: &CpuTarget,
+    (panels, m): (&Dim, &Dim),
+) -> Result<Dim, LowerError> {
+    let (b, cx, sink) = l.parts();
+    cx.narrow(&Dim::from(shape.n));
+    let packing = Packing::Pairs { k_axes: shape.p.k_axes.clone(), n_axis: shape.p.n_axis };
+    let weight = cx.packed_param(b, shape.p.weight, packing)?;
+    let at_once = panels_at_once(shape.n);
+    let (groups, m_tiles) = (panels.ceildiv(&Dim::from(at_once)), m.ceildiv(&Dim::from(ROWS)));
+    let place = row_index(cx, b, &[groups.clone(), m_tiles.clone()]);
+    let [Idx::Uniform(group), Idx::Uniform(m_tile)] = place[..] else {
+        return Err(LowerError::Unsupported { op: "contract", reason: "block indices are scalars".into() });
+    };
+    let first = b.mul(group, at_once);
+    let end = b.add(first, at_once);
+    let n_panels = cx.dim(b, panels);
+    let end = b.min(end, n_panels);
+    let has_dots = target.has_dot_bf16 && cx.lanes >= 4 && shape.k <= MOST_ROUNDED;
+    let rows_at_once = if cx.lanes >= 16 { ROWS } else { ROWS / 2 } as usize;
+    let product = Halves { shape, weight };
+    let mut result = Ok(());
+    for_rows(cx, b, (m, m_tile), &mut |cx, b, rows| {
+        let put: &mut Put<'_, '_> = &mut |cx, b, idx, x| sink.put(cx, b, idx, x);
+        result = result.clone().and(cx.scope(|cx| {
+            if has_dots && rows.len() as i64 == ROWS {
+                let rounded = product.round(cx, b, rows)?;
+                return product.dots(cx, b, (rows, rounded), (first, end), put);
+            }
+            let mut result = Ok(());
+            b.for_("panel", first, end, 1, |b, panel| {
+                for rows in rows.chunks(rows_at_once) {
+                    result = result.clone().and(cx.scope(|cx| product.widened(cx, b, rows, panel, put)));
+                }
+            });
+            result
+        }));
+    });
+    result?;
+    Ok(groups * &m_tiles)
+}
+
+struct Halves<'p> {
+    shape: &'p Shape<'p>,
+    weight: ParamId,
+}
+
+impl Halves<'_> {
+    /// Vectors of pairs of the panel that begins at `base`, at the pair `pair`.
+    fn pairs(&self, b: &mut KernelBuilder, at: Reg, (start, columns): (i64, &Columns)) -> Vec<Reg> {
+        let mut vectors = Vec::new();
+        for v in 0..columns.vectors {
+            let at = b.add(at, 2 * (start + v * columns.lanes));
+            vectors.push(b.load(self.weight, at, 2 * columns.lanes as u16));
+        }
+        vectors
+    }
+
+    /// Where the pair `pair` of a panel begins.
+    fn place(&self, b: &mut KernelBuilder, panel: Reg, pair: Reg) -> Reg {
+        let base = b.mul(panel, self.shape.k * PANEL);
+        let offset = b.mul(pair, 2 * PANEL);
+        b.add(base, offset)
+    }
+
+    /// Some rows times a panel in `f32`.
+    fn widened<'a>(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        rows: &[Reg],
+        panel: Reg,
+        put: &mut Put<'_, 'a>,
+    ) -> Result<(), LowerError> {
+        let shape = self.shape;
+        let columns = shape.columns(cx.lanes);
+        let k_extents = cx.extents(b, &shape.k_extents);
+        let row_idx: Vec<Vec<Idx>> = rows.iter().map(|row| shape.row_idx(cx, b, *row)).collect();
+        for start in (0..PANEL.min(shape.n)).step_by((columns.vectors * columns.lanes) as usize) {
+            let zero = b.zero(Elem::F32.x(cx.lanes));
+            let acc: Vec<Vec<Reg>> =
+                rows.iter().map(|_| (0..columns.vectors).map(|_| b.var_init(zero)).collect()).collect();
+            let mut result = Ok(());
+            b.for_("pair", 0, shape.k / 2, 1, |b, pair| {
+                result = cx.scope(|cx| {
+                    let at = self.place(b, panel, pair);
+                    let pairs = self.pairs(b, at, (start, &columns));
+                    let bits: Vec<Reg> = pairs.into_iter().map(|w| b.recast(w, Elem::U32)).collect();
+                    let even = b.mul(pair, 2);
+                    for (i, k) in [even, b.add(even, 1)].into_iter().enumerate() {
+                        let w: Vec<Reg> = bits
+                            .iter()
+                            .map(|bits| {
+                                let upper =
+                                    if i == 0 { b.shl(*bits, 16) } else { b.and(*bits, 0xffff_0000u32) };
+                                b.bitcast(upper, Elem::F32)
+                            })
+                            .collect();
+                        let k_idx = cx.index(b).unravel(Idx::Uniform(k), &k_extents);
+                        for (row, acc) in row_idx.iter().zip(&acc) {
+                            let x = shape.x(cx, b, row, &k_idx)?;
+                            multiply_add(cx, b, x, &w, acc);
+                        }
+                    }
+                    Ok(())
+                });
+            });
+            result?;
+            let column = b.mul(panel, PANEL);
+            let column = b.add(column, start);
+            for (row, acc) in row_idx.iter().zip(&acc) {
+                shape.put(cx, b, row, (column, acc), put)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A tile of rows rounded to `bf16`.
+    fn round(&self, cx: &mut Cx<'_>, b: &mut KernelBuilder, rows: &[Reg]) -> Result<LocalId, LowerError> {
+        let shape = self.shape;
+        let rounded = b.local("rounded", Elem::Bf16, (ROWS * shape.k) as u32);
+        let k_extents = cx.extents(b, &shape.k_extents);
+        let lanes = i64::from(cx.lanes);
+        let mut result = Ok(());
+        for (slot, row) in rows.iter().enumerate() {
+            let row_idx = shape.row_idx(cx, b, *row);
+            b.for_("k", 0, shape.k, lanes, |b, k| {
+                let left = b.sub(shape.k, k);
+                let mask = (shape.k % lanes != 0).then(|| b.lane_mask(left, cx.lanes));
+                result = result.clone().and(cx.masked(mask, |cx| {
+                    let at = cx.lanes_from(k);
+                    let k_idx = cx.index(b).unravel(at, &k_extents);
+                    let x = shape.x(cx, b, &row_idx, &k_idx)?;
+                    let x = cx.widen(b, x);
+                    let x = b.cast(x, Elem::Bf16);
+                    let to = b.add(k, slot as i64 * shape.k);
+                    match mask {
+                        Some(mask) => b.store_masked(rounded, to, x, mask),
+                        None => b.store(rounded, to, x),
+                    }
+                    Ok(())
+                }));
+            });
+        }
+        result?;
+        Ok(rounded)
+    }
+
+    /// A rounded tile of rows times panels.
+    fn dots<'a>(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        (rows, rounded): (&[Reg], LocalId),
+        (first, end): (Reg, Reg),
+        put: &mut Put<'_, 'a>,
+    ) -> Result<(), LowerError> {
+        let shape = self.shape;
+        let columns = shape.columns(cx.lanes);
+        let mut result = Ok(());
+        b.for_("panel", first, end, 1, |b, panel| {
+            for start in (0..PANEL.min(shape.n)).step_by((columns.vectors * columns.lanes) as usize) {
+                let zero = b.zero(Elem::F32.x(cx.lanes));
+                let acc: Vec<Vec<Reg>> =
+                    rows.iter().map(|_| (0..columns.vectors).map(|_| b.var_init(zero)).collect()).collect();
+                b.for_("pair", 0, shape.k / 2, 1, |b, pair| {
+                    let at = self.place(b, panel, pair);
+                    let w = self.pairs(b, at, (start, &columns));
+                    let even = b.mul(pair, 2);
+                    for (slot, acc) in acc.iter().enumerate() {
+                        let from = b.add(even, slot as i64 * shape.k);
+                        let x = b.load(rounded, from, 2);
+                        let x = b.recast(x, Elem::U32);
+                        let x = b.splat(x, cx.lanes);
+                        let x = b.recast(x, Elem::Bf16);
+                        for (w, acc) in w.iter().zip(acc) {
+                            let sum = b.dot(x, *w, *acc);
+                            b.assign(*acc, sum);
+                        }
+                    }
+                });
+                let column = b.mul(panel, PANEL);
+                let column = b.add(column, start);
+                result = result.clone().and(cx.scope(|cx| {
+                    for (row, acc) in rows.iter().zip(&acc) {
+                        let row_idx = shape.row_idx(cx, b, *row);
+                        shape.put(cx, b, &row_idx, (column, acc), put)?;
+                    }
+                    Ok(())
+                }));
+            }
+        });
+        result
+    }
+}
