@@ -1,8 +1,9 @@
-//! Common subexpressions: equal ops on equal operands are one node.
+//! Common subexpressions: equal ops on equal operands are one node, whatever the order of operands that may change
+//! places.
 
 use crate::pass::{Changed, Pass, PassCtx, PassError};
 use ssmc_ir::edit::{Action, EditError, rewrite};
-use ssmc_ir::ops::Op;
+use ssmc_ir::ops::{Binary, BinaryFn, Cmp, Compare, Op};
 use ssmc_ir::{Graph, Model, ValueId};
 use std::collections::HashMap;
 
@@ -28,7 +29,11 @@ fn cse(graph: &Graph) -> Result<Graph, EditError> {
             r.copy_as(node, node.op.clone(), regions)?;
             return Ok(Action::Done);
         }
-        let key = (&node.op, r.operands(node)?);
+        let mut operands = r.operands(node)?;
+        if is_commutative(&node.op) {
+            operands.sort_unstable();
+        }
+        let key = (&node.op, operands);
         if let Some(results) = known.get(&key) {
             for (old, new) in node.results.iter().zip(results) {
                 r.set(*old, *new);
@@ -40,4 +45,46 @@ fn cse(graph: &Graph) -> Result<Graph, EditError> {
         known.insert(key, results);
         Ok(Action::Done)
     })
+}
+
+/// Whether the two operands may change places without changing a bit.
+pub(crate) fn is_commutative(op: &Op) -> bool {
+    use BinaryFn::{Add, And, Max, Min, Mul, Or, Xor};
+    match op {
+        Op::Binary(Binary { f }) => matches!(f, Add | Mul | Min | Max | And | Or | Xor),
+        Op::Compare(Compare { cmp }) => matches!(cmp, Cmp::Eq | Cmp::Ne),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manager::Phase;
+    use crate::testing::{ops, optimized};
+    use ssmc_ir::Stage;
+
+    const MERGED: Phase = Phase { stage: Stage::Canonical, passes: &[&Cse] };
+
+    fn merged(first: &str, second: &str) -> usize {
+        let text = format!(
+            "func @f(%x: f32[2], %y: f32[2]) {{
+               %0 = {first} : f32[2]
+               %1 = {second} : f32[2]
+               return %0 \"p\", %1 \"q\"
+             }}"
+        );
+        ops(&optimized(&text, &[MERGED]).0.graph).len()
+    }
+
+    #[test]
+    fn operands_of_commutative_ops_have_no_order() {
+        for op in ["add", "mul", "min", "max"] {
+            assert_eq!(merged(&format!("{op} %x, %y"), &format!("{op} %y, %x")), 1, "{op}");
+            assert_eq!(merged(&format!("{op} %x, %y"), &format!("{op} %y, %y")), 2, "{op}");
+        }
+        for op in ["sub", "div"] {
+            assert_eq!(merged(&format!("{op} %x, %y"), &format!("{op} %y, %x")), 2, "{op}");
+        }
+    }
 }

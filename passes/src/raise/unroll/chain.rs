@@ -1,6 +1,7 @@
 //! Chains of values that may be the states of an unrolled recurrence.
 
-use super::key::{Keys, full_factors, hash, is_commutative, places};
+use super::key::{Keys, full_factors, hash, places};
+use crate::cse::is_commutative;
 use ssmc_ir::ops::{Binary, BinaryFn, Op, Unary, UnaryFn};
 use ssmc_ir::{Entity, Graph, Node, ValueId};
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,7 +3,8 @@
 //! A slice of one index counts as the tensor that it is taken from, a literal as its type, and the order of the
 //! operands of commutative ops does not matter. Hashes only propose; [`super::pack`] proves.
 
-use ssmc_ir::ops::{Binary, BinaryFn, Contract, Op, Slice, Spec};
+use crate::cse::is_commutative;
+use ssmc_ir::ops::{Contract, Op, Slice, Spec};
 use ssmc_ir::{Def, Entity, Graph, Node, ValueId};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -59,12 +60,6 @@ pub(super) fn hash(x: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     x.hash(&mut hasher);
     hasher.finish()
-}
-
-/// Whether the two operands may change places.
-pub(super) fn is_commutative(op: &Op) -> bool {
-    use BinaryFn::{Add, And, Max, Min, Mul, Or, Xor};
-    matches!(op, Op::Binary(Binary { f: Add | Mul | Min | Max | And | Or | Xor }))
 }
 
 /// The place in the result of every label of operand `i`; labels that are summed over have none.

@@ -4,7 +4,8 @@
 //! only be stacked as it stands.
 
 use super::chain::Route;
-use super::key::{Keys, index, is_commutative, places};
+use super::key::{Keys, index, places};
+use crate::cse::is_commutative;
 use ssmc_ir::ops::{Constant, Contract, Op, Spec};
 use ssmc_ir::{Def, Entity, Graph, Node, NodeId, Shape, ValueId};
 use std::collections::HashMap;
