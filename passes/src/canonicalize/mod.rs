@@ -26,4 +26,5 @@ pub use pieces::Pieces;
 pub use products::Products;
 pub use repeat::Repeat;
 pub use simplify::Simplify;
+pub(crate) use simplify::embeds;
 pub use split::Split;

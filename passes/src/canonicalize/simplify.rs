@@ -231,7 +231,7 @@ fn of_parts(b: &mut GraphBuilder, x: ValueId, op: &Slice) -> Simplified {
 }
 
 /// Whether every number of `narrow` is one of `wide`.
-fn embeds(narrow: DType, wide: DType) -> bool {
+pub(crate) fn embeds(narrow: DType, wide: DType) -> bool {
     use DType::{BF16, F8E4M3, F8E5M2, F16, F32, F64};
     match wide {
         F64 => narrow.is_float(),

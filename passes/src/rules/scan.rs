@@ -6,10 +6,11 @@
 use super::fused::{self, D, Fused, X, Z};
 use super::gate::{replaced, silus};
 use super::{Direction, Equation, Exactness, Rule};
+use crate::canonicalize::embeds;
 use crate::egraph::{Expr, Factor, Graph, Label, Labels, Product, readings, readings_of};
 use egg::Id;
-use ssmc_ir::Dim;
-use ssmc_ir::ops::{Binary, BinaryFn, DiscretizedScan, Op, SelectiveScan, Unary, UnaryFn};
+use ssmc_ir::ops::{Binary, BinaryFn, Cast, DiscretizedScan, Op, SelectiveScan, Unary, UnaryFn};
+use ssmc_ir::{DType, Dim};
 use std::collections::BTreeSet;
 
 pub(super) static RULES: &[Rule] = &[
@@ -23,6 +24,18 @@ pub(super) static RULES: &[Rule] = &[
         exactness: Exactness::Reassociates,
         direction: Direction::Forward,
         find: |egraph, id| read_out(egraph, id, false),
+    },
+    Rule {
+        name: "read-out-cast",
+        family: "scan",
+        equation: "sum over n of cast[narrow](h[t,e,n]) * rest.. = \
+                   cast[narrow](sum over n of h[t,e,n] * cast[wide](rest)..) for states h of a scan of the wider type",
+        reason: "a cast to a wider type is exact, and one to a narrower type rounds; \
+                 the right side rounds the sum once where the left one rounds its terms",
+        source: "half-precision models whose scan is computed in single precision",
+        exactness: Exactness::Reassociates,
+        direction: Direction::Forward,
+        find: read_out_cast,
     },
     Rule {
         name: "scan-skip",
@@ -99,6 +112,55 @@ pub(super) fn read_out(egraph: &Graph, id: Id, scalar_decay: bool) -> Vec<Equati
         }
     }
     found
+}
+
+fn read_out_cast(egraph: &Graph, id: Id) -> Vec<Equation> {
+    let mut found = Vec::new();
+    let narrow = egraph[id].data.types[0].dtype;
+    for product in readings(egraph, id).into_iter().filter(|p| !p.is_plain()) {
+        for (i, factor) in product.factors.iter().enumerate() {
+            for base in factor.bases(egraph) {
+                for h in casts(egraph, base.id, narrow) {
+                    let h = Factor { id: h, labels: base.labels.clone() };
+                    let wide = egraph[h.id].data.types[0].dtype;
+                    if !is_states(egraph, &h) || !h.label_set().iter().any(|l| product.is_summed(*l)) {
+                        continue;
+                    }
+                    let right = || {
+                        let mut factors = vec![h.expr(egraph)];
+                        for other in product.rest(&[i]) {
+                            let (x, labels) = other.expr(egraph);
+                            factors.push((Expr::op(Cast { to: wide }, vec![x])?, labels));
+                        }
+                        let y = Expr::product(factors, &product.output, &egraph[id].data.types[0].shape)?;
+                        Expr::op(Cast { to: narrow }, vec![y])
+                    };
+                    let left = Expr::term(egraph, &product.top);
+                    found.extend(right().map(|right| Equation::between(left, right)));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// What the class is, rounded to its type: values of a wider type.
+fn casts(egraph: &Graph, id: Id, narrow: DType) -> Vec<Id> {
+    let is_wider = |x: &Id| {
+        let wide = egraph[*x].data.types[0].dtype;
+        wide != narrow && wide.is_float() && embeds(narrow, wide)
+    };
+    let terms = egraph[id].nodes.iter().filter(|t| matches!(t.op(), Some(Op::Cast(c)) if c.to == narrow));
+    terms.map(|t| egraph.find(t.children[0])).filter(is_wider).collect()
+}
+
+/// Whether the factor is a view of the states of a scan.
+fn is_states(egraph: &Graph, factor: &Factor) -> bool {
+    let is_scan = |tuple: Id| {
+        let mut terms = egraph[tuple].nodes.iter();
+        terms.any(|t| matches!(t.op(), Some(Op::Scan(_) | Op::DiscretizedScan(_))))
+    };
+    factor.bases(egraph).iter().any(|base| fused::tuples(egraph, base.id).any(is_scan))
 }
 
 /// The sets of factors that can make c for the states h at `i`: those that share n with h, which is summed over, alone

@@ -212,6 +212,15 @@ const CASES: &[(&str, Build)] = &[
         let z = input(g, "gate", &[2, 5, 3]);
         g.contract(if fires { "blen,bln,ble->ble" } else { "blen,blen,ble->ble" }, &[h, c, z])
     }),
+    ("read-out-cast", |g, fires| {
+        let (a, b) = (input(g, "a", &[2, 5, 3, 4]), input(g, "b", &[2, 5, 3, 4]));
+        let h = both(g, Scan { reverse: false }, &[Some(a), Some(b), None, None])?;
+        let h = g.cast(if fires { h } else { b }, DType::F16)?;
+        let c = input(g, "c", &[2, 5, 4]);
+        let c = g.cast(c, DType::F16)?;
+        let y = g.contract("blen,bln->ble", &[h, c])?;
+        g.cast(y, DType::F32)
+    }),
     ("ssd-read-out", |g, fires| {
         let h = discretized(g, &[2, 5, 1, 3, 2], &[2, 5, 1, 3], &[1, 3])?;
         let c = input(g, "c", &[2, 5, 1, 4]);
