@@ -7,7 +7,7 @@ use crate::flatten::Flatten;
 use crate::fold::Fold;
 use crate::manager::Phase;
 use crate::raise::{
-    ChunkedScan, ComplexStep, LongConvs, OneStep, ParallelScan, ScanLoop, Unrolled, WholeSteps,
+    ChunkedScan, ComplexStep, LongConvs, MergeScans, OneStep, ParallelScan, ScanLoop, Unrolled, WholeSteps,
 };
 use ssmc_ir::Stage;
 
@@ -36,6 +36,7 @@ pub const RAISED: Phase = Phase {
         &Simplify,
         &Fold,
         &Cse,
+        &MergeScans,
         &Products,
         &WholeSteps,
         &Dce,

@@ -1,6 +1,7 @@
 //! Graphs of one step of a complex recurrence: real and imaginary parts come in along an axis of extent 2, are turned
 //! and scaled together, and go out joined again.
 
+use super::order;
 use super::product::{Term, terms};
 use crate::pass::{Changed, Evidence, Pass, PassCtx, PassError, Remark, RemarkKind};
 use crate::view::{self, Label, Labels, View};
@@ -19,18 +20,29 @@ impl Pass for ComplexStep {
 
     fn run(&self, model: &mut Model, ctx: &mut PassCtx) -> Result<Changed, PassError> {
         let graph = &model.graph;
-        let updates: Vec<Update> =
-            graph.outputs().iter().filter_map(|port| find(graph, port.value)).collect();
+        let mut updates: Vec<Update> = Vec::new();
+        for update in graph.outputs().iter().filter_map(|port| find(graph, port.value)) {
+            let is_apart = |other: &Update| other.nodes.iter().all(|id| !update.nodes.contains(id));
+            if updates.iter().all(is_apart) {
+                updates.push(update);
+            }
+        }
+        // Readers of one part may stand before the node that computes the other one.
+        let pairs: Vec<Vec<NodeId>> = updates.iter().map(|update| update.nodes.to_vec()).collect();
+        let (order, stand) = order::together(graph, &pairs);
+        let mut stand = stand.into_iter();
+        updates.retain(|_| stand.next() == Some(true));
         if updates.is_empty() {
             return Ok(Changed::No);
         }
-        let at: BTreeMap<NodeId, &Update> = updates.iter().map(|u| (u.at, u)).collect();
+        let at: BTreeMap<NodeId, &Update> = updates.iter().map(|u| (u.nodes[1], u)).collect();
         let joins: BTreeMap<NodeId, &Update> = updates.iter().map(|u| (u.join, u)).collect();
         let mut last: BTreeMap<NodeId, ValueId> = BTreeMap::new();
         let mut rewriter = Rewriter::new(graph);
-        for (id, node) in graph.nodes() {
+        for id in order {
+            let node = graph.node(id);
             if let Some(update) = joins.get(&id) {
-                rewriter.replace(node.results[0], last[&update.at])?;
+                rewriter.replace(node.results[0], last[&update.nodes[1]])?;
                 continue;
             }
             rewriter.copy(node)?;
@@ -60,8 +72,8 @@ struct Update {
     /// Real and imaginary part of the decay.
     decay: [Term; 2],
     inputs: [Vec<Term>; 2],
-    /// The node that computes the second of the parts, and the one that joins them.
-    at: NodeId,
+    /// The nodes that compute the parts, in their order, and the one that joins them.
+    nodes: [NodeId; 2],
     join: NodeId,
 }
 
@@ -86,12 +98,10 @@ fn find(graph: &Graph, output: ValueId) -> Option<Update> {
     let part = |value| View { value, labels: labels.clone() }.base(graph);
     let parts = [part(re), part(im)];
     let [first, second] = [node_of(graph, parts[0].value)?, node_of(graph, parts[1].value)?];
-    let at = first.max(second);
-    let users = graph.users();
-    let early = if first < second { parts[0].value } else { parts[1].value };
-    if first == second || users[early].iter().any(|(user, _)| *user <= at) {
+    if first == second {
         return None;
     }
+    let nodes = [first.min(second), first.max(second)];
     let states = graph.inputs().iter().map(|port| port.value).filter(|v| graph.ty(*v) == ty);
     for state in states {
         let part_of = |view: &View| part_index(graph, view, (state, axis), &labels);
@@ -110,7 +120,7 @@ fn find(graph: &Graph, output: ValueId) -> Option<Update> {
             parts: parts.clone(),
             decay: [p, q2],
             inputs: [re.rest, im.rest],
-            at,
+            nodes,
             join,
         });
     }
@@ -288,6 +298,16 @@ mod tests {
         let found = ops(&model.graph);
         assert_eq!(found.iter().filter(|op| *op == "ssm.complex_scan").count(), 1, "{}", model.graph);
         assert!(report.remarks.iter().any(|r| r.pass == "complex-step"));
+    }
+
+    #[test]
+    fn readers_of_one_part_may_come_before_the_other_part() {
+        let im = "%im = add %s, %t : f32[batch, 4, 3]\n";
+        let text = step("sub").replace(im, &format!("%early = tanh %re : f32[batch, 4, 3]\n{im}"));
+        let text = text.replace("%c = sub %re, %im", "%c = sub %early, %im");
+        let (model, _) = optimized(&text, &[CANONICAL, RAISED]);
+        let found = ops(&model.graph);
+        assert_eq!(found.iter().filter(|op| *op == "ssm.complex_scan").count(), 1, "{}", model.graph);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! - `long_conv`: convolutions along the sequence, most of them by Fourier transforms.
 //! - `unroll`: recurrences that were written out step by step.
 //! - `read_out`: products that read states take the axes of the scan.
+//! - `merge`: scans of one sequence each.
 //! - `scan_loop`: loops whose carried values are first-order recurrences, or matrices that are read by queries.
 
 mod affine;
@@ -14,6 +15,8 @@ mod complex_step;
 mod lift;
 mod long_conv;
 mod matrix;
+mod merge;
+mod order;
 mod pairs;
 mod product;
 mod read_out;
@@ -27,6 +30,7 @@ mod tests;
 pub use chunked::{ChunkedScan, ParallelScan};
 pub use complex_step::ComplexStep;
 pub use long_conv::LongConvs;
+pub use merge::MergeScans;
 pub use read_out::WholeSteps;
 pub use scan_loop::ScanLoop;
 pub use unroll::{OneStep, Unrolled};

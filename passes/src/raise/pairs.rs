@@ -289,19 +289,18 @@ fn equal(graph: &Graph, x: ValueId, y: ValueId, sign: f64, depth: usize) -> bool
     if x == y {
         return sign == 1.0;
     }
-    let (Some(p), Some(q)) = (graph.def_node(x), graph.def_node(y)) else { return false };
     if depth == MAX_DEPTH {
         return false;
     }
-    let negated = |node: &Node| match node.op {
-        Op::Unary(Unary { f: UnaryFn::Neg }) => node.operands[0],
-        _ => None,
+    let negated = |v: ValueId| {
+        graph.def_node(v).filter(|n| matches!(n.op, Op::Unary(Unary { f: UnaryFn::Neg })))?.operands[0]
     };
-    match (negated(p), negated(q)) {
+    match (negated(x), negated(y)) {
         (Some(x), _) => return equal(graph, x, y, -sign, depth + 1),
         (None, Some(y)) => return equal(graph, x, y, -sign, depth + 1),
         (None, None) => {}
     }
+    let (Some(p), Some(q)) = (graph.def_node(x), graph.def_node(y)) else { return false };
     if p.op != q.op || p.operands.len() != q.operands.len() || !p.regions.is_empty() || p.operands.is_empty()
     {
         return false;

@@ -462,18 +462,25 @@ impl<'a, 'b> Raise<'a, 'b> {
 }
 
 /// Whether every element of the value is 0.
-fn is_zero(graph: &Graph, weights: &Weights, x: ValueId) -> bool {
+pub(super) fn is_zero(graph: &Graph, weights: &Weights, x: ValueId) -> bool {
     if let Some(x) = view::splat(graph, x) {
         return x == 0.0;
     }
     let Some(node) = graph.def_node(x) else { return false };
     match &node.op {
         Op::WeightRef(w) => {
-            weights.get(&w.name).is_some_and(|w| w.bytes.as_slice().iter().all(|byte| *byte == 0))
+            weights.get(&w.name).is_some_and(|weight| all_zero(w.dtype, weight.bytes.as_slice()))
         }
+        Op::Constant(c) => all_zero(c.dtype, &c.data),
         Op::Broadcast(_) | Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) | Op::Cast(_) => {
             node.operands[0].is_some_and(|x| is_zero(graph, weights, x))
         }
         _ => false,
     }
+}
+
+/// Whether all elements are 0, of whatever sign.
+fn all_zero(dtype: DType, bytes: &[u8]) -> bool {
+    let size = dtype.bits() / 8;
+    size > 0 && bytes.chunks_exact(size).all(|e| ssmc_ir::scalar::decode(dtype, e) == Some(0.0))
 }

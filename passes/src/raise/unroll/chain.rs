@@ -85,7 +85,13 @@ pub(super) struct Route {
 fn back(graph: &Graph, keys: &Keys, node: &Node) -> Vec<Link> {
     let mut found: Vec<Link> = Vec::new();
     walk(graph, node, |x, way| {
-        let key = way.iter().fold(hash("state"), |key, (node, i)| hash((key, side(keys, node, *i))));
+        // Beside a way through the parts of pairs lie the other parts, which are made from the state as well.
+        let has_parts = way.iter().any(|(node, _)| matches!(node.op, Op::Concat(_) | Op::Slice(_)));
+        let key = way.iter().fold(hash("state"), |key, (node, i)| match &node.op {
+            op if has_parts && is_commutative(op) => hash((key, op)),
+            op if has_parts => hash((key, op, i)),
+            _ => hash((key, side(keys, node, *i))),
+        });
         if !found.contains(&(x, key)) {
             found.push((x, key));
         }
@@ -149,6 +155,19 @@ fn linear(graph: &Graph, node: &Node) -> Vec<usize> {
             if is_float { vec![0] } else { Vec::new() }
         }
         Op::Contract(op) => full_factors(op).collect(),
+        // Complex numbers are pairs along an axis.
+        Op::Slice(op) => {
+            let is_pair = node.operands[0].is_some_and(|x| graph.ty(x).shape[op.axis].is(2));
+            if is_pair && op.len.is(1) { vec![0] } else { Vec::new() }
+        }
+        Op::Concat(op) => {
+            let is_part = |x: &Option<ValueId>| x.is_some_and(|x| graph.ty(x).shape[op.axis].is(1));
+            if node.operands.len() == 2 && node.operands.iter().all(is_part) {
+                vec![0, 1]
+            } else {
+                Vec::new()
+            }
+        }
         _ => Vec::new(),
     }
 }

@@ -19,7 +19,7 @@ impl Keys {
             keys.0[port.value.idx()] = hash(("input", port.value));
         }
         for (_, node) in graph.nodes() {
-            let key = keys.node(graph, node);
+            let key = keys.node(graph, node, |v| leaf(v).is_some());
             for (i, value) in node.results.iter().enumerate() {
                 keys.0[value.idx()] = leaf(*value).unwrap_or_else(|| hash((key, i)));
             }
@@ -32,11 +32,14 @@ impl Keys {
         self.0[value.idx()]
     }
 
-    fn node(&self, graph: &Graph, node: &Node) -> u64 {
+    fn node(&self, graph: &Graph, node: &Node, is_leaf: impl Fn(ValueId) -> bool) -> u64 {
         let operands = || node.operands.iter().map(|v| v.map(|v| self.of(v)));
         match &node.op {
             Op::Constant(c) => hash(("constant", c.dtype, &c.shape)),
-            Op::Slice(op) if index(graph, node, op).is_some() => hash(("index", node.operands[0], op.axis)),
+            // No chain walks along a state: its parts are not those of one tensor.
+            Op::Slice(op) if index(graph, node, op).is_some_and(|(x, _)| !is_leaf(x)) => {
+                hash(("index", node.operands[0].map(|x| self.of(x)), op.axis))
+            }
             Op::Contract(op) => {
                 let mut factors: Vec<_> = (0..op.spec.inputs.len())
                     .map(|i| (places(&op.spec, i), node.operands[i].map(|v| self.of(v))))

@@ -11,6 +11,7 @@ mod chain;
 mod key;
 mod pack;
 mod roll;
+mod start;
 mod step;
 
 pub use step::OneStep;
@@ -40,17 +41,69 @@ impl Pass for Unrolled {
 
     fn run(&self, model: &mut Model, ctx: &mut PassCtx) -> Result<Changed, PassError> {
         let graph = &model.graph;
-        let Some(plan) = Plan::new(graph, &model.weights, ctx) else { return Ok(Changed::No) };
-        let graph = Emitter::new(graph, &plan, &model.weights).run()?;
-        Ok(Changed::replace(model, graph))
+        // Types do not tell everything: what fails on the values themselves is left out the next time.
+        let mut refused = Refused::new();
+        loop {
+            let mut remarks = Vec::new();
+            let built = Plan::new(graph, &model.weights, &refused, &mut remarks)
+                .map(|plan| Emitter::new(graph, &plan, &model.weights).run());
+            match built {
+                Some(Err(Fault::Refused { node, reason })) => {
+                    refused.insert(node, reason);
+                }
+                Some(Err(Fault::Edit(error))) => return Err(error.into()),
+                Some(Ok(graph)) => {
+                    ctx.remarks.append(&mut remarks);
+                    return Ok(Changed::replace(model, graph));
+                }
+                None => {
+                    ctx.remarks.append(&mut remarks);
+                    return Ok(Changed::No);
+                }
+            }
+        }
     }
 }
+
+/// Why a graph was not built.
+#[derive(Debug)]
+enum Fault {
+    Edit(EditError),
+    /// What the node computes, a chain from its first state on or a concatenation, cannot be computed at once.
+    Refused {
+        node: NodeId,
+        reason: String,
+    },
+}
+
+impl Fault {
+    fn refused(node: NodeId) -> impl FnOnce(Obstacle) -> Self {
+        move |obstacle| Self::Refused { node, reason: obstacle.to_string() }
+    }
+}
+
+impl From<EditError> for Fault {
+    fn from(error: EditError) -> Self {
+        Self::Edit(error)
+    }
+}
+
+impl From<BuildError> for Fault {
+    fn from(error: BuildError) -> Self {
+        Self::Edit(error.into())
+    }
+}
+
+/// First nodes of chains and concatenations that are left as they are, with the reason.
+type Refused = BTreeMap<NodeId, String>;
 
 const NAME: &str = "unrolled";
 
 /// A chain that is a scan.
 struct Recurrence<'a> {
-    chain: Chain,
+    /// The state before the first one, if it is not zero.
+    initial: Option<ValueId>,
+    states: Vec<ValueId>,
     packs: Packs<'a>,
     next: PackId,
     needs: Vec<Need>,
@@ -73,25 +126,44 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     /// What can be raised; `None` if there is nothing.
-    fn new(graph: &'a Graph, weights: &Weights, ctx: &mut PassCtx) -> Option<Self> {
+    fn new(
+        graph: &'a Graph,
+        weights: &Weights,
+        refused: &Refused,
+        remarks: &mut Vec<Remark>,
+    ) -> Option<Self> {
         let chains = chain::find(graph, &Keys::new(graph, |_| None));
         let states = chain::states(graph, &chains);
-        let keys = Keys::new(graph, |v| states[v.idx()].map(|(chain, _)| key::hash(("state", chain))));
+        // The first step is like the others if the state before it counts as one.
+        let mut alike: Vec<Option<usize>> = states.iter().map(|s| s.map(|(chain, _)| chain)).collect();
+        for (i, chain) in chains.iter().enumerate() {
+            alike[chain.initial.idx()].get_or_insert(i);
+        }
+        let keys = Keys::new(graph, |v| alike[v.idx()].map(|chain| key::hash(("state", chain))));
         let mut plan =
             Self { recurrences: Vec::new(), states: vec![None; graph.values().len()], sunk: BTreeMap::new() };
         for chain in chains {
-            let place = graph.locs().describe(loc_of(graph, chain.states[0]));
-            let kind = match plan.recurrence(graph, weights, &keys, chain) {
-                Ok(true) => RemarkKind::Raised { evidence: Evidence::Structural, scans: 1 },
-                Ok(false) => continue,
-                Err(obstacle) => RemarkKind::Kept { reason: obstacle.to_string() },
+            let first = first_node(graph, &chain.states);
+            let place = graph.locs().describe(graph.node(first).loc);
+            let kind = match refused.get(&first) {
+                Some(reason) => RemarkKind::Kept { reason: reason.clone() },
+                None => match plan.recurrence(graph, weights, &keys, chain) {
+                    Ok(true) => RemarkKind::Raised { evidence: Evidence::Structural, scans: 1 },
+                    Ok(false) => continue,
+                    Err(obstacle) => RemarkKind::Kept { reason: obstacle.to_string() },
+                },
             };
-            ctx.remarks.push(Remark { pass: NAME, place, kind });
+            remarks.push(Remark { pass: NAME, place, kind });
         }
         if plan.recurrences.is_empty() {
             return None;
         }
-        plan.sink(graph, &keys);
+        // A chain that starts from zeros has one state more than it seemed to have.
+        let keys = Keys::new(graph, |v| {
+            let of_raised = plan.states[v.idx()].map(|(at, _)| key::hash(("raised", at)));
+            of_raised.or_else(|| alike[v.idx()].map(|chain| key::hash(("state", chain))))
+        });
+        plan.sink(graph, &keys, refused);
         Some(plan)
     }
 
@@ -113,29 +185,51 @@ impl<'a> Plan<'a> {
         if !roll::is_indexed(&packs, next) {
             return Ok(false);
         }
+        let longer = start::from_zeros(graph, weights, &chain, (&packs, next), || {
+            Packer::new(graph, keys, &self.states)
+        });
+        if let Some((packs, next)) = longer.filter(|_| self.states[chain.initial.idx()].is_none()) {
+            let states = std::iter::once(chain.initial).chain(chain.states.iter().copied()).collect();
+            if self.take(graph, weights, None, states, (packs, next)).is_ok() {
+                return Ok(true);
+            }
+        }
+        self.take(graph, weights, Some(chain.initial), chain.states, (packs, next))?;
+        Ok(true)
+    }
+
+    /// Takes in a recurrence over packs, if it can be raised.
+    fn take(
+        &mut self,
+        graph: &'a Graph,
+        weights: &Weights,
+        initial: Option<ValueId>,
+        states: Vec<ValueId>,
+        (packs, next): (Packs<'a>, PackId),
+    ) -> Result<(), Obstacle> {
         let mut needs = roll::needs(&packs, next);
-        needs.push(Need::Value(chain.initial));
-        if self.depends(graph, &needs, &chain) {
+        needs.extend(initial.map(Need::Value));
+        if self.depends(graph, &needs, &states) {
             return Err(Obstacle::Coupled { carried: 0 });
         }
-        let loc = loc_of(graph, chain.states[0]);
+        let loc = graph.node(first_node(graph, &states)).loc;
         let mut b = GraphBuilder::with_locs("trial", graph.locs().clone());
         let leaves = stubs(graph, &mut b, &needs, &self.recurrences);
-        let rolled = Rolled::build(&mut b, &packs, next, chain.initial, &leaves, loc)?;
+        let rolled = Rolled::build(&mut b, &packs, next, initial, &leaves, loc)?;
         rolled.raise(&mut b, weights, &mut Tracer::default())?;
         let at = self.recurrences.len();
-        for (i, v) in chain.states.iter().enumerate() {
+        for (i, v) in states.iter().enumerate() {
             self.states[v.idx()] = Some((at, i));
         }
-        self.recurrences.push(Recurrence { chain, packs, next, needs, loc });
-        Ok(true)
+        self.recurrences.push(Recurrence { initial, states, packs, next, needs, loc });
+        Ok(())
     }
 
     /// Whether what is needed depends on a state of the chain, if all states of a recurrence depend on all that its
     /// steps need.
-    fn depends(&self, graph: &Graph, needs: &[Need], chain: &Chain) -> bool {
-        let own: BTreeMap<ValueId, ()> = chain.states.iter().map(|v| (*v, ())).collect();
-        let first = node_of(graph, chain.states[0]);
+    fn depends(&self, graph: &Graph, needs: &[Need], states: &[ValueId]) -> bool {
+        let own: BTreeMap<ValueId, ()> = states.iter().map(|v| (*v, ())).collect();
+        let first = node_of(graph, states[0]);
         // A value that is older than the chain depends on it only through a recurrence that needs younger ones.
         let is_younger = |need: &Need| match need {
             Need::Value(v) => node_of(graph, *v) > first,
@@ -178,7 +272,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Finds the concatenations that can be computed for all steps at once.
-    fn sink(&mut self, graph: &'a Graph, keys: &Keys) {
+    fn sink(&mut self, graph: &'a Graph, keys: &Keys, refused: &Refused) {
         let mut reads = vec![false; graph.values().len()];
         for (id, node) in graph.nodes() {
             let operands = || node.operands.iter().flatten();
@@ -186,7 +280,7 @@ impl<'a> Plan<'a> {
             for v in &node.results {
                 reads[v.idx()] = of_state || self.states[v.idx()].is_some();
             }
-            let Some(op) = roll::joins(node) else { continue };
+            let Some(op) = roll::joins(node).filter(|_| !refused.contains_key(&id)) else { continue };
             let first = node.operands[0].map(|v| (keys.of(v), graph.ty(v)));
             let is_one = |v: &ValueId| Some((keys.of(*v), graph.ty(*v))) == first && reads[v.idx()];
             if !operands().all(is_one) {
@@ -235,8 +329,8 @@ fn node_of(graph: &Graph, v: ValueId) -> Option<NodeId> {
     }
 }
 
-fn loc_of(graph: &Graph, v: ValueId) -> LocId {
-    graph.def_node(v).expect("a state is the result of a node").loc
+fn first_node(graph: &Graph, states: &[ValueId]) -> NodeId {
+    node_of(graph, states[0]).expect("a state is the result of a node")
 }
 
 /// Leaves that are inputs of a graph, which is built to see whether it can be.
@@ -249,7 +343,7 @@ fn stubs(graph: &Graph, b: &mut GraphBuilder, needs: &[Need], recurrences: &[Rec
                 leaves.values.insert(*v, input);
             }
             Need::Chain(c) => {
-                let states = &recurrences[*c].chain.states;
+                let states = &recurrences[*c].states;
                 let (ty, n) = (graph.ty(states[0]), states.len() as i64);
                 let rows: Shape = std::iter::once(&Dim::from(n)).chain(ty.shape.iter()).collect();
                 let all = b.input(format!("chain{c}"), ty.with_shape(rows));
@@ -289,7 +383,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
         Self { rewriter: Rewriter::new(graph), plan, weights, tracer: Tracer::default(), done }
     }
 
-    fn run(mut self) -> Result<Graph, PassError> {
+    fn run(mut self) -> Result<Graph, Fault> {
         let graph = self.rewriter.old();
         let mut is_needed = vec![false; graph.values().len()];
         let mut is_chain_needed = vec![false; self.done.len()];
@@ -318,7 +412,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
         }
     }
 
-    fn ensure(&mut self, value: ValueId) -> Result<(), PassError> {
+    fn ensure(&mut self, value: ValueId) -> Result<(), Fault> {
         let mut stack = vec![Need::Value(value)];
         while let Some(&need) = stack.last() {
             if self.is_there(need) {
@@ -353,7 +447,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
         Ok(leaves)
     }
 
-    fn build(&mut self, need: Need) -> Result<(), PassError> {
+    fn build(&mut self, need: Need) -> Result<(), Fault> {
         let graph = self.rewriter.old();
         let v = match need {
             Need::Chain(c) => return self.scan(c),
@@ -377,30 +471,23 @@ impl<'a, 'b> Emitter<'a, 'b> {
         let leaves = self.leaves(&sunk.needs)?;
         let b = self.rewriter.builder();
         b.set_loc(Loc::Derived { by: NAME.into(), from: vec![node.loc] });
-        let parts = tried(roll::lift(b, &sunk.packs, sunk.parts, &leaves))?;
+        let parts = roll::lift(b, &sunk.packs, sunk.parts, &leaves).map_err(Fault::refused(id))?;
         let whole = roll::concatenated(b, parts, sunk.op.axis, &graph.ty(v).shape)?;
         Ok(self.rewriter.replace(v, whole)?)
     }
 
-    fn scan(&mut self, c: usize) -> Result<(), PassError> {
+    fn scan(&mut self, c: usize) -> Result<(), Fault> {
         let r = &self.plan.recurrences[c];
         let leaves = self.leaves(&r.needs)?;
         let b = self.rewriter.builder();
         let loc = b.set_loc(Loc::Derived { by: NAME.into(), from: vec![r.loc] });
-        let rolled = Rolled::build(b, &r.packs, r.next, r.chain.initial, &leaves, loc)?;
-        let (last, all) = tried(rolled.raise(b, self.weights, &mut self.tracer))?;
-        let n = r.chain.states.len() as i64;
+        let rolled = Rolled::build(b, &r.packs, r.next, r.initial, &leaves, loc)?;
+        let raised = rolled.raise(b, self.weights, &mut self.tracer);
+        let (last, all) = raised.map_err(Fault::refused(first_node(self.rewriter.old(), &r.states)))?;
+        let n = r.states.len() as i64;
         self.done[c] = Some(Done { last, all, n, reverse: rolled.reverse });
         Ok(())
     }
-}
-
-/// The result of what has succeeded on the same types before.
-fn tried<T>(result: Result<T, Obstacle>) -> Result<T, BuildError> {
-    result.map_err(|obstacle| match obstacle {
-        Obstacle::Build(e) => e,
-        other => unreachable!("it was tried before: {other}"),
-    })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use super::chain::Route;
 use super::key::{Keys, index, places};
 use crate::cse::is_commutative;
-use ssmc_ir::ops::{Constant, Contract, Op, Spec};
+use ssmc_ir::ops::{Binary, BinaryFn, Constant, Contract, Op, Spec};
 use ssmc_ir::{Def, Entity, Graph, Node, NodeId, Shape, ValueId};
 use std::collections::HashMap;
 
@@ -78,6 +78,15 @@ impl<'a, 'b> Packer<'a, 'b> {
     /// The pack of carried states.
     pub(super) fn carried(&mut self, values: Vec<ValueId>) -> PackId {
         self.push(values, Form::Carried)
+    }
+
+    /// The pack of the sums of two packs.
+    pub(super) fn sum(&mut self, values: Vec<ValueId>, [x, y]: [PackId; 2]) -> PackId {
+        let Def::Result(node, result) = self.packs.graph.def(values[1]) else {
+            return self.push(values, Form::Apart);
+        };
+        let op = Binary { f: BinaryFn::Add }.into();
+        self.push(values, Form::Node { op, operands: vec![Some(x), Some(y)], node, result })
     }
 
     fn push(&mut self, values: Vec<ValueId>, form: Form) -> PackId {

@@ -125,12 +125,13 @@ pub(super) struct Rolled {
 }
 
 impl Rolled {
-    /// Builds the operands in `b`, and the body that makes pack `next` from the pack of carried states.
+    /// Builds the operands in `b`, and the body that makes pack `next` from the pack of carried states, of which the
+    /// first one is `initial` or zeros.
     pub(super) fn build(
         b: &mut GraphBuilder,
         packs: &Packs<'_>,
         next: PackId,
-        initial: ValueId,
+        initial: Option<ValueId>,
         leaves: &Leaves,
         loc: LocId,
     ) -> Result<Self, BuildError> {
@@ -183,7 +184,15 @@ impl Rolled {
             stack_reverse: vec![reverse],
             trip_count: n.into(),
         };
-        let operands = std::iter::once(leaves.value(initial))
+        let start = match initial {
+            Some(initial) => leaves.value(initial),
+            None => {
+                let ty = graph.ty(packs.values[next][0]);
+                let zero = b.scalar(ty.dtype, 0.0)?;
+                b.broadcast(zero, &[], ty.shape.clone())?
+            }
+        };
+        let operands = std::iter::once(start)
             .chain(scanned.into_iter().map(|(_, x, _)| x))
             .chain(captured.into_iter().map(|(_, x)| x))
             .collect();

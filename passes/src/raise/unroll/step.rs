@@ -61,7 +61,7 @@ impl Pass for OneStep {
                 }
                 let b = rewriter.builder();
                 let loc = b.set_loc(Loc::Derived { by: NAME.into(), from: vec![node.loc] });
-                let rolled = Rolled::build(b, &packs, id, update.state, &leaves, loc)?;
+                let rolled = Rolled::build(b, &packs, id, Some(update.state), &leaves, loc)?;
                 let place = graph.locs().describe(node.loc);
                 match rolled.raise(b, &model.weights, &mut tracer) {
                     Ok((last, all)) => {
@@ -187,5 +187,62 @@ fn output_of<'a>(
         }
         let (id, _) = users[value].iter().find(|(id, _)| goes_out[id.idx()])?;
         value = graph.node(*id).results[0];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::pass::RemarkKind;
+    use crate::pipeline::{CANONICAL, RAISED};
+    use crate::testing::{ops, optimized};
+
+    /// A step with `update` for the next state %n; %y is read from `read`.
+    fn step(update: &str, read: &str) -> String {
+        format!(
+            "func @f(%u: f32[batch, 3], %c: f32[batch, 2], %h: f32[batch, 3, 2]) {{
+               %w = weight {{name=\"w\", shape=[3, 2]}} : f32[3, 2]
+               %a = broadcast %w {{axes=[1, 2], shape=[batch, 3, 2]}} : f32[batch, 3, 2]
+               %b = broadcast %u {{axes=[0, 1], shape=[batch, 3, 2]}} : f32[batch, 3, 2]
+               {update}
+               %y = contract[bdn,bn->bd] %{read}, %c : f32[batch, 3]
+               return %y \"y\", %n \"next\"
+             }}"
+        )
+    }
+
+    const LINEAR: &str = "%p = mul %a, %h : f32[batch, 3, 2]\n%n = add %p, %b : f32[batch, 3, 2]";
+
+    /// The number of scans, and the names of states.
+    fn raised(text: &str) -> (usize, Vec<(String, String)>) {
+        let (model, report) = optimized(text, &[CANONICAL, RAISED]);
+        let scans = ops(&model.graph).iter().filter(|op| *op == "ssm.scan").count();
+        let states = report.remarks.into_iter().filter_map(|remark| match remark.kind {
+            RemarkKind::State { input, output } => Some((input, output)),
+            _ => None,
+        });
+        (scans, states.collect())
+    }
+
+    #[test]
+    fn an_update_that_is_read_is_a_scan_over_one_step() {
+        let state = ("h".to_owned(), "next".to_owned());
+        assert_eq!(raised(&step(LINEAR, "n")), (1, vec![state.clone()]));
+        let swapped = "%p = mul %h, %a : f32[batch, 3, 2]\n%n = add %b, %p : f32[batch, 3, 2]";
+        assert_eq!(raised(&step(swapped, "n")), (1, vec![state]));
+    }
+
+    #[test]
+    fn what_nothing_reads_or_what_is_read_before_the_update_is_no_state() {
+        assert_eq!(raised(&step(LINEAR, "b")), (0, Vec::new()));
+        assert_eq!(raised(&step(LINEAR, "h")), (0, Vec::new()));
+    }
+
+    #[test]
+    fn updates_that_are_not_linear_stay() {
+        let squared = "%p = mul %h, %h : f32[batch, 3, 2]\n%n = add %p, %b : f32[batch, 3, 2]";
+        assert_eq!(raised(&step(squared, "n")).0, 0);
+        let shown = "%t = tanh %h : f32[batch, 3, 2]\n%p = mul %a, %t : f32[batch, 3, 2]\n\
+                     %n = add %p, %b : f32[batch, 3, 2]";
+        assert_eq!(raised(&step(shown, "n")).0, 0);
     }
 }

@@ -264,3 +264,67 @@ fn polynomials_stay_as_they_are() {
     });
     assert!(raised(&text).scans.is_empty());
 }
+
+/// Steps of complex numbers as pairs, h' = w*h + u, from zeros that were folded into the first step: `turned` joins the
+/// parts of w*h; `n` sequences, each with its own steps.
+fn pairs(n: usize, turned: &str) -> String {
+    let mut text = format!(
+        "func @f(%u: f32[{n}, {N}, 3, 2]) {{\n\
+         %re = weight {{name=\"re\", shape=[3, 1]}} : f32[3, 1]\n%im = weight {{name=\"im\", shape=[3, 1]}} : f32[3, 1]\n"
+    );
+    let mut rows = Vec::new();
+    for s in 0..n {
+        for t in 0..N {
+            let at = format!("{s}_{t}");
+            writeln!(text, "%s{at} = slice %u {{axis=0, len=1, start={s}}} : f32[1, {N}, 3, 2]").unwrap();
+            writeln!(text, "%t{at} = slice %s{at} {{axis=1, len=1, start={t}}} : f32[1, 1, 3, 2]").unwrap();
+            writeln!(text, "%u{at} = reshape %t{at} {{shape=[3, 2]}} : f32[3, 2]").unwrap();
+            if t == 0 {
+                writeln!(
+                    text,
+                    "%z{at} = constant {{data=[0.0, -0.0, 0.0, 0.0, -0.0, 0.0], shape=[3, 2]}} : f32[3, 2]"
+                )
+                .unwrap();
+            } else {
+                let before = format!("{s}_{}", t - 1);
+                writeln!(text, "%x{at} = slice %h{before} {{axis=1, len=1}} : f32[3, 1]").unwrap();
+                writeln!(text, "%y{at} = slice %h{before} {{axis=1, len=1, start=1}} : f32[3, 1]").unwrap();
+                for (name, w, part) in
+                    [("p", "re", "x"), ("q", "im", "y"), ("r", "re", "y"), ("s_", "im", "x")]
+                {
+                    writeln!(text, "%{name}{at} = mul %{w}, %{part}{at} : f32[3, 1]").unwrap();
+                }
+                writeln!(text, "%v{at} = {turned} %p{at}, %q{at} : f32[3, 1]").unwrap();
+                writeln!(text, "%w{at} = add %r{at}, %s_{at} : f32[3, 1]").unwrap();
+                writeln!(text, "%z{at} = concat %v{at}, %w{at} {{axis=1}} : f32[3, 2]").unwrap();
+            }
+            let (x, y) = if t % 2 == 0 { ("z", "u") } else { ("u", "z") };
+            writeln!(text, "%h{at} = add %{x}{at}, %{y}{at} : f32[3, 2]").unwrap();
+            writeln!(text, "%o{at} = tanh %h{at} : f32[3, 2]").unwrap();
+            writeln!(text, "%row{at} = reshape %o{at} {{shape=[1, 1, 3, 2]}} : f32[1, 1, 3, 2]").unwrap();
+        }
+        let parts: Vec<String> = (0..N).map(|t| format!("%row{s}_{t}")).collect();
+        writeln!(text, "%all{s} = concat {} {{axis=1}} : f32[1, {N}, 3, 2]", parts.join(", ")).unwrap();
+        rows.push(format!("%all{s}"));
+    }
+    writeln!(text, "%y = concat {} {{axis=0}} : f32[{n}, {N}, 3, 2]", rows.join(", ")).unwrap();
+    writeln!(text, "return %y \"y\"\n}}").unwrap();
+    text
+}
+
+#[test]
+fn pairs_that_turn_are_one_complex_scan_over_all_steps_and_sequences() {
+    let (model, _) = optimized(&pairs(2, "sub"), &[CANONICAL, RAISED]);
+    let graph = &model.graph;
+    assert_eq!((count(graph, "ssm.complex_scan"), count(graph, "tanh")), (1, 2), "{graph}");
+    let scan = graph.nodes().find(|(_, n)| n.op.name() == "ssm.complex_scan").unwrap().1;
+    let inputs = &graph.ty(scan.operands[2].unwrap()).shape;
+    assert!(inputs[0].is(2) && inputs[1].is(N as i64), "{graph}");
+    assert!(scan.operands[4..].iter().all(Option::is_none), "the states start from zeros\n{graph}");
+}
+
+#[test]
+fn pairs_that_do_not_turn_stay() {
+    let (model, _) = optimized(&pairs(1, "add"), &[CANONICAL, RAISED]);
+    assert_eq!(count(&model.graph, "ssm.complex_scan"), 0, "{}", model.graph);
+}
