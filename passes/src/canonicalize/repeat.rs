@@ -1,13 +1,15 @@
 //! Weights that repeat themselves along an axis are broadcasts of smaller ones.
 //!
-//! Exporters fold what a model expands: a decay for each head arrives as a tensor over channels and states as well.
+//! Exporters fold what a model expands: a decay for each head arrives as a tensor over channels and states as well, and
+//! the zeros that a sum starts from as a tensor over the whole sequence.
 
 use crate::pass::{Changed, Pass, PassCtx, PassError};
 use ssmc_ir::edit::{Action, EditError, rewrite};
 use ssmc_ir::ops::{Broadcast, Constant, Op, WeightRef};
 use ssmc_ir::{DType, Dim, Model, Shape, TensorType, Weight, Weights};
 
-/// Takes repetitions out of weights and literals with at least two axes, one of which does not repeat.
+/// Takes repetitions out of weights and literals with at least two axes, one of which does not repeat, and out of weights
+/// of zeros.
 pub struct Repeat;
 
 impl Pass for Repeat {
@@ -29,7 +31,14 @@ impl Pass for Repeat {
                 }
                 Op::WeightRef(w) => {
                     let Some(weight) = weights.get(&w.name) else { return Ok(Action::Copy) };
-                    let Some(part) = distinct(w.dtype, &w.shape, weight.bytes.as_slice()) else {
+                    let bytes = weight.bytes.as_slice();
+                    if w.shape.rank() > 1 && w.dtype.is_float() && bytes.iter().all(|byte| *byte == 0) {
+                        let zero = b.scalar(w.dtype, 0.0)?;
+                        let whole = b.broadcast(zero, &[], w.shape.clone())?;
+                        r.replace(node.results[0], whole)?;
+                        return Ok(Action::Done);
+                    }
+                    let Some(part) = distinct(w.dtype, &w.shape, bytes) else {
                         return Ok(Action::Copy);
                     };
                     let name = unused(weights, &w.name);

@@ -46,7 +46,10 @@ impl Walker<'_> {
         if streams.iter().any(|s| s.axis != with.axis) {
             return self.refuse(Reason::AllPairs);
         }
-        let zero = |v: &ValueId| self.stream(*v).is_some_and(|s| s.zeros_before);
+        let zero = |v: &ValueId| match self.stream(*v) {
+            Some(stream) => stream.zeros_before,
+            None => crate::view::splat(self.old, *v) == Some(0.0),
+        };
         let mut operands = node.operands.iter().flatten();
         let zeros_before = match &node.op {
             Op::Unary(op) => keeps_zero(op.f) && operands.all(zero),

@@ -175,6 +175,24 @@ fn a_convolution_without_padding_is_padded_later() {
     );
 }
 
+/// A convolution as a sum of shifted products that starts from a tensor of zeros.
+#[test]
+fn sums_that_start_from_zeros_are_zero_before_the_sequence() {
+    streams(
+        r#"func @f(%x: f32[batch, seq_len, 3]) {
+    %0 = constant {data=[0.0], shape=[]} : f32[]
+    %p = pad %x, %0 {axis=1, low=2} : f32[batch, seq_len + 2, 3]
+    %z = broadcast %0 {shape=[batch, seq_len, 3]} : f32[batch, seq_len, 3]
+    %a = slice %p {axis=1, len=seq_len} : f32[batch, seq_len, 3]
+    %b = slice %p {axis=1, len=seq_len, start=1} : f32[batch, seq_len, 3]
+    %s = add %z, %a : f32[batch, seq_len, 3]
+    %y = add %s, %b : f32[batch, seq_len, 3]
+    %h, %t = ssm.scan %x, %y : f32[batch, seq_len, 3], f32[batch, 3]
+    return %h "h"
+}"#,
+    );
+}
+
 #[test]
 fn other_recurrences_carry_their_states() {
     streams(
