@@ -1,8 +1,9 @@
 //! Source locations.
 
-use crate::entity::{Entity, LocId, PrimaryMap};
-use std::collections::BTreeMap;
+use crate::entity::{Entity, LocId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 /// Where a node came from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,37 +37,83 @@ pub enum Loc {
     },
 }
 
-/// The locations of one graph, each stored once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LocTable {
-    locs: PrimaryMap<LocId, Loc>,
+/// Locations with their ids, which count from `first`.
+#[derive(Clone, Debug, Default)]
+struct Part {
+    first: usize,
+    locs: Vec<Loc>,
     ids: BTreeMap<Loc, LocId>,
 }
+
+impl Part {
+    fn end(&self) -> usize {
+        self.first + self.locs.len()
+    }
+
+    fn push(&mut self, loc: Loc) -> LocId {
+        let id = LocId::new(self.end());
+        self.locs.push(loc.clone());
+        self.ids.insert(loc, id);
+        id
+    }
+}
+
+/// The locations of one graph, each stored once. Copies share what a finished graph knew: a pass, or the trial of one,
+/// does not pay for the size of the model.
+#[derive(Clone, Debug, Default)]
+pub struct LocTable {
+    shared: Arc<Part>,
+    own: Part,
+}
+
+impl PartialEq for LocTable {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for LocTable {}
 
 impl LocTable {
     /// The id of this location, added if it is new.
     pub fn intern(&mut self, loc: Loc) -> LocId {
-        if let Some(id) = self.ids.get(&loc) {
-            return *id;
-        }
-        let id = self.locs.push(loc.clone());
-        self.ids.insert(loc, id);
-        id
+        let known = self.shared.ids.get(&loc).or_else(|| self.own.ids.get(&loc));
+        known.copied().unwrap_or_else(|| self.own.push(loc))
     }
 
     /// The location of this id.
     pub fn get(&self, id: LocId) -> &Loc {
-        self.locs.get(id).unwrap_or(&Loc::Unknown)
+        let part = if id.idx() < self.own.first { &self.shared } else { &self.own };
+        id.idx().checked_sub(part.first).and_then(|i| part.locs.get(i)).unwrap_or(&Loc::Unknown)
     }
 
     /// Number of locations.
     pub fn len(&self) -> usize {
-        self.locs.len()
+        self.own.end()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.locs.is_empty()
+        self.len() == 0
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Loc> {
+        self.shared.locs.iter().chain(&self.own.locs)
+    }
+
+    /// From here on copies share what there is. Little that was added to much stays with each copy, so that all calls
+    /// together take time linear in the number of locations.
+    pub(crate) fn share(&mut self) {
+        if self.own.locs.len() < self.shared.locs.len() {
+            return;
+        }
+        let own = std::mem::take(&mut self.own);
+        let mut all = std::mem::take(&mut self.shared);
+        let part = Arc::make_mut(&mut all);
+        part.locs.extend(own.locs);
+        part.ids.extend(own.ids);
+        self.own.first = part.end();
+        self.shared = all;
     }
 
     /// A person's description, such as `node "/layers.3/mixer/Exp" (Exp, output "dA")`.
@@ -76,12 +123,11 @@ impl LocTable {
 
     /// The locations in files that this one goes back to, each once, in order of appearance.
     pub fn origins(&self, id: LocId) -> Vec<LocId> {
-        let (mut out, mut stack, mut seen) = (Vec::new(), vec![id], vec![false; self.locs.len()]);
+        let (mut out, mut stack, mut seen) = (Vec::new(), vec![id], BTreeSet::new());
         while let Some(id) = stack.pop() {
-            if seen.get(id.idx()).copied().unwrap_or(true) {
+            if id.idx() >= self.len() || !seen.insert(id) {
                 continue;
             }
-            seen[id.idx()] = true;
             match self.get(id) {
                 Loc::Derived { from, .. } => stack.extend(from.iter().rev()),
                 Loc::Unknown => {}
@@ -148,5 +194,43 @@ impl<'a> SameLocs<'a> {
             self.known.insert(left, right);
         }
         same
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn module(i: usize) -> Loc {
+        Loc::Module(i.to_string())
+    }
+
+    #[test]
+    fn ids_stay_when_parts_are_shared() {
+        let mut table = LocTable::default();
+        for round in 0..6 {
+            let n = table.len();
+            let ids: Vec<LocId> = (0..=n + round).map(|i| table.intern(module(i))).collect();
+            assert_eq!(ids, (0..=n + round).map(LocId::new).collect::<Vec<_>>());
+            table.share();
+            let copy = table.clone();
+            assert_eq!(copy, table);
+            assert_eq!(copy.len(), ids.len());
+            assert!(ids.iter().all(|id| *copy.get(*id) == module(id.idx())));
+            assert_eq!(*copy.get(LocId::new(copy.len())), Loc::Unknown);
+        }
+    }
+
+    #[test]
+    fn what_a_copy_adds_is_its_own() {
+        let mut table = LocTable::default();
+        table.intern(module(0));
+        table.share();
+        let mut copy = table.clone();
+        let id = copy.intern(module(1));
+        assert_eq!(*copy.get(id), module(1));
+        assert_eq!(*table.get(id), Loc::Unknown);
+        assert_ne!(copy, table);
+        assert_eq!(table.intern(module(2)), id);
     }
 }

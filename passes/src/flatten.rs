@@ -13,6 +13,9 @@ use std::collections::BTreeMap;
 /// Writes out loops and branches.
 pub struct Flatten;
 
+/// Writes out branches alone: recurrences inside of them are raised like any other.
+pub struct Branches;
+
 /// The most nodes that one graph grows by.
 const MAX_GROWTH: usize = 1 << 14;
 
@@ -22,15 +25,34 @@ impl Pass for Flatten {
     }
 
     fn run(&self, model: &mut Model, ctx: &mut PassCtx) -> Result<Changed, PassError> {
-        let mut budget = MAX_GROWTH;
-        let mut changed = Changed::No;
-        // Each round opens one level of nesting.
-        while model.graph.nodes().any(|(_, node)| copies(node).is_some_and(|n| n <= budget)) {
-            model.graph = flatten(&model.graph, &mut budget, ctx)?;
-            changed = Changed::Yes;
-        }
-        Ok(changed)
+        write_out(model, ctx, copies)
     }
+}
+
+impl Pass for Branches {
+    fn name(&self) -> &'static str {
+        "branches"
+    }
+
+    fn run(&self, model: &mut Model, ctx: &mut PassCtx) -> Result<Changed, PassError> {
+        write_out(model, ctx, |node| if let Op::If(_) = node.op { copies(node) } else { None })
+    }
+}
+
+/// Writes out what `copies` gives a size for, as long as the graph does not grow too much.
+fn write_out(
+    model: &mut Model,
+    ctx: &mut PassCtx,
+    copies: fn(&Node) -> Option<usize>,
+) -> Result<Changed, PassError> {
+    let mut budget = MAX_GROWTH;
+    let mut changed = Changed::No;
+    // Each round opens one level of nesting.
+    while model.graph.nodes().any(|(_, node)| copies(node).is_some_and(|n| n <= budget)) {
+        model.graph = flatten(&model.graph, &mut budget, ctx, copies)?;
+        changed = Changed::Yes;
+    }
+    Ok(changed)
 }
 
 /// How many nodes take the place of a node with regions; `None` if it stays.
@@ -47,7 +69,12 @@ fn copies(node: &Node) -> Option<usize> {
     }
 }
 
-fn flatten(graph: &Graph, budget: &mut usize, ctx: &mut PassCtx) -> Result<Graph, PassError> {
+fn flatten(
+    graph: &Graph,
+    budget: &mut usize,
+    ctx: &mut PassCtx,
+    copies: fn(&Node) -> Option<usize>,
+) -> Result<Graph, PassError> {
     let mut rewriter = Rewriter::new(graph);
     for (_, node) in graph.nodes() {
         let Some(n) = copies(node).filter(|n| n <= budget) else {

@@ -3,7 +3,7 @@
 use crate::canonicalize::{Layout, Pieces, Products, Repeat, Simplify, Split};
 use crate::cse::Cse;
 use crate::dce::Dce;
-use crate::flatten::Flatten;
+use crate::flatten::{Branches, Flatten};
 use crate::fold::Fold;
 use crate::manager::Phase;
 use crate::raise::{
@@ -15,8 +15,8 @@ use ssmc_ir::Stage;
 pub const CANONICAL: Phase = Phase {
     stage: Stage::Canonical,
     passes: &[
-        &Dce, &Simplify, &Fold, &Repeat, &Cse, &Pieces, &Products, &Split, &Products, &Dce, &Layout,
-        &Products, &Simplify, &Cse, &Dce,
+        &Dce, &Simplify, &Fold, &Branches, &Repeat, &Cse, &Pieces, &Products, &Split, &Products, &Dce,
+        &Layout, &Products, &Simplify, &Cse, &Dce,
     ],
 };
 

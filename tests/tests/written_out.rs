@@ -198,6 +198,67 @@ fn shifted_copies_at_doubled_distances_are_a_scan() {
     is_scan(model(nodes, constants));
 }
 
+/// A loop that joins each state to those before: `grown` says from what and in which order.
+fn growing_loop(join: &str) -> Model {
+    let dims = [2, CHANNELS];
+    let scalar = |name: &str, elem_type: i32| {
+        let mut port = port(name, &[]);
+        let tensor = type_proto::Tensor {
+            elem_type: Some(elem_type),
+            shape: Some(TensorShapeProto { dim: Vec::new() }),
+        };
+        port.r#type =
+            Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() });
+        port
+    };
+    let body = GraphProto {
+        name: Some("body".to_owned()),
+        input: vec![scalar("i", 7), scalar("goes", 9), port("state", &dims), port("all", &[2, 0, CHANNELS])],
+        output: vec![scalar("on", 9), port("next", &dims), port("more", &[2, 1, CHANNELS])],
+        node: vec![
+            node("Identity goes -> on", vec![]),
+            node("Gather decays i -> a", vec![int("axis", 1)]),
+            node("Gather b i -> x", vec![int("axis", 1)]),
+            node("Mul a state -> kept", vec![]),
+            node("Add kept x -> next", vec![]),
+            node("Unsqueeze next axis -> row", vec![]),
+            node(&format!("Concat {join} -> more"), vec![int("axis", 1)]),
+        ],
+        ..GraphProto::default()
+    };
+    let region = AttributeProto {
+        name: Some("body".to_owned()),
+        r#type: Some(AttributeType::Graph as i32),
+        g: Some(body),
+        ..AttributeProto::default()
+    };
+    let trips = TensorProto { dims: Vec::new(), ..ints("trips", &[STEPS as i64]) };
+    let zeros = |name: &str, dims: &[i64]| TensorProto {
+        name: Some(name.to_owned()),
+        dims: dims.to_vec(),
+        data_type: Some(1),
+        float_data: vec![0.0; dims.iter().product::<i64>() as usize],
+        ..TensorProto::default()
+    };
+    let mut run = node("Loop trips  zero none -> last", vec![region]);
+    run.input = vec!["trips".into(), String::new(), "zero".into(), "none".into()];
+    run.output = vec!["last".into(), "h".into()];
+    model(
+        vec![node("Exp la -> decays", vec![]), run],
+        vec![
+            trips,
+            ints("axis", &[1]),
+            zeros("zero", &[2, CHANNELS as i64]),
+            zeros("none", &[2, 0, CHANNELS as i64]),
+        ],
+    )
+}
+
+#[test]
+fn a_loop_that_joins_its_states_is_a_scan() {
+    is_scan(growing_loop("all row"));
+}
+
 /// The generator of long unrolled models agrees with the importer of folders, and each layer is one scan again.
 #[test]
 fn an_unrolled_synthetic_model_is_the_same_as_its_folder() {

@@ -39,7 +39,10 @@ impl Pass for Pieces {
             let b = r.builder();
             let shape = model.graph.ty(node.results[0]).shape.clone();
             let joined = match &parts[..] {
-                [one] if !whole.stacks => *one,
+                [one] if !whole.stacks => match whole.turned {
+                    None => *one,
+                    Some(width) => transposed(b, *one, width)?,
+                },
                 parts if whole.stacks => stacked(b, parts)?,
                 parts => b.op(Concat { axis: whole.axis }, parts)?,
             };
@@ -74,6 +77,16 @@ fn stacked(b: &mut GraphBuilder, parts: &[ValueId]) -> Result<ValueId, BuildErro
     b.op(Concat { axis: 1 }, &rows)
 }
 
+/// The rows as a matrix of rows of this width, transposed.
+fn transposed(b: &mut GraphBuilder, x: ValueId, width: i64) -> Result<ValueId, BuildError> {
+    let mut dims = b.shape(x).to_vec();
+    let rank = dims.len() + 1;
+    let height = dims[0].div_exact(&Dim::from(width)).unwrap_or(Dim::from(1));
+    dims.splice(..1, [height, Dim::from(width)]);
+    let x = view::reshape(b, x, &dims)?;
+    view::permute(b, x, &[1, 0].into_iter().chain(2..rank).collect::<Vec<_>>())
+}
+
 /// A tensor, or a range of it along the axis: start and length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Part {
@@ -88,19 +101,47 @@ struct Whole {
     parts: Vec<Part>,
     /// The parts are stacked along a second axis, which is then merged into the first.
     stacks: bool,
+    /// The one part is taken as so many rows of rows, which change places.
+    turned: Option<i64>,
 }
 
 struct Finder<'a> {
     graph: &'a Graph,
     /// Where the operands of concatenations start.
     offsets: HashMap<ValueId, Option<Rc<Vec<i64>>>>,
+    /// What something else than a join, or a part of one, reads: it is computed anyway, so that nothing is gained by
+    /// joining its parts once more.
+    is_read: Vec<bool>,
     /// How many parts may still be written; what is made of many parts in many ways stays as it is.
     budget: usize,
 }
 
 impl<'a> Finder<'a> {
     fn new(graph: &'a Graph) -> Self {
-        Self { graph, offsets: HashMap::new(), budget: 4 * graph.nodes().len() + 64 }
+        let budget = 4 * graph.nodes().len() + 64;
+        let mut finder =
+            Self { graph, offsets: HashMap::new(), is_read: vec![false; graph.values().len()], budget };
+        finder.mark();
+        finder
+    }
+
+    fn mark(&mut self) {
+        let graph = self.graph;
+        for port in graph.outputs() {
+            self.is_read[port.value.idx()] = true;
+        }
+        for (_, node) in graph.nodes().rev() {
+            let passes_on = match &node.op {
+                Op::Concat(_) => true,
+                Op::Slice(op) if range(op).is_some() => {
+                    !self.is_read[node.results[0].idx()] || self.whole(node).is_some()
+                }
+                _ => false,
+            };
+            if !passes_on {
+                node.operands.iter().flatten().for_each(|v| self.is_read[v.idx()] = true);
+            }
+        }
     }
 
     /// What can be opened of all that outputs depend on once it is.
@@ -129,21 +170,22 @@ impl<'a> Finder<'a> {
         match &node.op {
             Op::Concat(op) => {
                 let parts = node.operands.iter().flatten().map(|v| Part { value: *v, range: None });
-                let parts = self.opened(parts.collect(), op.axis)?;
-                Some(Whole { axis: op.axis, parts, stacks: false })
+                let parts = self.opened(parts.collect(), op.axis, false)?;
+                Some(Whole { axis: op.axis, parts, stacks: false, turned: None })
             }
             Op::Slice(op) => {
                 let part = Part { value: node.operands[0]?, range: Some(range(op)?) };
-                let parts = self.opened(vec![part], op.axis)?;
-                (parts.len() == 1).then_some(Whole { axis: op.axis, parts, stacks: false })
+                let parts = self.opened(vec![part], op.axis, true)?;
+                (parts.len() == 1).then_some(Whole { axis: op.axis, parts, stacks: false, turned: None })
             }
             Op::Scatter(op) => self.rows(node, op),
             _ => None,
         }
     }
 
-    /// The parts without concatenations among them; `None` if there was none.
-    fn opened(&mut self, mut stack: Vec<Part>, axis: usize) -> Option<Vec<Part>> {
+    /// The parts without concatenations among them but those that are read, unless `all` are opened; `None` if there
+    /// was none to open.
+    fn opened(&mut self, mut stack: Vec<Part>, axis: usize, all: bool) -> Option<Vec<Part>> {
         stack.reverse();
         let mut is_opened = false;
         let mut parts: Vec<Part> = Vec::new();
@@ -155,32 +197,36 @@ impl<'a> Finder<'a> {
                     let (from, n) = part.range.unwrap_or((0, len));
                     stack.push(Part { value: node.operands[0]?, range: Some((start + from, n)) });
                 }
-                Some((Op::Concat(op), node)) if op.axis == axis => match part.range {
-                    None => {
-                        is_opened = true;
-                        let inner = node.operands.iter().flatten().rev();
-                        stack.extend(inner.map(|v| Part { value: *v, range: None }));
-                    }
-                    Some((start, len)) => match self.starts(part.value, axis) {
-                        None => push(&mut parts, part),
-                        Some(starts) => {
+                Some((Op::Concat(op), node))
+                    if op.axis == axis && (all || !self.is_read[part.value.idx()]) =>
+                {
+                    match part.range {
+                        None => {
                             is_opened = true;
-                            let end = start + len;
-                            let first = starts.partition_point(|s| *s <= start).saturating_sub(1);
-                            let last = starts.partition_point(|s| *s < end);
-                            for i in (first..last.min(node.operands.len())).rev() {
-                                let (low, high) = (start.max(starts[i]), end.min(starts[i + 1]));
-                                let range = Some((low - starts[i], high - low));
-                                if high > low {
-                                    stack.push(Part { value: node.operands[i]?, range });
+                            let inner = node.operands.iter().flatten().rev();
+                            stack.extend(inner.map(|v| Part { value: *v, range: None }));
+                        }
+                        Some((start, len)) => match self.starts(part.value, axis) {
+                            None => push(&mut parts, part),
+                            Some(starts) => {
+                                is_opened = true;
+                                let end = start + len;
+                                let first = starts.partition_point(|s| *s <= start).saturating_sub(1);
+                                let last = starts.partition_point(|s| *s < end);
+                                for i in (first..last.min(node.operands.len())).rev() {
+                                    let (low, high) = (start.max(starts[i]), end.min(starts[i + 1]));
+                                    let range = Some((low - starts[i], high - low));
+                                    if high > low {
+                                        stack.push(Part { value: node.operands[i]?, range });
+                                    }
                                 }
                             }
-                        }
-                    },
-                },
+                        },
+                    }
+                }
                 _ => push(&mut parts, part),
             }
-            if parts.len() > self.budget {
+            if parts.len() > if all { 1 } else { self.budget } {
                 return None;
             }
         }
@@ -237,6 +283,9 @@ impl<'a> Finder<'a> {
         }
         let count = n / height;
         let is_tall = |v: &ValueId| graph.ty(*v).shape[0].is(height as i64);
+        if count == 1 {
+            return turned(&owner);
+        }
         // Row k of all updates, then row k + 1; or one update after the other.
         for (stacks, place) in [(true, count), (false, 1)] {
             let values: Vec<ValueId> =
@@ -245,11 +294,29 @@ impl<'a> Finder<'a> {
             let agrees = |k: usize| (0..height).all(|m| owner[at(k, m)] == (values[k], m));
             if values.iter().all(is_tall) && (0..count).all(agrees) {
                 let parts = values.into_iter().map(|value| Part { value, range: None }).collect();
-                return Some(Whole { axis: 0, parts, stacks });
+                return Some(Whole { axis: 0, parts, stacks, turned: None });
             }
         }
         None
     }
+}
+
+/// One update whose rows are those of the tensor, in order or as a matrix of rows that is transposed.
+fn turned(owner: &[(ValueId, usize)]) -> Option<Whole> {
+    let (value, n) = (owner[0].0, owner.len());
+    // Row r = i * (n / width) + j comes from row j * width + i.
+    let width = owner.get(1).map_or(1, |(_, m)| *m);
+    if width == 0 || !n.is_multiple_of(width) {
+        return None;
+    }
+    let agrees = |(r, (v, m)): (usize, &(ValueId, usize))| {
+        *v == value && *m == r % (n / width) * width + r / (n / width)
+    };
+    if !owner.iter().enumerate().all(agrees) {
+        return None;
+    }
+    let parts = vec![Part { value, range: None }];
+    Some(Whole { axis: 0, parts, stacks: false, turned: (width > 1).then_some(width as i64) })
 }
 
 /// Adds a part, to the one before if it goes on there.

@@ -241,3 +241,45 @@ fn coupled_parts_that_are_no_rotation_stay() {
     let reason = kept(&complex_loop("sub", "max"));
     assert!(reason.contains("no first-order recurrence"), "{reason}");
 }
+
+#[test]
+fn a_recurrence_in_a_branch_is_raised() {
+    let side = |f: &str| {
+        format!(
+            "func @side(%a: f32[seq_len, batch, 4], %b: f32[seq_len, batch, 4]) {{
+               %0 = constant {{data=[0.0], shape=[]}} : f32[]
+               %h0 = broadcast %0 {{shape=[batch, 4]}} : f32[batch, 4]
+               %h, %y = loop %h0, %a, %b {{n_carried=1, scan_axes=[0, 0], scan_reverse=[false, false], \
+                   stack_axes=[0], stack_reverse=[false], trip_count=seq_len}} : f32[batch, 4], \
+                   f32[seq_len, batch, 4] {{
+                 func @body(%i: i64[], %h: f32[batch, 4], %a: f32[batch, 4], %b: f32[batch, 4]) {{
+                   %1 = mul %a, %h : f32[batch, 4]
+                   %2 = {f} %1, %b : f32[batch, 4]
+                   return %2 \"h\", %2 \"y\"
+                 }}
+               }}
+               return %y \"y\"
+             }}"
+        )
+    };
+    let text = format!(
+        "func @f(%n: i64[], %a: f32[seq_len, batch, 4], %b: f32[seq_len, batch, 4]) {{
+           %1 = constant {{data=[0], dtype=i64, shape=[]}} : i64[]
+           %cond = compare %n, %1 {{cmp=gt}} : bool[]
+           %y = if %cond, %a, %b : f32[seq_len, batch, 4] {{
+             {}
+             {}
+           }}
+           return %y \"y\"
+         }}",
+        side("add"),
+        side("sub")
+    );
+    let (model, report) = optimized(&text, &[CANONICAL, RAISED]);
+    assert_eq!(scans(&model.graph).len(), 2, "{}", model.graph);
+    assert!(
+        report.remarks.iter().all(|r| matches!(r.kind, RemarkKind::Raised { .. })),
+        "{:?}",
+        report.remarks
+    );
+}

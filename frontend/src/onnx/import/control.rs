@@ -5,6 +5,7 @@ use super::super::fault::Fault;
 use super::super::importer::{Failure, Imported, Special, Val};
 use super::super::proto::{GraphProto, NodeProto, ValueInfoProto};
 use super::super::shape::{self, Known};
+use super::sequence;
 use ssmc_ir::ops;
 use ssmc_ir::{DType, Dim, Graph, Shape, TensorType};
 use std::collections::BTreeSet;
@@ -99,9 +100,19 @@ struct LoopPlan<'m> {
     formals: Vec<Formal<'m>>,
     carried: Vec<Val>,
     scanned: Vec<Scanned>,
-    /// Sequences that the body appends to: their places among all that is carried, and their names in the body.
-    sequences: Vec<(usize, &'m str)>,
+    /// What the body appends to.
+    sequences: Vec<Appended<'m>>,
     trip_count: Dim,
+}
+
+/// A carried sequence, or a tensor that grows, to which the body appends one tensor in each iteration.
+struct Appended<'m> {
+    /// The place among all that is carried.
+    at: usize,
+    /// The name in the body.
+    name: &'m str,
+    /// The tensor to start from and the axis along which it grows.
+    grown: Option<(Val, usize)>,
 }
 
 impl<'m> LoopPlan<'m> {
@@ -129,7 +140,7 @@ impl<'m> LoopPlan<'m> {
                     let yes = c.make_known(yes);
                     c.imp.bind(name, Some(yes));
                 }
-                for (_, name) in &sequences {
+                for Appended { name, .. } in &sequences {
                     let open = c.imp.special_value(Special::Open(Vec::new()));
                     c.imp.bind(name, Some(open));
                 }
@@ -156,7 +167,7 @@ impl<'m> LoopPlan<'m> {
                     return Err(Fault::OutputCount { expected, found: outputs.len() });
                 }
                 let mut appended = Vec::new();
-                for (at, _) in sequences.iter().rev() {
+                for Appended { at, .. } in sequences.iter().rev() {
                     let sequence = outputs.remove(*at);
                     match c.imp.special(sequence) {
                         Some(Special::Open(all)) if all.len() == 1 => appended.push(all[0]),
@@ -210,8 +221,21 @@ impl<'m> LoopPlan<'m> {
             .collect();
         let mut results = c.emit_all(op, &operands, vec![graph])?;
         let stacks = results.split_off(results.len() - sequences.len());
-        for ((at, _), stack) in sequences.iter().zip(stacks) {
-            results.insert(*at, c.imp.special_value(Special::Stacked(stack)));
+        for (Appended { at, grown, .. }, stack) in sequences.iter().zip(stacks) {
+            let whole = match grown {
+                None => c.imp.special_value(Special::Stacked(stack)),
+                Some((first, axis)) => {
+                    if c.rank(stack) != c.rank(*first) + 1 {
+                        let expected = format!("a part of {} axes to join", c.rank(*first));
+                        let found = c.ty(stack).shape.to_string();
+                        return Err(Fault::Mismatch { what: "body".into(), expected, found }.into());
+                    }
+                    let rest = sequence::joined(c, stack, *axis, false)?;
+                    let is_empty = c.ty(*first).shape[*axis].is(0);
+                    if is_empty { rest } else { c.concat(&[*first, rest], *axis)? }
+                }
+            };
+            results.insert(*at, whole);
         }
         Ok(results)
     }
@@ -389,10 +413,16 @@ pub(crate) fn loop_op(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     for idx in 2..c.n_inputs() {
         let v = c.input(idx)?;
         match c.imp.special(v) {
-            None => carried.push(v),
+            None => match grows(body, idx) {
+                Some((name, axis)) => {
+                    let axis = shape::axis(axis, c.rank(v))?;
+                    sequences.push(Appended { at: idx - 2, name, grown: Some((v, axis)) });
+                }
+                None => carried.push(v),
+            },
             Some(Special::List(list)) if list.is_empty() => {
                 let name = body.input.get(idx).map_or("", |input| input.name());
-                sequences.push((idx - 2, name));
+                sequences.push(Appended { at: idx - 2, name, grown: None });
             }
             Some(_) => {
                 return Err(Fault::Unsupported("a loop that carries a sequence with tensors".into()).into());
@@ -402,7 +432,7 @@ pub(crate) fn loop_op(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     let scalar = |dtype| TensorType::new(dtype, Shape::scalar());
     let types = [scalar(DType::I64), scalar(DType::Bool)].into_iter();
     let types = types.chain(carried.iter().map(|v| c.ty(*v).clone())).collect();
-    let is_sequence = |i: usize| sequences.iter().any(|(at, _)| at + 2 == i);
+    let is_sequence = |i: usize| sequences.iter().any(|s| s.at + 2 == i);
     let inputs = body.input.iter().enumerate().filter(|(i, _)| !is_sequence(*i)).map(|(_, input)| input);
     let mut formals = formals(inputs, types)?;
     let rest = formals.split_off(2);
@@ -417,6 +447,24 @@ pub(crate) fn loop_op(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
         trip_count,
     };
     plan.build(c, |_, n| Ok(vec![Stacked { axis: 0, reverse: false }; n]))
+}
+
+/// The name in the body and the axis of a carried tensor that does nothing but grow: the body joins it with one part
+/// behind it, and reads neither otherwise.
+fn grows(body: &GraphProto, idx: usize) -> Option<(&str, i64)> {
+    let input = body.input.get(idx)?.name();
+    let output = body.output.get(idx - 1)?.name();
+    let by = body.node.iter().find(|n| n.output.iter().any(|o| o == output))?;
+    let [first, part] = &by.input[..] else { return None };
+    if by.op_type() != "Concat" || !by.domain().is_empty() || first != input || part == input {
+        return None;
+    }
+    let mut names = Vec::new();
+    free_names(&body.node, &mut names);
+    names.extend(body.output.iter().map(|o| o.name()));
+    let count = |name: &str| names.iter().filter(|n| **n == name).count();
+    let axis = by.attribute.iter().find(|a| a.name() == "axis")?.i();
+    (count(input) == 1 && count(output) == 1).then_some((input, axis))
 }
 
 /// `If`: the branch that a known condition takes, or both as regions.

@@ -2,7 +2,7 @@
 
 use super::super::ctx::{Ctx, one};
 use super::super::fault::Fault;
-use super::super::importer::{Imported, Val};
+use super::super::importer::{Imported, Special, Val};
 use super::super::shape::{self, Known, OVERFLOW};
 use ssmc_ir::ops::{self, BinaryFn, Cmp, Compare, Iota, Reverse, Select};
 use ssmc_ir::{DType, Dim, DimFn, Shape};
@@ -170,6 +170,12 @@ fn is_one_unless_empty(extent: &Dim) -> bool {
 /// `Concat`.
 pub(crate) fn concat(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     let inputs = c.all_inputs()?;
+    if let ([_, x], Some(Special::Open(all))) = (&inputs[..], c.imp.special(inputs[0])) {
+        // A loop that joins one more part in each iteration takes care of the axis.
+        c.attrs.ignore(&["axis"]);
+        let all = [all.as_slice(), &[*x]].concat();
+        return one(c.imp.special_value(Special::Open(all)));
+    }
     let rank = c.rank(inputs[0]);
     if !c.attrs.has("axis") {
         return Err(Fault::MissingAttribute { name: "axis" }.into());

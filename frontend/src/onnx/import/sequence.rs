@@ -111,9 +111,14 @@ pub(crate) fn concat(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
 
 /// As `concat`, of equally shaped tensors that lie along axis 0.
 fn concat_stacked(c: &mut Ctx<'_, '_>, all: Val, new_axis: bool) -> Result<Val, Fault> {
-    let dims = c.dims(all);
-    let rank = dims.len() - usize::from(!new_axis);
+    let rank = c.rank(all) - usize::from(!new_axis);
     let axis = c.axis(0, rank)?;
+    joined(c, all, axis, new_axis)
+}
+
+/// Tensors that lie along axis 0, joined along an axis of theirs or along a new one.
+pub(super) fn joined(c: &mut Ctx<'_, '_>, all: Val, axis: usize, new_axis: bool) -> Result<Val, Fault> {
+    let dims = c.dims(all);
     let mut perm: Vec<usize> = (1..dims.len()).collect();
     perm.insert(axis, 0);
     let x = c.transpose(all, &perm)?;

@@ -153,32 +153,25 @@ pub(super) fn along<B: Cells>(x: &Form<B>, axis: usize, from: &[Option<usize>]) 
     x.moved(axes, &cells)
 }
 
-/// Joins forms along an axis of steps.
+/// Joins forms along an axis of steps: halves first, so that n forms are moved about log n times.
 pub(super) fn concat<B: Cells>(
     xs: &[Form<B>],
     axis: usize,
     labels: &mut Labels,
     add: &mut Adder<'_, B>,
 ) -> Result<Form<B>, Gap> {
-    let extents = xs.iter().map(|x| match x.axes[axis] {
-        Axis::Time(n) => Ok(n),
-        Axis::Free(_) => Err(Gap::Mixed { op: "concat" }),
-    });
-    let extents: Vec<usize> = extents.collect::<Result<_, _>>()?;
-    let total = extents.iter().sum();
-    let mut start = 0;
-    let mut joined: Option<Form<B>> = None;
-    for (x, n) in xs.iter().zip(extents) {
-        let from: Vec<Option<usize>> =
-            (0..total).map(|i: usize| i.checked_sub(start).filter(|i| *i < n)).collect();
-        let x = along(x, axis, &from)?;
-        joined = Some(match joined {
-            None => x,
-            Some(joined) => add(&joined, &x, labels)?,
-        });
-        start += n;
-    }
-    joined.ok_or(Gap::Op { op: "concat" })
+    let (left, right) = match xs {
+        [] => return Err(Gap::Op { op: "concat" }),
+        [x] => return Ok(x.clone()),
+        _ => xs.split_at(xs.len() / 2),
+    };
+    let (left, right) = (concat(left, axis, labels, add)?, concat(right, axis, labels, add)?);
+    let (Axis::Time(n), Axis::Time(m)) = (&left.axes[axis], &right.axes[axis]) else {
+        return Err(Gap::Mixed { op: "concat" });
+    };
+    let first: Vec<Option<usize>> = (0..n + m).map(|i| (i < *n).then_some(i)).collect();
+    let second: Vec<Option<usize>> = (0..n + m).map(|i| i.checked_sub(*n)).collect();
+    add(&along(&left, axis, &first)?, &along(&right, axis, &second)?, labels)
 }
 
 /// Adds two forms.
