@@ -7,7 +7,8 @@ use crate::flatten::{Branches, Flatten};
 use crate::fold::Fold;
 use crate::manager::Phase;
 use crate::raise::{
-    ChunkedScan, ComplexStep, LongConvs, MergeScans, OneStep, ParallelScan, ScanLoop, Unrolled, WholeSteps,
+    CausalConvs, ChunkedScan, ComplexStep, LongConvs, MergeScans, OneStep, ParallelScan, ScanLoop, Unrolled,
+    WholeSteps,
 };
 use ssmc_ir::Stage;
 
@@ -31,6 +32,7 @@ pub const RAISED: Phase = Phase {
         &ScanLoop,
         &ComplexStep,
         &LongConvs,
+        &CausalConvs,
         &Flatten,
         &Dce,
         &Simplify,

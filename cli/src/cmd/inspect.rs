@@ -66,6 +66,21 @@ fn recurrences(launches: &[Launch]) -> (BTreeMap<String, u32>, usize) {
     (classes, launches.iter().filter(|l| l.generic_loop).count())
 }
 
+/// What is launched in order: kernels by the hash of their text, with the expressions of their sizes.
+fn launch_list(m: &Manifest, launches: &[Launch]) -> Vec<Value> {
+    let text = |e: &Expr| e.display(&m.symbols).to_string();
+    launches
+        .iter()
+        .map(|launch| {
+            let kernel = usize::try_from(launch.kernel).ok().and_then(|at| m.kernels.get(at));
+            let (name, hash) = kernel.map_or(("", String::new()), |k| (k.name.as_str(), hex(&k.text_hash)));
+            let grid = launch.grid.as_ref().map(text);
+            let dims: Vec<String> = launch.dims.iter().map(text).collect();
+            json!({"kernel": name, "text_hash": hash, "grid": grid, "dims": dims})
+        })
+        .collect()
+}
+
 fn shape(dims: &[Expr], symbols: &[Symbol]) -> String {
     let dims: Vec<String> = dims.iter().map(|d| d.display(symbols).to_string()).collect();
     format!("[{}]", dims.join(", "))
@@ -113,7 +128,7 @@ fn to_json(graph: &[(String, Value)], artifact: &Artifact) -> Value {
             let of = |infos: &[TensorInfo]| infos.iter().map(|i| tensor(i, &m.symbols)).collect::<Vec<_>>();
             json!({
                 "name": p.name, "stateful": p.stateful, "inputs": of(&p.inputs), "outputs": of(&p.outputs),
-                "launches": p.launches.len(), "slots": p.slots.len(), "recurrences": classes,
+                "launches": p.launches.len(), "launch_list": launch_list(m, &p.launches), "slots": p.slots.len(), "recurrences": classes,
                 "generic_loops": loops,
             })
         })

@@ -1,5 +1,6 @@
 //! Recurrences become scan ops.
 //!
+//! - `causal_conv`: short convolutions over a history and the sequence.
 //! - `chunked`: recurrences that are written out over chunks of steps, and parallel scans.
 //! - `complex_step`: one step of a complex recurrence over pairs of real numbers.
 //! - `long_conv`: convolutions along the sequence, most of them by Fourier transforms.
@@ -10,6 +11,7 @@
 
 mod affine;
 mod axes;
+mod causal_conv;
 mod chunked;
 mod complex_step;
 mod lift;
@@ -27,6 +29,7 @@ mod unroll;
 #[cfg(test)]
 mod tests;
 
+pub use causal_conv::CausalConvs;
 pub use chunked::{ChunkedScan, ParallelScan};
 pub use complex_step::ComplexStep;
 pub use long_conv::LongConvs;

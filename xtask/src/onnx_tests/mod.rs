@@ -5,6 +5,7 @@ mod list;
 mod proto;
 mod report;
 mod run;
+mod twins;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use archive::Test;
 use report::{Counts, Row};
 use run::{Tools, Verdict};
 
-const OPTIONS: &[&str] = &["wheel", "filter", "json", "bin", "runner", "profile", "jobs", "bless"];
+const OPTIONS: &[&str] = &["wheel", "filter", "json", "bin", "runner", "profile", "jobs", "bless", "twins"];
 
 /// Runs the tests; whether the results are those of the list.
 pub(crate) fn main(args: &[String]) -> Result<bool> {
@@ -52,6 +53,9 @@ pub(crate) fn main(args: &[String]) -> Result<bool> {
         Some(n) => n.parse()?,
         None => std::thread::available_parallelism()?.get(),
     };
+    if let Some(pattern) = args.get("twins") {
+        return twins::compare(&tests, &tools, &Regex::new(pattern)?);
+    }
     let results = run_all(&tests, &tools, threads);
     let ops = operators(&tests);
     let rows: Vec<Row> = results
