@@ -2,10 +2,10 @@
 
 use super::super::proto::attribute_proto::AttributeType;
 use super::super::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
-use super::type_number;
+use super::{type_number, views};
 use prost::bytes::Bytes;
 use ssmc_ir::DType;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a node computes, by the name of the value.
 pub(super) type Name = String;
@@ -66,7 +66,7 @@ pub(super) fn literal(name: &str, dtype: DType, dims: &[i64], data: Vec<u8>) -> 
     }
 }
 
-fn i64_bytes(values: &[i64]) -> Vec<u8> {
+pub(super) fn i64_bytes(values: &[i64]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
@@ -220,7 +220,10 @@ impl Body {
     }
 
     /// The nodes with the constants as nodes before them, as functions have them.
-    pub(super) fn into_nodes(self) -> Vec<NodeProto> {
+    pub(super) fn into_nodes(mut self, results: &[Name]) -> Vec<NodeProto> {
+        views::join(&mut self.nodes, &mut self.constants, &results.iter().cloned().collect());
+        let used: BTreeSet<&str> = views::read(&self.nodes).into_iter().collect();
+        self.constants.retain(|t| used.contains(t.name()));
         let constant = |t: TensorProto| NodeProto {
             op_type: Some("Constant".to_owned()),
             output: vec![t.name().to_owned()],

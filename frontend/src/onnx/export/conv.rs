@@ -22,6 +22,9 @@ impl Writer<'_> {
 
     /// Channels first, the state or zeros in front.
     pub(super) fn causal_conv(&mut self, node: &Node, op: &CausalConv1d) -> Result<Vec<Name>, String> {
+        if let Some(results) = self.causal_conv_operator(node, op)? {
+            return Ok(results);
+        }
         if node.operands.get(4).is_some_and(Option::is_some) {
             return Err("packed sequences".to_owned());
         }

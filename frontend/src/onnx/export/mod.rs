@@ -11,8 +11,10 @@ mod dims;
 mod elementwise;
 mod layout;
 mod norm;
+mod operators;
 mod recurrence;
 mod scan;
+mod views;
 mod write;
 mod writer;
 
@@ -26,7 +28,7 @@ use ssmc_ir::{DType, Graph, Weights};
 use writer::Writer;
 
 /// The versions of the operator set that can be written.
-pub const OPSETS: std::ops::RangeInclusive<i64> = 13..=26;
+pub const OPSETS: std::ops::RangeInclusive<i64> = 13..=27;
 
 /// How a model is written.
 #[derive(Clone, Debug)]

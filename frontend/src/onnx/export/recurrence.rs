@@ -4,7 +4,9 @@ use super::super::proto::{FunctionProto, NodeProto, OperatorSetIdProto};
 use super::body::{Body, Name};
 use super::scan::{Recurrence, recurrence};
 use super::writer::{DOMAIN, Writer};
-use ssmc_ir::ops::{Discretization, DiscretizedScan, LinearAttention, ReadOut, Scan, SelectiveScan, Ssd};
+use ssmc_ir::ops::{
+    ComplexScan, Discretization, DiscretizedScan, LinearAttention, ReadOut, Scan, SelectiveScan, Ssd,
+};
 use ssmc_ir::{DType, Node};
 
 /// The longest sequence that is one block of matrix products.
@@ -47,6 +49,7 @@ impl Writer<'_> {
                 let formals = Formals(formals.collect());
                 let mut body = Body::new(self.body.opset, "v");
                 let output = build(&mut body, &formals)?;
+                let nodes = body.into_nodes(&output);
                 let index = self.functions.len();
                 self.functions.push(FunctionProto {
                     name: Some(format!("{}_{index}", node.op.name().replace('.', "_"))),
@@ -58,7 +61,7 @@ impl Writer<'_> {
                         version: Some(self.body.opset),
                     }],
                     doc_string: Some(format!("{} of {}", node.op.name(), types.join(" "))),
-                    node: body.into_nodes(),
+                    node: nodes,
                     ..FunctionProto::default()
                 });
                 self.known_functions.insert(key, index);
@@ -102,12 +105,44 @@ impl Writer<'_> {
         })
     }
 
+    /// A complex recurrence over pairs of real numbers, step by step.
+    pub(super) fn complex_scan(&mut self, node: &Node, op: &ComplexScan) -> Result<Vec<Name>, String> {
+        if node.operands.get(6).is_some_and(Option::is_some) {
+            return Err("packed sequences".to_owned());
+        }
+        let b = self.ty(node.operands[2].ok_or("an operand is missing")?);
+        let a = &self.ty(node.operands[0].ok_or("an operand is missing")?).shape;
+        let constant = a[1].is(1) && !b.shape[1].is(1);
+        let len = b.shape[1]
+            .as_const()
+            .and_then(|n| usize::try_from(n).ok())
+            .filter(|n| (1..=UNROLLED).contains(n));
+        let len = len.ok_or_else(|| format!("a complex recurrence over other than 1 to {UNROLLED} steps"))?;
+        self.call(node, |body, x| {
+            let parts = |body: &mut Body, x: &str| {
+                if constant { vec![x.to_owned(); len] } else { body.split(x, 1, len) }
+            };
+            let (a_re, a_im) = (parts(body, x.get(0)?), parts(body, x.get(1)?));
+            let (b_re, b_im) = (body.split(x.get(2)?, 1, len), body.split(x.get(3)?, 1, len));
+            let of = Rotation { a: [&a_re, &a_im], b: [&b_re, &b_im] };
+            let start = match (x.find(4), x.find(5)) {
+                (Some(re), Some(im)) => Some([body.unsqueeze(re, &[1]), body.unsqueeze(im, &[1])]),
+                _ => None,
+            };
+            Ok(of.steps(body, start, op.reverse))
+        })
+    }
+
     pub(super) fn selective_scan(&mut self, node: &Node, op: &SelectiveScan) -> Result<Vec<Name>, String> {
         check(node, op.discretization, op.read_out)?;
         let (len, dtype) = (self.len(node), self.ty(node.results[0]).dtype);
         let few = self.ty(node.results[0]).shape[3].as_const().is_some_and(|rows| rows < ROWS);
+        let states = node.operands[2].and_then(|a| self.ty(a).shape.as_const());
         self.call(node, |body, x| {
             let dt = step_size(body, x, op.dt_softplus, op.dt_min.get(), op.dt_max.get(), dtype)?;
+            if let (Some(1), Some(&[groups, rows, states])) = (len, states.as_deref()) {
+                return one_step(body, x, &dt, [groups, rows, states]);
+            }
             let dt_last = body.unsqueeze(&dt, &[-1]);
             let exponent = body.op("Mul", &[&dt_last, x.get(2)?]);
             let a = body.op("Exp", &[&exponent]);
@@ -188,6 +223,9 @@ impl Writer<'_> {
         node: &Node,
         op: &LinearAttention,
     ) -> Result<Vec<Name>, String> {
+        if let Some(results) = self.linear_attention_operator(node, op)? {
+            return Ok(results);
+        }
         if op.read_out == ReadOut::Before || (4..7).any(|i| node.operands[i].is_some()) {
             return Err("the delta rule and a read-out before the update".to_owned());
         }
@@ -268,6 +306,81 @@ fn exp_euler(discretization: Discretization) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("discretization {discretization:?}"))
+}
+
+/// The longest complex sequence whose steps are written out.
+const UNROLLED: usize = 160;
+
+/// The two parts of a complex recurrence, one name for each step.
+struct Rotation<'a> {
+    a: [&'a [Name]; 2],
+    b: [&'a [Name]; 2],
+}
+
+impl Rotation<'_> {
+    /// All states and the last one, real parts before imaginary ones.
+    fn steps(&self, body: &mut Body, start: Option<[Name; 2]>, reverse: bool) -> Vec<Name> {
+        let len = self.b[0].len();
+        let order: Vec<usize> = if reverse { (0..len).rev().collect() } else { (0..len).collect() };
+        let mut states = [vec![Name::new(); len], vec![Name::new(); len]];
+        let mut state = start;
+        for t in order {
+            let next = match &state {
+                Some([re, im]) => [self.part(body, t, 0, re, im), self.part(body, t, 1, im, re)],
+                None => [self.b[0][t].clone(), self.b[1][t].clone()],
+            };
+            for (all, part) in states.iter_mut().zip(&next) {
+                all[t].clone_from(part);
+            }
+            state = Some(next);
+        }
+        let [re, im] = state.unwrap_or_default();
+        let last = [body.squeeze(&re, &[1]), body.squeeze(&im, &[1])];
+        let whole = |body: &mut Body, all: &[Name]| match all {
+            // One state is its own sequence; a result must have a node of its own.
+            [only] => body.op("Identity", &[only]),
+            _ => body.concat(all, 1),
+        };
+        let [re, im] = [whole(body, &states[0]), whole(body, &states[1])];
+        let [last_re, last_im] = last;
+        vec![re, im, last_re, last_im]
+    }
+
+    /// a_re * own -+ a_im * other + b
+    fn part(&self, body: &mut Body, t: usize, part: usize, own: &str, other: &str) -> Name {
+        let kept = body.op("Mul", &[&self.a[0][t], own]);
+        let turned = body.op("Mul", &[&self.a[1][t], other]);
+        let sum = body.op(if part == 0 { "Sub" } else { "Add" }, &[&kept, &turned]);
+        body.op("Add", &[&sum, &self.b[part][t]])
+    }
+}
+
+/// A selective scan over one step, without an axis for time: h = exp(dt*a) h0 + dt*x b^T, y = h c.
+fn one_step(
+    body: &mut Body,
+    x: &Formals,
+    dt: &str,
+    [groups, rows, states]: [i64; 3],
+) -> Result<Vec<Name>, String> {
+    let view = |body: &mut Body, x: &str, shape: &[i64]| {
+        let shape = body.vector(shape);
+        body.op("Reshape", &[x, &shape])
+    };
+    let column = [0, groups, rows, 1];
+    let (dt, input) = (view(body, dt, &column), view(body, x.get(0)?, &column));
+    let input = body.op("Mul", &[&dt, &input]);
+    let b = view(body, x.get(3)?, &[0, groups, 1, states]);
+    let mut h = body.op("Mul", &[&input, &b]);
+    if let Some(h0) = x.find(8) {
+        let exponent = body.op("Mul", &[&dt, x.get(2)?]);
+        let a = body.op("Exp", &[&exponent]);
+        let kept = body.op("Mul", &[&a, h0]);
+        h = body.op("Add", &[&kept, &h]);
+    }
+    let c = view(body, x.get(4)?, &[0, groups, states, 1]);
+    let y = body.op("MatMul", &[&h, &c]);
+    let y = view(body, &y, &[0, 1, groups, rows]);
+    Ok(vec![finish(body, x, &y)?, h])
 }
 
 /// clamp(softplus?(dt + dt_bias))

@@ -41,7 +41,7 @@ fn run(graph: &Graph, weights: &Weights, inputs: &BTreeMap<String, Tensor>) -> B
 fn survives(text: &str) -> ModelProto {
     let model = model_of(text);
     let mut written = None;
-    for opset in [13, 17, 18, 23] {
+    for opset in [13, 17, 18, 23, 27] {
         let options = ExportOptions { opset, doc: "a test".into(), external_data: false };
         let proto = super::model(&model.graph, &model.weights, &options).unwrap();
         let back = import_model(&proto, Path::new("model.onnx"), &[]).unwrap_or_else(|e| panic!("{e}"));
@@ -234,5 +234,53 @@ fn opsets_out_of_range_are_refused() {
     let model = model_of("func @f(%x: f32[2]) { return %x \"x\" }");
     let options = ExportOptions { opset: 9, doc: String::new(), external_data: false };
     let error = super::model(&model.graph, &model.weights, &options).unwrap_err();
-    assert_eq!(error.to_string(), "opset 9: expected 13 to 26");
+    assert_eq!(error.to_string(), "opset 9: expected 13 to 27");
+}
+
+#[test]
+fn complex_recurrences_are_written_out() {
+    for reverse in [false, true] {
+        let text = format!(
+            r#"func @f(%ar: f32[1, 1, 2], %ai: f32[1, 1, 2], %br: f32[batch, 3, 2], %bi: f32[batch, 3, 2], %hr: f32[batch, 2], %hi: f32[batch, 2]) {{
+    %r, %i, %lr, %li = ssm.complex_scan %ar, %ai, %br, %bi, %hr, %hi {{reverse={reverse}}} : f32[batch, 3, 2], f32[batch, 3, 2], f32[batch, 2], f32[batch, 2]
+    return %r "r", %i "i", %lr "lr", %li "li"
+}}"#
+        );
+        survives(&text);
+    }
+    survives(
+        r#"func @f(%ar: f32[batch, 1, 2], %ai: f32[batch, 1, 2], %br: f32[batch, 1, 2], %bi: f32[batch, 1, 2]) {
+    %r, %i, %lr, %li = ssm.complex_scan %ar, %ai, %br, %bi : f32[batch, 1, 2], f32[batch, 1, 2], f32[batch, 2], f32[batch, 2]
+    return %r "r", %lr "lr"
+}"#,
+    );
+}
+
+#[test]
+fn operator_set_27_has_operators_for_recurrences() {
+    let text = r#"func @f(%q: f32[batch, seq_len, 2, 3, 4], %k: f32[batch, seq_len, 2, 4], %v: f32[batch, seq_len, 2, 5], %d: f32[batch, seq_len, 2, 1], %b: f32[batch, seq_len, 2], %h: f32[batch, 2, 4, 5], %w: f32[10, 3], %s: f32[batch, 2, 10]) {
+    %n = neg %d : f32[batch, seq_len, 2, 1]
+    %y, %l = ssm.linear_attention %q, %k, %v, %n, %b, _, _, %h {scale=0.5} : f32[batch, seq_len, 2, 3, 5], f32[batch, 2, 4, 5]
+    %r = reshape %v {shape=[batch, seq_len, 10]} : f32[batch, seq_len, 10]
+    %c, %t = ssm.causal_conv1d %r, %w, _, %s : f32[batch, seq_len, 10], f32[batch, 2, 10]
+    return %y "y", %l "l", %c "c", %t "t"
+}"#;
+    let model = model_of(text);
+    let options = ExportOptions { opset: 27, doc: String::new(), external_data: false };
+    let proto = super::model(&model.graph, &model.weights, &options).unwrap();
+    assert!(proto.functions.is_empty());
+    let has = |op: &str| operators(&proto).iter().any(|found| found == op);
+    assert!(has("LinearAttention") && has("CausalConvWithState"), "{:?}", operators(&proto));
+    let back = import_model(&proto, Path::new("model.onnx"), &[]).unwrap_or_else(|e| panic!("{e}"));
+    let bindings = Bindings::from([(Symbol::new("batch"), 2), (Symbol::new("seq_len"), 4)]);
+    let ports = model.graph.inputs().iter().enumerate();
+    let inputs: BTreeMap<String, Tensor> =
+        ports.map(|(i, p)| (p.name.clone(), tensor(i, model.graph.ty(p.value), &bindings))).collect();
+    let (expected, found) =
+        (run(&model.graph, &model.weights, &inputs), run(&back.graph, &back.weights, &inputs));
+    for (name, expected) in &expected {
+        assert_eq!(found[name].shape(), expected.shape(), "{name}");
+        let pairs = found[name].to_f64().into_iter().zip(expected.to_f64());
+        assert!(pairs.into_iter().all(|(x, y)| (x - y).abs() <= 1e-5 * y.abs().max(1.0)), "{name}");
+    }
 }

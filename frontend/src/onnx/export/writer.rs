@@ -3,11 +3,10 @@
 use super::super::proto::tensor_shape_proto::{Dimension, dimension};
 use super::super::proto::type_proto::{Tensor as TensorTypeProto, Value};
 use super::super::proto::{
-    FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto,
-    ValueInfoProto,
+    FunctionProto, GraphProto, ModelProto, OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto,
 };
 use super::body::{Body, Name, literal};
-use super::{ExportError, type_number};
+use super::{ExportError, type_number, views};
 use ssmc_ir::ops::{Broadcast, Op};
 use ssmc_ir::{Dim, Graph, Node, TensorType, ValueId, Weights};
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,7 +95,7 @@ impl<'a> Writer<'a> {
         self.body.constants.iter().any(|t| t.name() == name)
     }
 
-    fn assemble(self, doc: &str) -> ModelProto {
+    fn assemble(mut self, doc: &str) -> ModelProto {
         let info = |port: &ssmc_ir::Port| value_info(&port.name, self.graph.ty(port.value));
         let opset = self.body.opset;
         let version = |domain: &str, version| OperatorSetIdProto {
@@ -107,8 +106,9 @@ impl<'a> Writer<'a> {
         if !self.functions.is_empty() {
             opset_import.push(version(DOMAIN, 1));
         }
-        let used: BTreeSet<&str> =
-            self.body.nodes.iter().flat_map(|n: &NodeProto| &n.input).map(String::as_str).collect();
+        let kept = self.graph.outputs().iter().map(|p| p.name.clone()).collect();
+        views::join(&mut self.body.nodes, &mut self.body.constants, &kept);
+        let used: BTreeSet<&str> = views::read(&self.body.nodes).into_iter().collect();
         let initializer = self.body.constants.iter().filter(|t| used.contains(t.name())).cloned().collect();
         let graph = GraphProto {
             name: Some(self.graph.name().to_owned()),
@@ -178,6 +178,7 @@ impl<'a> Writer<'a> {
             Op::LayerNorm(op) => one(self.layer_norm(node, op)),
             Op::GatedRmsNorm(op) => one(self.gated_rms_norm(node, op)),
             Op::Scan(op) => self.scan(node, op),
+            Op::ComplexScan(op) => self.complex_scan(node, op),
             Op::SelectiveScan(op) => self.selective_scan(node, op),
             Op::Ssd(op) => self.ssd(node, op),
             Op::DiscretizedScan(op) => self.discretized_scan(node, op),
