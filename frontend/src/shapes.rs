@@ -30,18 +30,21 @@ impl fmt::Display for Extent {
     }
 }
 
-/// The shape of one input, as text `NAME:EXTENT,EXTENT,..`.
+/// The shape of one input, as text `NAME:EXTENT,EXTENT,..`. The tensors of a sequence are the inputs `NAME.0`, `NAME.1`
+/// and so on; `NAME:-` says that a sequence is empty or an optional value not there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputShape {
     /// The input.
     pub input: String,
     /// One for each axis.
     pub extents: Vec<Extent>,
+    /// Whether there is nothing in its place.
+    pub absent: bool,
 }
 
 /// A text is no input shape.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected NAME:EXTENT,EXTENT,.. with extents like 768, T, T<=4096 or _, found {found:?}")]
+#[error("expected NAME:EXTENT,EXTENT,.. with extents like 768, T, T<=4096 or _, or NAME:-, found {found:?}")]
 pub struct ParseShapeError {
     /// The text.
     pub found: String,
@@ -55,12 +58,13 @@ impl FromStr for InputShape {
         // Names of inputs may hold colons, extents do not.
         let (input, extents) =
             text.rsplit_once(':').filter(|(name, _)| !name.is_empty()).ok_or_else(fault)?;
-        let extents = if extents.trim().is_empty() {
+        let absent = extents.trim() == "-";
+        let extents = if absent || extents.trim().is_empty() {
             Vec::new()
         } else {
             extents.split(',').map(|e| extent(e.trim())).collect::<Option<_>>().ok_or_else(fault)?
         };
-        Ok(Self { input: input.to_owned(), extents })
+        Ok(Self { input: input.to_owned(), extents, absent })
     }
 }
 
@@ -92,6 +96,8 @@ pub enum ShapeFault {
     Rank { input: String, expected: usize, found: usize },
     #[error("input {input:?} axis {axis}: expected {expected}, found {found}")]
     Extent { input: String, axis: usize, expected: String, found: String },
+    #[error("input {input:?} is a tensor and cannot be absent")]
+    Absent { input: String },
     #[error("programs are derived from {symbol}, which can be bounded ({symbol}<=N), found {found}")]
     Programs { symbol: String, found: String },
     #[error("input {input:?} declares no shape, so axis {axis} needs a number or a name")]
@@ -120,6 +126,7 @@ impl Binding {
                     input: shape.input.clone(),
                     known: declared.iter().map(|(name, _)| (*name).to_owned()).collect(),
                 }),
+                Some(_) if shape.absent => faults.push(ShapeFault::Absent { input: shape.input.clone() }),
                 Some((_, None)) => faults.extend(binding.undeclared(shape)),
                 Some((_, Some(dims))) if dims.rank() != shape.extents.len() => {
                     let (expected, found) = (dims.rank(), shape.extents.len());

@@ -71,6 +71,7 @@ impl Op {
             | Op::Iota(_)
             | Op::Cast(_)
             | Op::Dequantize(_)
+            | Op::Bitcast(_)
             | Op::Broadcast(_)
             | Op::Reshape(_)
             | Op::Transpose(_)

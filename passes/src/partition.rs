@@ -194,6 +194,7 @@ impl<'a> Partition<'a> {
             | Op::Select(_)
             | Op::Cast(_)
             | Op::Dequantize(_)
+            | Op::Bitcast(_)
             | Op::Reshape(_)
             | Op::Transpose(_)
             | Op::Slice(_)
@@ -301,6 +302,7 @@ impl<'a> Partition<'a> {
                 | Op::Compare(_)
                 | Op::Select(_)
                 | Op::Cast(_)
+                | Op::Bitcast(_)
                 | Op::Reshape(_) => true,
                 Op::Contract(op) => op.spec.summed().is_empty() && op.spec.inputs[i] == op.spec.output,
                 _ => false,

@@ -410,6 +410,12 @@ impl<'a> Cx<'a> {
                 let (q, scale) = self.same_width(b, q, scale);
                 Ok(b.mul(q, scale))
             }
+            Op::Bitcast(op) => {
+                let x = self.get(b, arg(0)?, idx)?;
+                let (from, to) = (b.ty(x).elem(), elem_of(op.to)?);
+                // Between integers of one width a cast keeps the bits.
+                Ok(if from.is_float() || to.is_float() { b.bitcast(x, to) } else { b.cast(x, to) })
+            }
             op @ (Op::WeightRef(_)
             | Op::Reduce(_)
             | Op::CumSum(_)

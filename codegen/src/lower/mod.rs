@@ -233,6 +233,7 @@ fn root(l: &mut Lowering<'_>) -> Result<Launch, LowerError> {
         | Op::Select(_)
         | Op::Cast(_)
         | Op::Dequantize(_)
+        | Op::Bitcast(_)
         | Op::Broadcast(_)
         | Op::Reshape(_)
         | Op::Transpose(_)

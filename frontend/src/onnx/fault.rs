@@ -25,6 +25,8 @@ pub(crate) enum Fault {
     Broadcast { a: TensorType, b: TensorType },
     #[error("input {idx} must be known when compiling: {what}")]
     NotKnown { idx: usize, what: &'static str },
+    #[error("{0} must be known when compiling")]
+    Unknown(String),
     #[error("cannot prove that {0}")]
     Unproven(String),
     #[error("{0} is not supported")]
@@ -38,7 +40,14 @@ pub(crate) enum Fault {
 impl Fault {
     /// Whether the model may be valid and only ssmc cannot take it.
     pub(crate) fn is_unsupported(&self) -> bool {
-        matches!(self, Self::Unsupported(_) | Self::Unproven(_) | Self::NotKnown { .. } | Self::Limit { .. })
+        matches!(
+            self,
+            Self::Unsupported(_)
+                | Self::Unproven(_)
+                | Self::NotKnown { .. }
+                | Self::Unknown(_)
+                | Self::Limit { .. }
+        )
     }
 
     /// The stable code of this kind of fault.
@@ -51,7 +60,7 @@ impl Fault {
             Self::OutputCount { .. } => "ssmc::import::output",
             Self::Mismatch { .. } => "ssmc::import::mismatch",
             Self::Broadcast { .. } => "ssmc::import::broadcast",
-            Self::NotKnown { .. } => "ssmc::import::unsupported_data_dependent",
+            Self::NotKnown { .. } | Self::Unknown(_) => "ssmc::import::unsupported_data_dependent",
             Self::Unproven(_) => "ssmc::import::unsupported_unproven",
             Self::Unsupported(_) => "ssmc::import::unsupported",
             Self::Limit { .. } => "ssmc::import::unsupported_limit",

@@ -5,14 +5,18 @@ use super::check::{Faults, Functions, Opsets, function_key, opsets, place};
 use super::ctx::Ctx;
 use super::external::ExternalFiles;
 use super::fault::Fault;
+use super::inputs::{is_taken, part};
 use super::narrow::Narrow;
 use super::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
 use super::registry;
 use super::shape::{Known, MAX_KNOWN, check_shape};
 use super::tensor::{Literal, literal};
-use super::types::{check_output, declared_narrow};
-use ssmc_ir::ops::{Constant, DimValue, Op};
-use ssmc_ir::{DType, Dim, Graph, GraphBuilder, Loc, Rewriter, Shape, TensorType, ValueId, Weight, Weights};
+use super::types::{check_output, declared};
+use ssmc_ir::dim::Bindings;
+use ssmc_ir::ops::{Constant, DimValue, EvalCtx, Op};
+use ssmc_ir::{
+    DType, Dim, Graph, GraphBuilder, Loc, Rewriter, Shape, Tensor, TensorType, ValueId, Weight, Weights,
+};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -20,6 +24,8 @@ use std::rc::Rc;
 const MAX_NODES: usize = 1 << 20;
 /// The most integers that are followed in one model, those of all values together.
 const MAX_FOLLOWED: usize = 1 << 22;
+/// The most nodes of loops that are written out because they cannot stay loops.
+const MAX_UNROLLED: usize = 1 << 12;
 /// The operators that take narrow values; all others would see bytes.
 const TAKES_NARROW: &[&str] = &["Cast", "CastLike", "DequantizeLinear", "Identity", "QuantizeLinear"];
 /// Literals up to this many elements become `constant` nodes, larger ones weights.
@@ -105,6 +111,8 @@ pub(crate) struct Importer<'m> {
     n_regions: usize,
     /// Elements of all known integer tensors.
     n_followed: usize,
+    /// Nodes of loops that were written out.
+    n_unrolled: usize,
     /// Whether a limit on the whole import was passed.
     stopped: bool,
 }
@@ -132,6 +140,7 @@ impl<'m> Importer<'m> {
             n_nodes: 0,
             n_regions: 1,
             n_followed: 0,
+            n_unrolled: 0,
             stopped: false,
         }
     }
@@ -194,12 +203,7 @@ impl<'m> Importer<'m> {
 
     /// The value of a literal tensor.
     pub(crate) fn literal_value(&mut self, literal: Literal, name: &str, loc: Loc) -> Val {
-        let ints = (literal.n_elems() <= MAX_KNOWN).then(|| literal.ints()).flatten();
-        let known = ints.map(|ints| Known {
-            dtype: literal.dtype,
-            shape: literal.dims.clone(),
-            elems: ints.into_iter().map(Dim::from).collect(),
-        });
+        let known = known_of(&literal);
         let (ty, narrow) = (literal.ty(), literal.narrow);
         let literal = Some((Rc::new(literal), name.to_owned()));
         self.push_entry(Entry { ty, special: None, narrow, known, literal, loc, in_region: BTreeMap::new() })
@@ -342,16 +346,52 @@ impl<'m> Importer<'m> {
         operands: &[Option<Val>],
         regions: Vec<Graph>,
     ) -> Result<Vec<Val>, Fault> {
-        let operands: Vec<Option<ValueId>> =
+        let values: Vec<Option<ValueId>> =
             operands.iter().map(|v| v.map(|v| self.data(v)).transpose()).collect::<Result<_, _>>()?;
         let builder = &mut self.region().builder;
         builder.set_loc(loc.clone());
+        let op_of_numbers = op.clone();
         let values =
-            builder.node(op, &operands, regions).map_err(|e| Fault::Ir(format!("{}: {}", e.op, e.source)))?;
+            builder.node(op, &values, regions).map_err(|e| Fault::Ir(format!("{}: {}", e.op, e.source)))?;
         for value in &values {
             check_shape(&builder.ty(*value).shape)?;
         }
-        Ok(values.into_iter().map(|v| self.value(v)).collect())
+        let results: Vec<Val> = values.into_iter().map(|v| self.value(v)).collect();
+        if let [result] = results[..]
+            && let Some(literal) = self.number(&op_of_numbers, operands)
+        {
+            self.entries[result.0].known = known_of(&literal);
+            self.entries[result.0].literal = Some((Rc::new(literal), String::new()));
+        }
+        Ok(results)
+    }
+
+    /// The value of an elementwise op on single numbers of which one at least is a literal float; integers are followed as dims.
+    fn number(&self, op: &Op, operands: &[Option<Val>]) -> Option<Literal> {
+        if !matches!(op, Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select(_) | Op::Cast(_)) {
+            return None;
+        }
+        let entries: Vec<&Entry> =
+            operands.iter().map(|v| v.map(|v| &self.entries[v.0])).collect::<Option<_>>()?;
+        let is_float = |e: &&Entry| e.literal.is_some() && e.ty.dtype.is_float();
+        if !entries.iter().any(is_float) || entries.iter().any(|e| !e.ty.shape.n_elems().is(1)) {
+            return None;
+        }
+        let types: Vec<Option<&TensorType>> = entries.iter().map(|e| Some(&e.ty)).collect();
+        let results = op.infer(&types, &[]).ok()?;
+        let tensors: Vec<Tensor> = entries.into_iter().map(single).collect::<Option<_>>()?;
+        let (bindings, weights) = (Bindings::new(), Weights::new());
+        let ctx = EvalCtx {
+            bindings: &bindings,
+            weights: &weights,
+            results: &results,
+            regions: &[],
+            run: &|_, _| Ok(Vec::new()),
+        };
+        let args: Vec<Option<&Tensor>> = tensors.iter().map(Some).collect();
+        let [y] = <[Tensor; 1]>::try_from(op.eval(&ctx, &args).ok()?).ok()?;
+        let (dtype, dims) = (y.dtype(), y.shape().to_vec());
+        Some(Literal { dtype, narrow: None, dims, bytes: y.to_bytes().into() })
     }
 
     // ---- names
@@ -593,28 +633,76 @@ impl<'m> Importer<'m> {
         (!made_inside).then_some(v)
     }
 
-    /// Adds an output to the model's graph, as declared.
-    pub(crate) fn graph_output(&mut self, info: &ValueInfoProto) -> Result<(), Fault> {
+    /// Adds an output to the model's graph, as declared; a sequence as an output for each of its tensors.
+    pub(crate) fn graph_output(&mut self, info: &ValueInfoProto, graph: &GraphProto) -> Result<(), Fault> {
         let v = match self.lookup(info.name()) {
             Ok(Some(v)) => v,
             Ok(None) | Err(Failure::Reported) => return Ok(()),
             Err(Failure::Fault(fault)) => return Err(fault),
         };
-        if self.special(v).is_some() {
-            return Err(Fault::Unsupported("an output that is no tensor".into()));
+        let declared = declared(info)?;
+        let tensors = match self.special(v) {
+            None => vec![(info.name().to_owned(), v)],
+            Some(Special::List(all)) => {
+                all.iter().enumerate().map(|(i, v)| (part(info.name(), i), *v)).collect()
+            }
+            Some(Special::Open(_) | Special::Stacked(_)) => {
+                return Err(Fault::Unsupported("an output that is a sequence made by a loop".into()));
+            }
+            Some(Special::Absent) => {
+                return Err(Fault::Unsupported("an output that is an optional value not there".into()));
+            }
+        };
+        for (name, v) in &tensors {
+            if name != info.name() && is_taken(graph, name) {
+                return Err(Fault::Unsupported(format!("a sequence one of whose tensors would be {name:?}")));
+            }
+            if self.special(*v).is_some() {
+                return Err(Fault::Unsupported("an output that is a sequence of sequences".into()));
+            }
+            check_output(&declared, self.ty(*v), self.narrow(*v))?;
         }
-        let (declared, found) = (declared_narrow(info), self.narrow(v));
-        if declared != found {
-            let what = "element type".to_owned();
-            return Err(Fault::Mismatch {
-                what,
-                expected: format!("{declared:?}"),
-                found: format!("{found:?}"),
-            });
-        }
-        check_output(info, self.ty(v))?;
-        self.region_outputs(&[(info.name().to_owned(), v)])
+        self.region_outputs(&tensors)
     }
+
+    // ---- attempts
+
+    /// Number of the faults so far, for [`Importer::retry_from`].
+    pub(crate) fn n_faults(&self) -> usize {
+        self.faults.list.len()
+    }
+
+    /// Takes back the faults from the given one on, so that what led to them can be imported another way, `n_nodes`
+    /// nodes written out; whether that may be tried: never after a fault of the model itself.
+    pub(crate) fn retry_from(&mut self, first: usize, n_nodes: usize) -> bool {
+        self.n_unrolled = self.n_unrolled.saturating_add(n_nodes);
+        if self.faults.invalid || self.stopped || self.n_unrolled > MAX_UNROLLED {
+            return false;
+        }
+        self.faults.list.truncate(first);
+        true
+    }
+}
+
+/// The elements of a literal, if they are integers and not too many to follow.
+fn known_of(literal: &Literal) -> Option<Known> {
+    let ints = (literal.n_elems() <= MAX_KNOWN).then(|| literal.ints()).flatten()?;
+    let elems = ints.into_iter().map(Dim::from).collect();
+    Some(Known { dtype: literal.dtype, shape: literal.dims.clone(), elems })
+}
+
+/// The tensor of a value of one element that is known when compiling.
+fn single(entry: &Entry) -> Option<Tensor> {
+    if entry.narrow.is_some() {
+        return None;
+    }
+    if let Some((literal, _)) = &entry.literal {
+        return Tensor::from_bytes(literal.dtype, literal.dims.clone(), literal.bytes.as_slice()).ok();
+    }
+    let known = entry.known.as_ref()?;
+    let one = *known.as_consts()?.first()?;
+    let bytes = &one.to_le_bytes()[..known.dtype.bits().div_ceil(8)];
+    Tensor::from_bytes(known.dtype, known.shape.clone(), bytes).ok()
 }
 
 /// Whether nodes, or graphs inside them, read a name.

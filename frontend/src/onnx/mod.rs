@@ -13,6 +13,7 @@ mod external;
 mod fault;
 mod import;
 mod importer;
+mod inputs;
 mod limits;
 mod narrow;
 pub mod proto;
@@ -30,15 +31,14 @@ use check::Faults;
 use external::ExternalFiles;
 use importer::Importer;
 use prost::Message;
-use proto::{GraphProto, ModelProto, ValueInfoProto};
+use proto::{GraphProto, ModelProto};
 use ssmc_ir::{Model, ModelMeta};
-use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Imports an ONNX file, with the data files in its folder that it names.
 ///
 /// Initializers are constants, also those that the file lists as inputs. Named dims of the inputs become symbols of
-/// the same name.
+/// the same name. The tensors of an output that is a sequence are outputs of their own, `NAME.0` and so on.
 ///
 /// # Errors
 /// All faults of the file at once: unreadable, not ONNX, structurally wrong, ill typed, or not supported.
@@ -114,39 +114,13 @@ fn import_graph<'m>(
     graph: &'m GraphProto,
     shapes: &[InputShape],
 ) -> Result<Binding, Vec<ShapeFault>> {
-    let constants: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
-    let taken = types::dim_names(&graph.input);
-    let inputs: Vec<&ValueInfoProto> = graph.input.iter().filter(|i| !constants.contains(i.name())).collect();
-    let given = |info: &ValueInfoProto| shapes.iter().find(|shape| shape.input == info.name());
-    let declared: Vec<_> =
-        inputs.iter().map(|info| types::input_type(info, &taken, given(info).map(Binding::shape))).collect();
-    let ports = inputs.iter().zip(&declared).map(|(info, ty)| {
-        let shape = ty.as_ref().ok().map(|ty| &ty.shape);
-        (info.name(), shape.filter(|_| types::declares_shape(info)))
-    });
-    let binding = Binding::new(shapes, &ports.collect::<Vec<_>>())?;
-    for (info, ty) in inputs.into_iter().zip(declared) {
-        let value = match ty {
-            Ok(ty) => {
-                let value = importer.region_input(info.name(), ty.with_shape(binding.apply(&ty.shape)));
-                Some(match types::declared_narrow(info) {
-                    Some(narrow) => importer.as_narrow(value, narrow),
-                    None => value,
-                })
-            }
-            Err(fault) => {
-                importer.faults.push(format!("input {:?}", info.name()), &fault);
-                None
-            }
-        };
-        importer.bind(info.name(), value);
-    }
+    let binding = inputs::import(importer, graph, shapes)?;
     importer.initializers(graph);
     if importer.nodes(&graph.node).is_err() {
         return Ok(binding);
     }
     for info in &graph.output {
-        if let Err(fault) = importer.graph_output(info) {
+        if let Err(fault) = importer.graph_output(info, graph) {
             importer.faults.push(format!("output {:?}", info.name()), &fault);
         }
     }

@@ -3,8 +3,8 @@
 use super::ctx::Ctx;
 use super::import::rnn::Cell;
 use super::import::{
-    activation, attention, control, convolution, elementwise, fourier, generate, layout, logic, loss,
-    microsoft, norm, pad, pool, product, quantize, rearrange, recurrent, reduce, resize, rnn, sample,
+    activation, align, attention, control, convolution, elementwise, fourier, generate, layout, logic, loss,
+    microsoft, ngrams, norm, pad, pool, product, quantize, rearrange, recurrent, reduce, resize, rnn, sample,
     scatter, sequence, sources, split, transposed, trig,
 };
 use super::importer::{Imported, Val};
@@ -58,6 +58,7 @@ static OPS: &[OpEntry] = &[
     op("Attention", 23, attention::attention),
     op("AveragePool", 7, pool::average_pool),
     op("BatchNormalization", 7, norm::batch_norm),
+    op("BitCast", 26, generate::bit_cast),
     op("BitShift", 11, generate::bit_shift),
     op("BitwiseAnd", 18, |c| logic::bitwise(c, BinaryFn::And)),
     op("BitwiseNot", 18, generate::bitwise_not),
@@ -86,6 +87,7 @@ static OPS: &[OpEntry] = &[
     op("CumProd", 26, generate::cum_prod),
     op("CumSum", 11, reduce::cumsum),
     op("DFT", 17, fourier::dft),
+    op("DeformConv", 19, align::deform_conv),
     op("DepthToSpace", 1, layout::depth_to_space),
     op("DequantizeLinear", 10, quantize::dequantize_linear),
     op("Det", 11, generate::det),
@@ -150,6 +152,7 @@ static OPS: &[OpEntry] = &[
     op("Mul", 7, |c| elementwise::arithmetic(c, BinaryFn::Mul)),
     op("Neg", 6, |c| elementwise::unary(c, UnaryFn::Neg)),
     op("NegativeLogLikelihoodLoss", 12, loss::negative_log_likelihood),
+    op("NonZero", 9, generate::non_zero),
     op("Not", 1, logic::not),
     op("OneHot", 9, generate::one_hot),
     op("Optional", 15, sequence::optional),
@@ -180,8 +183,10 @@ static OPS: &[OpEntry] = &[
     op("Reshape", 5, layout::reshape),
     op("Resize", 10, resize::resize),
     op("ReverseSequence", 10, rearrange::reverse_sequence),
+    op("RoiAlign", 10, align::roi_align),
     op("RotaryEmbedding", 23, attention::rotary_embedding),
     op("Round", 11, |c| elementwise::unary(c, UnaryFn::Round)),
+    op("STFT", 17, fourier::stft),
     old("Scan", 8, 8, control::scan_batched),
     op("Scan", 9, control::scan),
     old("Scatter", 9, 10, scatter::scatter_elements),
@@ -219,6 +224,7 @@ static OPS: &[OpEntry] = &[
     op("Tan", 7, trig::tan),
     op("Tanh", 6, |c| elementwise::unary(c, UnaryFn::Tanh)),
     op("TensorScatter", 24, rearrange::tensor_scatter),
+    op("TfIdfVectorizer", 9, ngrams::tf_idf),
     op("ThresholdedRelu", 10, activation::thresholded_relu),
     op("Tile", 6, layout::tile),
     op("TopK", 1, scatter::top_k),

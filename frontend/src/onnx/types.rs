@@ -10,8 +10,38 @@ use super::tensor;
 use ssmc_ir::{DType, Dim, Shape, TensorType};
 use std::collections::BTreeSet;
 
+/// What an input or output is declared to be.
+pub(crate) struct Declared<'m> {
+    pub(crate) is_sequence: bool,
+    pub(crate) is_optional: bool,
+    /// The tensor, or each one of a sequence.
+    pub(crate) tensor: Option<&'m type_proto::Tensor>,
+}
+
+/// The declaration of an input or output.
+///
+/// # Errors
+/// It is neither a tensor nor a sequence of tensors, optional or not.
+pub(crate) fn declared(info: &ValueInfoProto) -> Result<Declared<'_>, Fault> {
+    let mut value = info.r#type.as_ref().and_then(|t| t.value.as_ref());
+    let (mut is_optional, mut is_sequence) = (false, false);
+    if let Some(TypeValue::OptionalType(inner)) = value {
+        is_optional = true;
+        value = inner.elem_type.as_ref().and_then(|t| t.value.as_ref());
+    }
+    if let Some(TypeValue::SequenceType(inner)) = value {
+        is_sequence = true;
+        value = inner.elem_type.as_ref().and_then(|t| t.value.as_ref());
+    }
+    Ok(Declared { is_sequence, is_optional, tensor: tensor_of(value)? })
+}
+
 fn tensor_type(info: &ValueInfoProto) -> Result<Option<&type_proto::Tensor>, Fault> {
-    let kind = match info.r#type.as_ref().and_then(|t| t.value.as_ref()) {
+    tensor_of(info.r#type.as_ref().and_then(|t| t.value.as_ref()))
+}
+
+fn tensor_of(value: Option<&TypeValue>) -> Result<Option<&type_proto::Tensor>, Fault> {
+    let kind = match value {
         None => return Ok(None),
         Some(TypeValue::TensorType(tensor)) => return Ok(Some(tensor)),
         Some(TypeValue::SequenceType(_)) => "sequence",
@@ -31,11 +61,6 @@ pub(crate) fn element(number: i32) -> Result<(DType, Option<Narrow>), Fault> {
     }
 }
 
-/// What a declared value means, if it is narrow.
-pub(crate) fn declared_narrow(info: &ValueInfoProto) -> Option<Narrow> {
-    tensor_type(info).ok().flatten().and_then(|tensor| Narrow::of(tensor.elem_type()))
-}
-
 /// The declared element type, if there is one.
 pub(crate) fn declared_dtype(info: &ValueInfoProto) -> Result<Option<DType>, Fault> {
     match tensor_type(info)?.map(|t| t.elem_type()) {
@@ -44,18 +69,14 @@ pub(crate) fn declared_dtype(info: &ValueInfoProto) -> Result<Option<DType>, Fau
     }
 }
 
-/// Whether a shape is declared.
-pub(crate) fn declares_shape(info: &ValueInfoProto) -> bool {
-    tensor_type(info).is_ok_and(|tensor| tensor.is_some_and(|tensor| tensor.shape.is_some()))
-}
-
-/// The type of a graph input: a named dim is a symbol, a nameless one a symbol of its own. Where no shape is declared
+/// The type of a graph input, or of a part of one that is a sequence: a named dim is a symbol, a nameless one a symbol of its own. Where no shape is declared
 /// it is `otherwise`.
 ///
 /// # Errors
 /// Element type or rank is missing, or a dim is out of range.
 pub(crate) fn input_type(
-    info: &ValueInfoProto,
+    (name, is_part): (&str, bool),
+    tensor: Option<&type_proto::Tensor>,
     taken: &BTreeSet<&str>,
     otherwise: Option<Shape>,
 ) -> Result<TensorType, Fault> {
@@ -64,7 +85,7 @@ pub(crate) fn input_type(
         expected: format!("a tensor type with {what}"),
         found: "none".into(),
     };
-    let tensor = tensor_type(info)?.ok_or_else(|| incomplete("an element type"))?;
+    let tensor = tensor.ok_or_else(|| incomplete("an element type"))?;
     let (dtype, _) = element(tensor.elem_type())?;
     let Some(shape) = &tensor.shape else {
         let shape = otherwise.ok_or_else(|| incomplete("a shape"))?;
@@ -79,8 +100,9 @@ pub(crate) fn input_type(
                 let expected = format!("0 to {MAX_DIM}");
                 return Err(Fault::Mismatch { what: format!("dim {axis}"), expected, found: n.to_string() });
             }
-            Some(DimValue::DimParam(name)) if !name.is_empty() => Dim::symbol(name),
-            Some(DimValue::DimParam(_)) | None => Dim::symbol(&fresh(info.name(), axis, taken)),
+            // What a sequence declares of its tensors names no extent that they share.
+            Some(DimValue::DimParam(symbol)) if !symbol.is_empty() && !is_part => Dim::symbol(symbol),
+            Some(DimValue::DimParam(_)) | None => Dim::symbol(&fresh(name, axis, taken)),
         });
     }
     check_shape(&dims)?;
@@ -98,7 +120,7 @@ fn fresh(input: &str, axis: usize, taken: &BTreeSet<&str>) -> String {
 
 /// The names of all dims of these inputs.
 pub(crate) fn dim_names(infos: &[ValueInfoProto]) -> BTreeSet<&str> {
-    let tensors = infos.iter().filter_map(|i| tensor_type(i).ok().flatten());
+    let tensors = infos.iter().filter_map(|i| declared(i).ok()?.tensor);
     tensors
         .flat_map(|t| t.shape.iter().flat_map(|s| &s.dim))
         .filter_map(|d| match &d.value {
@@ -108,20 +130,30 @@ pub(crate) fn dim_names(infos: &[ValueInfoProto]) -> BTreeSet<&str> {
         .collect()
 }
 
-/// Compares an output with its declaration: element type, rank and constant extents. Symbols of a declaration are
-/// names chosen by the exporter and prove nothing.
+/// Compares an output, or a tensor of one, with its declaration: element type, rank and constant extents. Symbols of a
+/// declaration are names chosen by the exporter and prove nothing.
 ///
 /// # Errors
 /// They disagree.
-pub(crate) fn check_output(info: &ValueInfoProto, found: &TensorType) -> Result<(), Fault> {
+pub(crate) fn check_output(
+    declared: &Declared<'_>,
+    found: &TensorType,
+    narrow: Option<Narrow>,
+) -> Result<(), Fault> {
     let mismatch =
         |expected: String| Fault::Mismatch { what: "type".into(), expected, found: found.to_string() };
-    if let Some(dtype) = declared_dtype(info)?
-        && dtype != found.dtype
-    {
-        return Err(mismatch(dtype.to_string()));
+    let Some(tensor) = declared.tensor else { return Ok(()) };
+    if tensor.elem_type() != 0 {
+        let (dtype, expected) = element(tensor.elem_type())?;
+        if expected != narrow {
+            let (what, expected) = ("element type".to_owned(), format!("{expected:?}"));
+            return Err(Fault::Mismatch { what, expected, found: format!("{narrow:?}") });
+        }
+        if dtype != found.dtype {
+            return Err(mismatch(dtype.to_string()));
+        }
     }
-    let Some(shape) = tensor_type(info)?.and_then(|t| t.shape.as_ref()) else { return Ok(()) };
+    let Some(shape) = tensor.shape.as_ref() else { return Ok(()) };
     if shape.dim.len() != found.rank() {
         return Err(mismatch(format!("{} axes", shape.dim.len())));
     }

@@ -360,3 +360,47 @@ impl OpDef for Cast {
         Tolerance::rounding(dtype)
     }
 }
+
+/// Reads the bits of each element, rounded to its type, as an element of another type of the same width; source: ONNX
+/// `BitCast`.
+///
+/// # Shapes
+/// ```text
+/// x: T[s] -> to[s], T and to with equally many bits, neither bool nor complex
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(missing_docs, reason = "the names are the documentation")]
+pub struct Bitcast {
+    pub to: DType,
+}
+
+impl OpDef for Bitcast {
+    const OPERANDS: &'static [Operand] = &[req("x")];
+    const RESULTS: &'static [&'static str] = &["y"];
+
+    fn name(&self) -> &'static str {
+        "bitcast"
+    }
+
+    fn templates() -> Vec<Op> {
+        vec![Bitcast { to: DType::I32 }.into()]
+    }
+
+    fn attrs(&mut self, v: &mut dyn AttrVisitor) {
+        v.attr("to", AttrMut::DType(&mut self.to));
+    }
+
+    fn infer(&self, x: &ArgTypes<'_>, _: &[Graph]) -> Result<Vec<TensorType>, OpError> {
+        let x = arg(x, 0);
+        let has_bits = |dtype: DType| dtype != DType::Bool && !dtype.is_complex();
+        if !has_bits(x.dtype) || !has_bits(self.to) || x.dtype.bits() != self.to.bits() {
+            let expected = format!("one with the bits of {}, not bool or complex", self.to);
+            return Err(OpError::dtype("x", expected, x.dtype));
+        }
+        Ok(vec![x.with_dtype(self.to)])
+    }
+
+    fn eval(&self, _: &EvalCtx<'_>, x: &Args<'_>) -> Result<Vec<Tensor>, EvalError> {
+        eval::bitcast(self, x)
+    }
+}

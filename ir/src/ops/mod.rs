@@ -27,7 +27,7 @@ pub use complex_scan::ComplexScan;
 pub use contract::{Contract, Label, Spec};
 pub use control::{If, Loop, LoopCount};
 pub use conv::{Activation, CausalConv1d, Conv};
-pub use elementwise::{Binary, BinaryFn, Cast, Cmp, Compare, Select, Unary, UnaryFn};
+pub use elementwise::{Binary, BinaryFn, Bitcast, Cast, Cmp, Compare, Select, Unary, UnaryFn};
 pub use error::OpError;
 pub use eval::{Args, EvalCtx, EvalError, RunRegion, Tolerance};
 pub use layout::{Broadcast, Concat, Gather, Pad, Reshape, Reverse, Slice, Transpose};
@@ -177,7 +177,7 @@ macro_rules! ops {
 
 ops! {
     Constant, WeightRef, DimValue, Iota,
-    Unary, Binary, Compare, Select, Cast, Dequantize,
+    Unary, Binary, Compare, Select, Cast, Bitcast, Dequantize,
     Broadcast, Reshape, Transpose, Slice, Reverse, Concat, Pad, Gather, Scatter,
     Reduce, CumSum, ArgMax, TopK,
     Contract,

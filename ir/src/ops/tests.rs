@@ -29,6 +29,8 @@ const FAULTS: &[(&str, &[&str], &str)] = &[
     ("dequantize {axis=1, group=2}", &["i8[2, 3]", "f32[2, 1]"], "3 is no multiple of 2"),
     ("dequantize {axis=1, group=3}", &["i8[2, 3]", "f32[2, 3]"], "expected shape [2, 1]"),
     ("dequantize {bits=5}", &["i8[2]", "f32[2]"], "expected 4 or 8"),
+    ("bitcast {to=i32}", &["f64[1]"], "one with the bits of i32"),
+    ("bitcast {to=u8}", &["bool[1]"], "not bool or complex"),
     ("broadcast {axes=[0], shape=[3]}", &["f32[2]"], "1 or 3 on axis 0"),
     ("broadcast {axes=[1, 0], shape=[2, 2]}", &["f32[2, 2]"], "not ascending"),
     ("broadcast {axes=[4], shape=[2]}", &["f32[2]"], "4 is not below 1"),

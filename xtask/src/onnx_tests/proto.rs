@@ -20,6 +20,12 @@ mod field {
     pub(super) const VALUE_NAME: u64 = 1;
     pub(super) const VALUE_TYPE: u64 = 2;
     pub(super) const TYPE_TENSOR: u64 = 1;
+    pub(super) const TYPE_SEQUENCE: u64 = 4;
+    pub(super) const TYPE_OPTIONAL: u64 = 9;
+    pub(super) const TYPE_INNER: u64 = 1;
+    pub(super) const SEQUENCE_TENSORS: u64 = 3;
+    pub(super) const OPTIONAL_TENSOR: u64 = 3;
+    pub(super) const OPTIONAL_SEQUENCE: u64 = 5;
     pub(super) const TENSOR_ELEM: u64 = 1;
     pub(super) const DIMS: u64 = 1;
     pub(super) const DATA_TYPE: u64 = 2;
@@ -41,6 +47,47 @@ pub(super) struct Port {
     pub(super) name: String,
     /// Number of the element type; `None` if the value is no tensor.
     pub(super) elem: Option<u64>,
+    pub(super) is_sequence: bool,
+    pub(super) is_optional: bool,
+}
+
+/// What a test puts in the place of a port.
+pub(super) enum Given {
+    /// The tensors, by the names that they have in a compiled model.
+    Tensors(Vec<(String, Array)>),
+    Absent,
+    /// Elements that files of arrays do not have.
+    OtherElements,
+}
+
+impl Port {
+    /// The message of a test for this port.
+    pub(super) fn given(&self, message: &[u8]) -> Result<Given> {
+        let mut bytes = message;
+        if self.is_optional {
+            let field = if self.is_sequence { field::OPTIONAL_SEQUENCE } else { field::OPTIONAL_TENSOR };
+            match last(bytes, field)? {
+                Some(inner) => bytes = inner,
+                None => return Ok(Given::Absent),
+            }
+        }
+        let tensors = if self.is_sequence {
+            let tensors = all(bytes, field::SEQUENCE_TENSORS)?;
+            tensors
+                .into_iter()
+                .enumerate()
+                .map(|(i, tensor)| (format!("{}.{i}", self.name), tensor))
+                .collect()
+        } else {
+            vec![(self.name.clone(), bytes)]
+        };
+        let mut arrays = Vec::new();
+        for (name, tensor) in tensors {
+            let Some(array) = array(tensor)? else { return Ok(Given::OtherElements) };
+            arrays.push((name, array));
+        }
+        Ok(Given::Tensors(arrays))
+    }
 }
 
 /// What is known of a model.
@@ -82,6 +129,11 @@ impl Model {
         self.inputs.iter().chain(&self.outputs).any(|port| port.elem == Some(STRING))
     }
 
+    /// Whether an input is a sequence or optional.
+    pub(super) fn has_structure(&self) -> bool {
+        self.inputs.iter().any(|port| port.is_sequence || port.is_optional)
+    }
+
     /// The model with these inputs as constants: protobuf puts two messages of one field together.
     pub(super) fn with_constants(&self, constants: &[(&str, &[u8])]) -> Vec<u8> {
         let mut graph = Vec::new();
@@ -100,10 +152,19 @@ fn ports(graph: &[u8], number_of: u64) -> Result<Vec<Port>> {
     all(graph, number_of)?
         .into_iter()
         .map(|info| {
-            let ty = last(info, field::VALUE_TYPE)?.unwrap_or_default();
+            let mut ty = last(info, field::VALUE_TYPE)?.unwrap_or_default();
+            let (mut is_optional, mut is_sequence) = (false, false);
+            for (number, flag) in
+                [(field::TYPE_OPTIONAL, &mut is_optional), (field::TYPE_SEQUENCE, &mut is_sequence)]
+            {
+                if let Some(inner) = last(ty, number)? {
+                    *flag = true;
+                    ty = last(inner, field::TYPE_INNER)?.unwrap_or_default();
+                }
+            }
             let tensor = last(ty, field::TYPE_TENSOR)?;
             let elem = tensor.map(|tensor| number(tensor, field::TENSOR_ELEM)).transpose()?;
-            Ok(Port { name: text(info, field::VALUE_NAME)?, elem })
+            Ok(Port { name: text(info, field::VALUE_NAME)?, elem, is_sequence, is_optional })
         })
         .collect()
 }
@@ -224,6 +285,24 @@ mod tests {
         let graphs = all(&given, field::MODEL_GRAPH).unwrap();
         let added = all(graphs[1], field::GRAPH_INITIALIZER).unwrap();
         assert_eq!(text(added[0], field::NAME).unwrap(), "k");
+    }
+
+    #[test]
+    fn sequences_and_optional_values_are_read() {
+        let port =
+            |is_sequence, is_optional| Port { name: "s".into(), elem: Some(1), is_sequence, is_optional };
+        let names = |given| match given {
+            Given::Tensors(tensors) => tensors.into_iter().map(|(name, _)| name).collect(),
+            Given::Absent | Given::OtherElements => Vec::new(),
+        };
+        let mut sequence = Vec::new();
+        add(&mut sequence, field::SEQUENCE_TENSORS, &tensor("a"));
+        add(&mut sequence, field::SEQUENCE_TENSORS, &tensor("b"));
+        assert_eq!(names(port(true, false).given(&sequence).unwrap()), ["s.0", "s.1"]);
+        let mut optional = Vec::new();
+        assert!(matches!(port(true, true).given(&optional).unwrap(), Given::Absent));
+        add(&mut optional, field::OPTIONAL_SEQUENCE, &sequence);
+        assert_eq!(names(port(true, true).given(&optional).unwrap()), ["s.0", "s.1"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::process::Command;
 use ssmc_npz::Array;
 
 use super::archive::{Set, Test};
-use super::proto::{self, Model};
+use super::proto::{self, Given, Model, Port};
 use crate::{Result, process};
 
 /// The programs that a test needs.
@@ -82,7 +82,9 @@ fn attempt(test: &Test, tools: &Tools) -> Result<Verdict> {
     let mut verdict = Verdict::Pass;
     for set in &test.sets {
         match run_set(&model, set, tools, &[])? {
-            Verdict::Pass => {}
+            Verdict::Pass if !model.has_structure() => {}
+            // How many tensors a sequence has, and whether there is an optional value, is given in any case.
+            Verdict::Pass => verdict = Verdict::PassGiven,
             Verdict::Unsupported(reason) | Verdict::Fail(reason) if is_about_values(&reason) => {
                 let given = parameters(&model, set)?;
                 match run_set(&model, set, tools, &given)? {
@@ -105,7 +107,8 @@ fn is_about_values(reason: &str) -> bool {
 fn parameters(model: &Model, set: &Set) -> Result<Vec<usize>> {
     let mut given = Vec::new();
     for (i, input) in set.inputs.iter().enumerate() {
-        if model.inputs.get(i).is_some_and(|port| port.elem.is_some()) && proto::is_parameter(input)? {
+        let is_tensor = |port: &Port| port.elem.is_some() && !port.is_sequence && !port.is_optional;
+        if model.inputs.get(i).is_some_and(is_tensor) && proto::is_parameter(input)? {
             given.push(i);
         }
     }
@@ -125,6 +128,34 @@ fn run_set(model: &Model, set: &Set, tools: &Tools, given: &[usize]) -> Result<V
     let mut command = Command::new(&tools.ssmc);
     command.arg("compile").arg(&file).arg("-o").arg(&artefact);
     command.args(["--no-golden", "--target-cpu", "x86-64-v3"]);
+    let mut inputs: Vec<(String, Array)> = Vec::new();
+    for (i, (port, bytes)) in model.inputs.iter().zip(&set.inputs).enumerate() {
+        if given.contains(&i) {
+            continue;
+        }
+        match port.given(bytes)? {
+            Given::Tensors(tensors) => {
+                if port.is_sequence && tensors.is_empty() {
+                    command.args(["--input-shapes", &format!("{}:-", port.name)]);
+                }
+                // A tensor beside a sequence has the extents of its tensors in no provable way.
+                if model.has_structure() {
+                    for (name, array) in &tensors {
+                        let shape: Vec<String> = array.shape.iter().map(usize::to_string).collect();
+                        command.args(["--input-shapes", &format!("{name}:{}", shape.join(","))]);
+                    }
+                }
+                inputs.extend(tensors);
+            }
+            Given::Absent => {
+                command.args(["--input-shapes", &format!("{}:-", port.name)]);
+            }
+            Given::OtherElements => {
+                let reason = format!("input {}: its element type is in no file of arrays", port.name);
+                return Ok(Verdict::Unsupported(reason));
+            }
+        }
+    }
     let done = process::run(&mut command)?;
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
     match done.status.code() {
@@ -132,19 +163,6 @@ fn run_set(model: &Model, set: &Set, tools: &Tools, given: &[usize]) -> Result<V
         Some(UNSUPPORTED) => return Ok(Verdict::Unsupported(reason(&said))),
         Some(code) => return Ok(Verdict::Fail(format!("compile ends with {code}: {}", reason(&said)))),
         None => return Ok(Verdict::Fail(format!("compile: {}", done.status))),
-    }
-    let mut inputs: Vec<(&str, Array)> = Vec::new();
-    for (i, (port, bytes)) in model.inputs.iter().zip(&set.inputs).enumerate() {
-        if given.contains(&i) {
-            continue;
-        }
-        let Some(array) = proto::array(bytes)? else {
-            return Ok(Verdict::Unsupported(format!(
-                "input {}: its element type is in no file of arrays",
-                port.name
-            )));
-        };
-        inputs.push((&port.name, array));
     }
     execute(model, set, tools, folder.path(), &artefact, &inputs)
 }
@@ -155,10 +173,10 @@ fn execute(
     tools: &Tools,
     folder: &Path,
     artefact: &Path,
-    inputs: &[(&str, Array)],
+    inputs: &[(String, Array)],
 ) -> Result<Verdict> {
     let (from, to) = (folder.join("in.npz"), folder.join("out.npz"));
-    ssmc_npz::write(&from, inputs.iter().map(|(name, array)| (*name, array)))?;
+    ssmc_npz::write(&from, inputs.iter().map(|(name, array)| (name.as_str(), array)))?;
     let done = process::run(Command::new(&tools.runner).arg(artefact).arg("run").arg(&from).arg(&to))?;
     if !done.status.success() {
         let said = String::from_utf8_lossy(&done.stderr);
@@ -166,14 +184,22 @@ fn execute(
     }
     let found = ssmc_npz::read(&to)?;
     for (port, bytes) in model.outputs.iter().zip(&set.outputs) {
-        let Some(expected) = proto::array(bytes)? else {
-            return Ok(Verdict::Unsupported(format!(
-                "output {}: its element type is in no file of arrays",
-                port.name
-            )));
+        let expected = match port.given(bytes)? {
+            Given::Tensors(expected) => expected,
+            Given::Absent => Vec::new(),
+            Given::OtherElements => {
+                let reason = format!("output {}: its element type is in no file of arrays", port.name);
+                return Ok(Verdict::Unsupported(reason));
+            }
         };
-        if let Some(fault) = difference(&found, &port.name, &expected) {
-            return Ok(Verdict::Fail(fault));
+        let next = format!("{}.{}", port.name, expected.len());
+        if port.is_sequence && found.contains_key(&next) {
+            return Ok(Verdict::Fail(format!("output {next}: expected none, found one")));
+        }
+        for (name, array) in &expected {
+            if let Some(fault) = difference(&found, name, array) {
+                return Ok(Verdict::Fail(fault));
+            }
         }
     }
     Ok(Verdict::Pass)

@@ -6,6 +6,7 @@ use super::super::importer::{Failure, Imported, Special, Val};
 use super::super::proto::{GraphProto, NodeProto, ValueInfoProto};
 use super::super::shape::{self, Known};
 use super::sequence;
+use super::unroll;
 use ssmc_ir::ops;
 use ssmc_ir::{DType, Dim, Graph, Shape, TensorType};
 use std::collections::BTreeSet;
@@ -389,8 +390,26 @@ fn inner_scan<'m>(
     plan.build(c, |_, n| Ok(vec![Stacked { axis: 0, reverse: false }; n]))
 }
 
-/// `Loop` with a trip count known when compiling (it may be a symbol) and a condition that stays true.
+/// `Loop`: with a trip count known when compiling (it may be a symbol) and a condition that stays true it is one node.
+/// What cannot be, because shapes, sequences or the end follow from the iteration, is written out if it is short.
 pub(crate) fn loop_op(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
+    let first_fault = c.imp.n_faults();
+    let failure = match loop_node(c) {
+        Ok(results) => return Ok(results),
+        Err(failure) => failure,
+    };
+    let is_unsupported = match &failure {
+        Failure::Fault(fault) => fault.is_unsupported(),
+        Failure::Reported => true,
+    };
+    match unroll::plan(c)? {
+        Some(plan) if is_unsupported && c.imp.retry_from(first_fault, plan.n_nodes()) => plan.build(c),
+        _ => Err(failure),
+    }
+}
+
+/// `Loop` as one node.
+fn loop_node(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     let body = c.attrs.graph("body")?;
     let starts = match c.opt(1) {
         Some(_) => c.bool_input(1, "the condition before the first iteration")?,
@@ -496,8 +515,19 @@ pub(crate) fn if_else(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     let shared: Vec<Val> = shared.into_iter().collect();
     let mut graphs = Vec::new();
     for (name, branch) in [("then", yes), ("else", no)] {
-        let (graph, captures) =
-            region(c, name, branch, |c| c.imp.capture_all(&shared), |_, outputs| Ok(outputs))?;
+        let (graph, captures) = region(
+            c,
+            name,
+            branch,
+            |c| c.imp.capture_all(&shared),
+            |c, outputs| {
+                if outputs.iter().any(|v| c.imp.special(*v).is_some()) {
+                    let what = "the condition of branches that give sequences or optional values";
+                    return Err(Fault::NotKnown { idx: 0, what });
+                }
+                Ok(outputs)
+            },
+        )?;
         if captures != shared {
             return Err(Fault::Ir("the branches capture different values".into()).into());
         }

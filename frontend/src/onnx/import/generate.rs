@@ -5,7 +5,8 @@ use super::super::fault::Fault;
 use super::super::importer::{Imported, Val};
 use super::super::shape;
 use super::super::tensor;
-use ssmc_ir::ops::{BinaryFn, Cmp, Select, UnaryFn};
+use super::super::types;
+use ssmc_ir::ops::{BinaryFn, Bitcast, Cmp, Select, UnaryFn};
 use ssmc_ir::{DType, Dim};
 use std::f64::consts::TAU;
 
@@ -139,6 +140,25 @@ pub(crate) fn bitwise_not(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     one(c.binary(BinaryFn::Xor, x, ones)?)
 }
 
+/// `BitCast`: the bits of each element as another type of the same width.
+pub(crate) fn bit_cast(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
+    let number = c.attrs.int("to")?.ok_or(Fault::MissingAttribute { name: "to" })?;
+    let number = i32::try_from(number).map_err(|_| c.attrs.wrong("to", "an element type", number))?;
+    let (to, narrow) = types::element(number)?;
+    let x = c.input(0)?;
+    let from = c.dtype(x);
+    if narrow.is_some() || (to == DType::Bool && from != to) {
+        return Err(Fault::Unsupported(format!("bits read as {}", c.attrs.int_or("to", 0)?)).into());
+    }
+    if from == to {
+        return one(x);
+    }
+    if from == DType::Bool && to.bits() == 8 {
+        return one(c.cast(x, to)?);
+    }
+    one(c.emit(Bitcast { to }, &[x])?)
+}
+
 /// `BitShift` of unsigned integers: a product or quotient with a power of two; 0 once every bit has left.
 pub(crate) fn bit_shift(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     let (x, by) = (c.input(0)?, c.input(1)?);
@@ -237,4 +257,21 @@ pub(crate) fn reversed_order(c: &mut Ctx<'_, '_>, x: Val) -> Result<Val, Fault> 
     }
     let ones = c.int_scalar(c.dtype(x), -1)?;
     c.binary(BinaryFn::Xor, x, ones)
+}
+
+/// `NonZero` of integers known when compiling, as shape arithmetic uses it.
+pub(crate) fn non_zero(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
+    let what = "the size of the result follows from its elements";
+    let known = c.known(c.input(0)?).ok_or(Fault::NotKnown { idx: 0, what })?;
+    let elems = known.as_consts().ok_or(Fault::NotKnown { idx: 0, what })?;
+    // A scalar counts as a vector.
+    let dims = if known.shape.is_empty() { vec![1] } else { known.shape.clone() };
+    let places: Vec<usize> = (0..elems.len()).filter(|i| elems[*i] != 0).collect();
+    let mut rows = Vec::new();
+    let mut inner: usize = dims.iter().product();
+    for n in &dims {
+        inner /= (*n).max(1);
+        rows.extend(places.iter().map(|at| (at / inner % n) as i64));
+    }
+    one(c.integers(&[dims.len(), places.len()], &rows))
 }

@@ -1,6 +1,7 @@
 //! One function per ONNX operator.
 
 pub(crate) mod activation;
+pub(crate) mod align;
 pub(crate) mod attention;
 mod build;
 pub(crate) mod control;
@@ -12,6 +13,7 @@ pub(crate) mod layout;
 pub(crate) mod logic;
 pub(crate) mod loss;
 pub(crate) mod microsoft;
+pub(crate) mod ngrams;
 pub(crate) mod norm;
 pub(crate) mod pad;
 pub(crate) mod pool;
@@ -30,3 +32,4 @@ mod span;
 pub(crate) mod split;
 pub(crate) mod transposed;
 pub(crate) mod trig;
+mod unroll;

@@ -8,19 +8,19 @@ use ssmc_ir::ops::{self, BinaryFn, Cmp, UnaryFn};
 use ssmc_ir::{DType, Dim};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Padding {
+pub(super) enum Padding {
     Zeros,
     Border,
     Reflection,
 }
 
 /// One spatial axis: coordinates per place of the result, in `f32` or wider, and the extent.
-struct Axis {
-    at: Val,
-    extent: f64,
+pub(super) struct Axis {
+    pub(super) at: Val,
+    pub(super) extent: f64,
     /// Where reflection turns around.
-    low: f64,
-    high: f64,
+    pub(super) low: f64,
+    pub(super) high: f64,
 }
 
 /// x mirrored at both ends of low..=high until it is inside.
@@ -170,7 +170,7 @@ pub(crate) fn grid_sample(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
 }
 
 /// The weighted sum over the taps of all axes; `at` is the index so far and its weight.
-fn combine(
+pub(super) fn combine(
     c: &mut Ctx<'_, '_>,
     how: (&str, Padding),
     axes: &[Axis],

@@ -278,3 +278,108 @@ fn a_slice_of_one_element_is_squeezed() {
     let faults = refused(&model(13, graph(&["x[l,2]"], tensors(2), nodes("zero"), &["y[2]"])));
     assert!(faults[0].contains("extent 1 on axis 0"), "{faults:?}");
 }
+
+/// The node tests `test_dft_inverse*` expect 1.9e-7 as imaginary part of the middle bin of a real signal, which is 0.
+#[test]
+fn the_middle_bin_of_a_real_signal_is_real() {
+    let signal: Vec<f64> = (0..100).flat_map(|i| [f64::from(i), 0.0]).collect();
+    let nodes = vec![node("DFT x -> y", vec![("inverse", A::Int(1)), ("axis", A::Int(1))])];
+    let mut g = graph(&["x[1,10,10,2]"], vec![], nodes, &[]);
+    g.output = vec![ValueInfoProto { name: Some("y".into()), ..ValueInfoProto::default() }];
+    let y = run(&model(19, g), &[("x", tensor(&[1, 10, 10, 2], &signal))]).remove(0).to_f64();
+    assert!((0..10).all(|column| y[5 * 20 + 2 * column + 1].abs() < 1e-12), "{y:?}");
+}
+
+#[test]
+fn frames_of_a_signal_are_transformed() {
+    let x = || tensor(&[1, 5, 1], &[1.0, 2.0, 3.0, 4.0, 5.0]);
+    let inputs = || vec![scalar("step", 2), floats("w", &[3], &[1.0, 0.0, 2.0])];
+    // Frames 1 0 6 and 3 0 10: bin 0 is their sum, bin 1 is a + c cos(4 pi / 3) and -c sin(4 pi / 3).
+    let root = 3f64.sqrt() / 2.0;
+    let expected = [7.0, 0.0, -2.0, 6.0 * root, 13.0, 0.0, -2.0, 10.0 * root];
+    check(case(17, "STFT x step w -> y", vec![], inputs()), x(), &[1, 2, 2, 2], &expected);
+    let faults = refused(&model(
+        17,
+        graph(&["x[1,n,1]"], inputs(), vec![node("STFT x step w -> y", vec![])], &["y[1,f,2,2]"]),
+    ));
+    assert!(faults[0].contains("a frame of 3 fits"), "{faults:?}");
+}
+
+#[test]
+fn n_grams_are_counted_with_gaps() {
+    let attributes = |mode: &'static str| {
+        vec![
+            ("min_gram_length", A::Int(1)),
+            ("max_gram_length", A::Int(2)),
+            ("max_skip_count", A::Int(1)),
+            ("mode", A::Str(mode)),
+            ("ngram_counts", A::Ints(vec![0, 2])),
+            ("ngram_indexes", A::Ints(vec![3, 0, 1])),
+            ("pool_int64s", A::Ints(vec![7, 8, 7, 9])),
+        ]
+    };
+    let nodes = |mode| {
+        vec![node("Cast x -> i", vec![("to", A::Int(7))]), node("TfIdfVectorizer i -> y", attributes(mode))]
+    };
+    for (mode, expected) in [("TF", [1.0, 2.0, 0.0, 2.0]), ("IDF", [1.0, 1.0, 0.0, 1.0])] {
+        let c = Case { version: 9, nodes: nodes(mode), initializers: vec![], output: "y" };
+        // 7 9 once next to each other, once with 8 between them.
+        check(c, tensor(&[5], &[7.0, 9.0, 7.0, 8.0, 9.0]), &[4], &expected);
+    }
+}
+
+#[test]
+fn regions_are_sampled_between_elements() {
+    let x = || count(&[1, 1, 4, 4]);
+    let attributes = |mode: &'static str| {
+        vec![
+            ("mode", A::Str(mode)),
+            ("sampling_ratio", A::Int(1)),
+            ("output_height", A::Int(2)),
+            ("output_width", A::Int(2)),
+            ("coordinate_transformation_mode", A::Str("output_half_pixel")),
+        ]
+    };
+    // Bins of 1.5 from 0: samples at 0.75 and 2.25, where the value is 4 y + x.
+    let inputs = || vec![floats("r", &[1, 4], &[0.0, 0.0, 3.0, 3.0]), ints("b", &[0])];
+    let expected = [3.75, 5.25, 9.75, 11.25];
+    check(case(16, "RoiAlign x r b -> y", attributes("avg"), inputs()), x(), &[1, 1, 2, 2], &expected);
+    let outside = vec![floats("r", &[1, 4], &[40.0, 40.0, 43.0, 43.0]), ints("b", &[0])];
+    check(case(16, "RoiAlign x r b -> y", attributes("avg"), outside), x(), &[1, 1, 2, 2], &[0.0; 4]);
+}
+
+#[test]
+fn a_kernel_reads_at_offsets() {
+    let inputs = || {
+        vec![
+            floats("w", &[1, 1, 1, 1], &[2.0]),
+            floats("o", &[1, 2, 1, 2], &[0.5, 0.0, 0.0, 9.0]),
+            floats("b", &[1], &[1.0]),
+        ]
+    };
+    // The first place reads half a row below, the second far outside.
+    check(
+        case(19, "DeformConv x w o b -> y", vec![], inputs()),
+        tensor(&[1, 1, 1, 2], &[4.0, 6.0]),
+        &[1, 1, 1, 2],
+        &[5.0, 1.0],
+    );
+}
+
+#[test]
+fn bits_are_read_as_another_type() {
+    let nodes = vec![
+        node("BitCast x -> i", vec![("to", A::Int(6))]),
+        node("Add i one -> j", vec![]),
+        node("BitCast j -> y", vec![("to", A::Int(1))]),
+    ];
+    let one = TensorProto { data_type: Some(6), int32_data: vec![1], ..scalar("one", 1) };
+    let one = TensorProto { int64_data: vec![], ..one };
+    let c = Case { version: 26, nodes, initializers: vec![one], output: "y" };
+    check(c, tensor(&[2], &[1.0, 2.0]), &[2], &[1.000_000_119_209_289_6, 2.000_000_238_418_579]);
+    let faults = refused(&model(
+        26,
+        graph(&["x[2]"], vec![], vec![node("BitCast x -> y", vec![("to", A::Int(11))])], &["y[2]"]),
+    ));
+    assert!(faults[0].contains("bits of f64"), "{faults:?}");
+}

@@ -61,13 +61,9 @@ fn a_loop_may_append_to_a_sequence() {
 
 #[test]
 fn a_sequence_is_no_tensor() {
-    for nodes in [
-        vec![node("SequenceConstruct x -> s", vec![]), node("Abs s -> y", vec![])],
-        vec![node("SequenceConstruct x -> y", vec![])],
-    ] {
-        let m = with_output(graph(&["x[2]"], vec![], nodes, &[]));
-        assert!(matches!(import(&m), Err(ImportError::Unsupported { .. })));
-    }
+    let nodes = vec![node("SequenceConstruct x -> s", vec![]), node("Abs s -> y", vec![])];
+    let m = with_output(graph(&["x[2]"], vec![], nodes, &[]));
+    assert!(matches!(import(&m), Err(ImportError::Unsupported { .. })));
 }
 
 /// h = tanh(W x + R h + b), with one sequence shorter than the other.
@@ -97,5 +93,63 @@ fn a_recurrent_cell_is_a_loop() {
         for (found, expected) in y.to_f64().iter().zip(&expected) {
             assert!((found - expected).abs() < 1e-6, "{reverse} {:?} {expected:?}", y.to_f64());
         }
+    }
+}
+
+/// A sequence of tensors, which may be absent as well.
+fn sequence(name: &str, is_optional: bool) -> ValueInfoProto {
+    let tensor = TensorTypeProto { elem_type: Some(1), shape: None };
+    let wrap = |value| TypeProto { value: Some(value), ..TypeProto::default() };
+    let elem_type = Some(Box::new(wrap(TypeValue::TensorType(tensor))));
+    let mut ty = wrap(TypeValue::SequenceType(Box::new(type_proto::Sequence { elem_type })));
+    if is_optional {
+        let elem_type = Some(Box::new(ty));
+        ty = wrap(TypeValue::OptionalType(Box::new(type_proto::Optional { elem_type })));
+    }
+    ValueInfoProto { name: Some(name.into()), r#type: Some(ty), ..ValueInfoProto::default() }
+}
+
+fn import_given(m: &ModelProto, shapes: &[&str]) -> Result<Model, ImportError> {
+    let shapes: Vec<_> = shapes.iter().map(|text| text.parse().unwrap()).collect();
+    import_model(m, Path::new("m.onnx"), &shapes)
+}
+
+#[test]
+fn sequences_go_in_and_out_as_tensors_of_their_own() {
+    let nodes = vec![node("SequenceInsert s x -> y", vec![])];
+    let mut g = graph(&["x[2]"], vec![], nodes, &[]);
+    g.input.insert(0, sequence("s", false));
+    g.output = vec![ValueInfoProto { name: Some("y".into()), ..ValueInfoProto::default() }];
+    let m = model(18, g);
+    let names = |shapes: &[&str]| -> Vec<String> {
+        import_given(&m, shapes).unwrap().graph.outputs().iter().map(|o| o.name.clone()).collect()
+    };
+    assert_eq!(names(&["s.0:3", "s.1:n,4"]), ["y.0", "y.1", "y.2"]);
+    assert_eq!(names(&["s:-"]), ["y.0"]);
+    let fault = |shapes: &[&str]| format!("{:?}", import_given(&m, shapes).unwrap_err());
+    assert!(fault(&[]).contains("the tensors of a sequence"));
+    assert!(fault(&["s.0:3", "x:-"]).contains("Absent"));
+    assert!(fault(&["s.0:3", "s.2:3"]).contains("UnknownInput"));
+}
+
+#[test]
+fn an_optional_value_is_there_or_not() {
+    let nodes = vec![
+        node("OptionalHasElement s -> has", vec![]),
+        node("Cast has -> f", vec![("to", A::Int(1))]),
+        node("Mul x f -> y", vec![]),
+    ];
+    let mut g = graph(&["x[2]"], vec![], nodes, &[]);
+    g.input.insert(0, sequence("s", true));
+    g.output = vec![ValueInfoProto { name: Some("y".into()), ..ValueInfoProto::default() }];
+    let m = model(18, g);
+    for (shapes, expected) in [(&["s:-"], [0.0, 0.0]), (&["s.0:3"], [1.0, 2.0])] {
+        let model = import_given(&m, shapes).unwrap();
+        let mut inputs = BTreeMap::from([("x".to_owned(), tensor(&[2], &[1.0, 2.0]))]);
+        if model.graph.inputs().len() == 2 {
+            inputs.insert("s.0".to_owned(), tensor(&[3], &[0.0; 3]));
+        }
+        let outputs = Interpreter::new(&model.graph, &model.weights).run(&inputs).unwrap();
+        assert_eq!(outputs["y"].to_f64(), expected);
     }
 }

@@ -1,7 +1,7 @@
 //! Ops that act on each element by itself.
 
 use super::{Args, EvalError, arg};
-use crate::ops::{Binary, BinaryFn, Cast, Cmp, Compare, Unary, UnaryFn};
+use crate::ops::{Binary, BinaryFn, Bitcast, Cast, Cmp, Compare, Unary, UnaryFn};
 use crate::tensor::{Complex, Data, Tensor, widen, wrap};
 use crate::types::DType;
 use std::cmp::Ordering;
@@ -334,4 +334,9 @@ pub(in crate::ops) fn cast(op: &Cast, x: &Args<'_>) -> Result<Vec<Tensor>, EvalE
         };
         Tensor::ints(to, shape, data)?
     }])
+}
+
+pub(in crate::ops) fn bitcast(op: &Bitcast, x: &Args<'_>) -> Result<Vec<Tensor>, EvalError> {
+    let x = arg(x, 0)?;
+    Ok(vec![Tensor::from_bytes(op.to, x.shape(), &x.to_bytes())?])
 }

@@ -28,7 +28,7 @@ mod tests;
 pub(super) use contract::contract;
 pub(super) use control::{branch, iterate};
 pub(super) use conv::{causal_conv1d, conv};
-pub(super) use elementwise::{binary, cast, compare, select, unary};
+pub(super) use elementwise::{binary, bitcast, cast, compare, select, unary};
 pub(super) use layout::{broadcast, concat, gather, pad, reshape, reverse, slice, transpose};
 pub(super) use linear_attention::linear_attention;
 pub(super) use long_conv::{dft, long_conv};

@@ -149,6 +149,17 @@ fn elementwise_cases() -> Vec<Case> {
         case("cast {to=u8}", vec![i32s(&[2], &[-1, 300])], vec![typed(DType::U8, &[255, 44])]),
         case("cast", vec![typed(DType::U64, &[-1])], vec![f32s(&[1], &[18_446_744_073_709_551_615.0])]),
         case("cast {to=bool}", vec![f32s(&[3], &[0.0, 0.5, NAN])], vec![bools(&[3], &[false, true, true])]),
+        case(
+            "bitcast",
+            vec![f32s(&[2], &[1.0, -0.0])],
+            vec![i32s(&[2], &[0x3f80_0000, i64::from(i32::MIN)])],
+        ),
+        case(
+            "bitcast {to=f64}",
+            vec![i64s(&[1], &[0x4000_0000_0000_0000])],
+            vec![Tensor::floats(DType::F64, [1usize], vec![2.0]).unwrap()],
+        ),
+        case("bitcast {to=u8}", vec![typed(DType::I8, &[-1])], vec![typed(DType::U8, &[255])]),
         case("cast {to=c128}", vec![f32s(&[1], &[2.0])], vec![c128s(&[1], &[(2.0, 0.0)])]),
     ]
 }
