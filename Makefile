@@ -1,7 +1,7 @@
 # Short names for what people do; the logic is in `cargo xtask`.
 
-# Cases of the corpus that are supported so far.
-CORPUS_CASES = ^(ckpt_(mamba|mamba2|falcon_mamba|mamba2_f16|mamba_bf16_sharded|mamba_ssm_original|mamba_tokenizer)|attenuate.*|gss_.*|hf_(bamba|falcon|jamba|lfm2|mamba2|qwen|rwkv|xlstm).*|hf_mamba_(scan|step|ts).*|hf_mamba_unrolled_(d|l|o).*|invalid_.*|mamba3_.*|mamba_ssm_.*|mambapy_(onnx|scan|seq|step|vim).*|niverel.*|s4.*|selscan.*|ssd_.*|stripedhyena.*|torchmamba.*|trained.*|xlstm.*)$$
+# Cases of the corpus that are supported so far: all ONNX models, and the checkpoints of these families.
+CORPUS_CASES = ^(ckpt_(mamba|mamba2|falcon_mamba|mamba2_f16|mamba_bf16_sharded|mamba_ssm_original|mamba_tokenizer)|[^c].*)$$
 DEMO = .cache/demo
 
 .PHONY: help setup demo test check

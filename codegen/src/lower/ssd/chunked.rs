@@ -11,7 +11,7 @@
 //! batch a chunk is cut where a sequence begins, so that nothing of one reaches another.
 //!
 //! All three products run in register [tiles](Tile): rows are steps or states, lanes are steps or rows of the head.
-//! Steps after i take no part in y[i], not even with weight 0: they may be infinite.
+//! Steps after i take no part in `y[i]`, not even with weight 0: they may be infinite.
 
 use super::super::access::Cx;
 use super::super::conv1d::new_sequence;

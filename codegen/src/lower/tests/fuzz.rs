@@ -243,7 +243,7 @@ fn random_graphs_hold_every_other_op() {
         .collect::<BTreeSet<_>>()
         .into_iter()
         .collect();
-    let expected = "and argmax ceil conv cos dequantize dft dim div erf exp expm1 floor gated_rms_norm if iota is_nan log log1p \
+    let expected = "and argmax bitcast ceil conv cos dequantize dft dim div erf exp expm1 floor gated_rms_norm if iota is_nan log log1p \
                     loop not or pow reciprocal relu rem round rsqrt scatter sign sqrt ssm.complex_scan \
                     ssm.discretized_scan ssm.linear_attention ssm.long_conv ssm.selective_scan ssm.ssd ssm.wkv \
                     top_k xor";
