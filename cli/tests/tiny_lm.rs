@@ -245,6 +245,16 @@ fn a_profile_lists_every_launch_beside_the_machines_limits() {
 }
 
 #[test]
+fn launches_that_are_alternatives_count_one_recurrence() {
+    let dir = tempfile::tempdir().unwrap();
+    let artifact = text(&dir.path().join("gpu.ssmc"));
+    json("ssmc.compile.v1", &["compile", &text(&tiny_lm()), "-o", &artifact, "--target", "cuda"]);
+    let found = json("ssmc.inspect.v1", &["inspect", &artifact]);
+    let forward = found["programs"].as_array().unwrap().iter().find(|p| p["name"] == "forward").unwrap();
+    assert_eq!(forward["recurrences"]["s6"], 9, "{forward}");
+}
+
+#[test]
 fn snapshots_tell_of_changes() {
     let model = tiny_lm();
     let model = model.to_str().unwrap();

@@ -78,6 +78,10 @@ impl Profiler {
     ) -> Result<Vec<LaunchProfile>, RuntimeError> {
         let mut profiles = Vec::with_capacity(self.launches.len());
         for (index, (launch, (time, grid))) in program.launches.iter().zip(self.launches).enumerate() {
+            // An alternative for other sizes, or nothing to do.
+            if grid == 0 {
+                continue;
+            }
             let value = |expr: &Option<Expr>| {
                 expr.as_ref().map(|expr| expr.eval(symbols)).transpose().map_err(|source| {
                     RuntimeError::Size { what: format!("launch {index} of program {}", program.name), source }

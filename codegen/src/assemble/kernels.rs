@@ -244,7 +244,12 @@ impl Kernels {
         let n_alternatives = per_target.first().map_or(0, Vec::len);
         debug_assert!(per_target.iter().all(|lowered| lowered.len() == n_alternatives));
         let forms = |i: usize| per_target.iter().map(|lowered| lowered[i].clone()).collect();
-        (0..n_alternatives).map(|i| self.launch(program, group, (device, forms(i)))).collect()
+        let mut launches = (0..n_alternatives)
+            .map(|i| self.launch(program, group, (device, forms(i))))
+            .collect::<Result<Vec<_>, _>>()?;
+        // One of them runs.
+        launches.iter_mut().skip(1).for_each(|entry| entry.launch.recurrence_count = 0);
+        Ok(launches)
     }
 
     fn launch(
