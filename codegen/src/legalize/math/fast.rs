@@ -1,8 +1,9 @@
 //! The gates and step sizes of recurrences in `f32`, for targets whose machines have 2^x and 1/x.
 //!
-//! Where [`super`] reduces arguments exactly these multiply by log2(e) in `f32`, which adds an error of half a unit of
-//! the last place of the exponent: the results err by at most `4 + |x|` units of the last place. What is below 2^-126
-//! becomes 0.
+//! Where [`super`] reduces arguments exactly these multiply by log2(e) in `f32`. Rounding the product errs by half a unit
+//! of the last place of the exponent and rounding the factor by a fifth of that, so the results err by at most
+//! `4 + 1.25 |x|` units of the last place. A sigmoid or softplus below 2^-125 may become 0, and with it the product with that
+//! sigmoid.
 //!
 //! | function | special functions of the machine | instructions beside them |
 //! |---|---|---|

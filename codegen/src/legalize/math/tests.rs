@@ -306,3 +306,39 @@ fn pow_as_c_defines_it() {
         }
     }
 }
+
+/// The forms for machines with 2^x and 1/x, here with functions of the interpreter in their place.
+#[test]
+fn fast_gates_and_step_sizes_keep_their_bound() {
+    let exact = |op: MathOp, x: f64| match op {
+        MathOp::Softplus => x.max(0.0) + (-x.abs()).exp().ln_1p(),
+        MathOp::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        _ => x / (1.0 + (-x).exp()),
+    };
+    let samples: Vec<f32> = (-90_000..90_000).map(|i| i as f32 * 1e-3 + 3e-5).chain(boundaries()).collect();
+    let samples: Vec<f32> = samples.into_iter().filter(|x| x.abs() <= 1e4 || x.is_nan()).collect();
+    for op in [MathOp::Sigmoid, MathOp::Silu, MathOp::Softplus] {
+        let bytes: Vec<[u8; 4]> = samples.iter().map(|x| x.to_le_bytes()).collect();
+        let kernel = kernel(Elem::F32, |b, x| super::fast::expand(b, op, x).unwrap());
+        let found = eval(&kernel, &bytes).into_iter().map(f32::from_le_bytes);
+        for (x, found) in samples.iter().zip(found) {
+            let (wide, least) = (f64::from(*x), 2.0 * f64::from(f32::MIN_POSITIVE));
+            let right = exact(op, wide);
+            // Factors below 2^-125 may be 0.
+            let vanishes = exact(MathOp::Sigmoid, wide) < least && op != MathOp::Softplus;
+            if x.is_nan() {
+                assert!(found.is_nan(), "{op:?}({x}) = {found}");
+            } else if vanishes || right.abs() < least {
+                assert!(
+                    (f64::from(found) - right).abs() <= least * wide.abs().max(1.0),
+                    "{op:?}({x}) = {found}"
+                );
+            } else {
+                assert!(
+                    ulps(found, right) <= 4.0 + 1.25 * wide.abs(),
+                    "{op:?}({x}) = {found}, expected {right}"
+                );
+            }
+        }
+    }
+}
