@@ -1,5 +1,6 @@
 //! What both kinds of targets need: math functions and half-width floats as arithmetic they have.
 
+use super::walk::Walk;
 use super::{LegalizeError, fma, half, math};
 use crate::kernel::*;
 
@@ -47,33 +48,9 @@ struct Legalizer<'k> {
     error: Option<LegalizeError>,
 }
 
-impl Legalizer<'_> {
-    fn unsupported(&mut self, construct: &'static str) {
-        let kernel = self.kernel.name.clone();
-        let target = self.features.target;
-        self.error.get_or_insert(LegalizeError::Unsupported { kernel, construct, target });
-    }
-
-    fn list(&mut self, stmts: &[Stmt]) {
-        for stmt in stmts {
-            match stmt {
-                Stmt::Inst(inst) => self.inst(inst),
-                Stmt::For(l) => {
-                    let body = self.nested(&l.body);
-                    self.b.push_stmt(Stmt::For(For { body, ..*l }));
-                }
-                Stmt::If(i) => {
-                    let (on_true, on_false) = (self.nested(&i.on_true), self.nested(&i.on_false));
-                    self.b.push_stmt(Stmt::If(If { cond: i.cond, on_true, on_false }));
-                }
-            }
-        }
-    }
-
-    fn nested(&mut self, stmts: &[Stmt]) -> Vec<Stmt> {
-        self.b.open_list();
-        self.list(stmts);
-        self.b.close_list()
+impl Walk for Legalizer<'_> {
+    fn builder(&mut self) -> &mut KernelBuilder {
+        &mut self.b
     }
 
     fn inst(&mut self, inst: &Inst) {
@@ -147,6 +124,14 @@ impl Legalizer<'_> {
             | Inst::Gather { .. }
             | Inst::Scatter { .. } => self.b.push(inst.clone()),
         }
+    }
+}
+
+impl Legalizer<'_> {
+    fn unsupported(&mut self, construct: &'static str) {
+        let kernel = self.kernel.name.clone();
+        let target = self.features.target;
+        self.error.get_or_insert(LegalizeError::Unsupported { kernel, construct, target });
     }
 
     fn is_half(&self, reg: Reg) -> bool {

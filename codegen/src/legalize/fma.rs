@@ -10,6 +10,7 @@
 //! Source: S. Boldo and G. Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to
 //! odd", 2008.
 
+use super::walk::Walk;
 use crate::kernel::*;
 
 /// The kernel without fused multiply-adds.
@@ -23,37 +24,21 @@ struct Expander {
     b: KernelBuilder,
 }
 
-impl Expander {
-    fn list(&mut self, stmts: &[Stmt]) {
-        for stmt in stmts {
-            match stmt {
-                Stmt::For(l) => {
-                    let body = self.nested(&l.body);
-                    self.b.push_stmt(Stmt::For(For { body, ..*l }));
-                }
-                Stmt::If(i) => {
-                    let (on_true, on_false) = (self.nested(&i.on_true), self.nested(&i.on_false));
-                    self.b.push_stmt(Stmt::If(If { cond: i.cond, on_true, on_false }));
-                }
-                Stmt::Inst(Inst::Fma { dst, a, b, c }) => {
-                    let operands = [*a, *b, *c];
-                    if self.b.ty(*a).elem() == Elem::F32 {
-                        let wide = single(&mut self.b, operands);
-                        self.b.push(Inst::Cast { dst: *dst, src: wide });
-                    } else {
-                        let value = double(&mut self.b, operands);
-                        self.b.push(Inst::Copy { dst: *dst, src: value });
-                    }
-                }
-                Stmt::Inst(inst) => self.b.push(inst.clone()),
-            }
-        }
+impl Walk for Expander {
+    fn builder(&mut self) -> &mut KernelBuilder {
+        &mut self.b
     }
 
-    fn nested(&mut self, stmts: &[Stmt]) -> Vec<Stmt> {
-        self.b.open_list();
-        self.list(stmts);
-        self.b.close_list()
+    fn inst(&mut self, inst: &Inst) {
+        let Inst::Fma { dst, a, b, c } = inst else { return self.b.push(inst.clone()) };
+        let operands = [*a, *b, *c];
+        if self.b.ty(*a).elem() == Elem::F32 {
+            let wide = single(&mut self.b, operands);
+            self.b.push(Inst::Cast { dst: *dst, src: wide });
+        } else {
+            let value = double(&mut self.b, operands);
+            self.b.push(Inst::Copy { dst: *dst, src: value });
+        }
     }
 }
 

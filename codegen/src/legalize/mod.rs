@@ -9,6 +9,7 @@ mod fma;
 pub mod gpu;
 pub mod half;
 pub mod math;
+mod walk;
 
 use thiserror::Error;
 

@@ -7,7 +7,7 @@ use super::elementwise::row_index;
 use super::index::Idx;
 use super::sink::Sink;
 use super::{Launch, LowerError, Lowering, accumulator, elem_of};
-use crate::kernel::{Axis, KernelBuilder, Reg, RegTy};
+use crate::kernel::{Axis, Elem, KernelBuilder, Reg, RegTy};
 use ssmc_ir::ops::{Activation, CausalConv1d};
 use ssmc_ir::{Dim, ValueId};
 
@@ -58,6 +58,69 @@ pub(super) fn new_sequence(
     Ok(b.ne(here, there))
 }
 
+/// The operands by name, and what types say of them.
+pub(super) struct Conv<'a> {
+    pub(super) x: ValueId,
+    w: ValueId,
+    bias: Option<ValueId>,
+    pub(super) state: Option<ValueId>,
+    pub(super) seq_idx: Option<ValueId>,
+    pub(super) state_out: ValueId,
+    pub(super) shape: &'a [Dim],
+    pub(super) channels: i64,
+    pub(super) width: i64,
+    pub(super) elem: Elem,
+    /// The type of sums.
+    pub(super) acc: Elem,
+}
+
+impl<'a> Conv<'a> {
+    pub(super) fn of(l: &Lowering<'a>) -> Result<Self, LowerError> {
+        let (x, w) = (l.operand(0)?, l.operand(1)?);
+        let shape = l.shape(x);
+        let elem = elem_of(l.graph.ty(x).dtype)?;
+        Ok(Self {
+            x,
+            w,
+            bias: l.optional(2),
+            state: l.optional(3),
+            seq_idx: l.optional(4),
+            state_out: l.node.results[1],
+            channels: l.constant("channels", &shape[2])?,
+            width: l.constant("width", &l.shape(w)[1])?,
+            shape,
+            elem,
+            acc: accumulator(elem),
+        })
+    }
+
+    /// Taps of the channels, and the bias or zeros.
+    pub(super) fn filter(
+        &self,
+        cx: &mut Cx<'_>,
+        b: &mut KernelBuilder,
+        c: Idx,
+    ) -> Result<(Vec<Reg>, Reg), LowerError> {
+        let mut taps = Vec::new();
+        for j in 0..self.width {
+            let j = Idx::Uniform(b.const_i64(j));
+            taps.push(cx.get_wide_as(b, (self.w, self.acc), &[c, j])?);
+        }
+        let offset = match self.bias {
+            Some(bias) => cx.get_wide_as(b, (bias, self.acc), &[c])?,
+            None => b.zero(self.acc.x(cx.lanes)),
+        };
+        Ok((taps, offset))
+    }
+}
+
+pub(super) fn activate(b: &mut KernelBuilder, op: &CausalConv1d, sum: Reg) -> Reg {
+    match op.activation {
+        Activation::None => sum,
+        Activation::Silu => b.silu(sum),
+    }
+}
+
 /// Stores the last `width - 1` columns of a channel, those of the state before and the `len` steps of `x`.
 pub(super) fn put_state<'a>(
     cx: &mut Cx<'a>,
@@ -91,14 +154,8 @@ pub(super) fn put_state<'a>(
 }
 
 pub(super) fn lower(l: &mut Lowering<'_>, op: &CausalConv1d) -> Result<Launch, LowerError> {
-    let (x, w) = (l.operand(0)?, l.operand(1)?);
-    let (bias, state, seq_idx) = (l.optional(2), l.optional(3), l.optional(4));
-    let shape = l.shape(x);
-    let channels = l.constant("channels", &shape[2])?;
-    let width = l.constant("width", &l.shape(w)[1])?;
-    let elem = elem_of(l.graph.ty(x).dtype)?;
-    let acc = accumulator(elem);
-    let state_out = l.node.results[1];
+    let conv = Conv::of(l)?;
+    let Conv { x, state, seq_idx, shape, channels, width, elem, acc, state_out, .. } = conv;
     let tiles = Dim::from(channels).ceildiv(&Dim::from(CHANNEL_TILE));
     let (b, cx, sink) = l.parts();
     cx.narrow(&shape[2]);
@@ -112,22 +169,13 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &CausalConv1d) -> Result<Launch, L
     let first = b.mul(tile, CHANNEL_TILE);
     let len = cx.dim(b, &shape[1]);
     for_channels(cx, b, (first, CHANNEL_TILE, channels), &mut |cx, b, c| {
-        let uniform = |b: &mut KernelBuilder, i: i64| Idx::Uniform(b.const_i64(i));
-        let mut taps = Vec::new();
-        for j in 0..width {
-            let j = uniform(b, j);
-            taps.push(cx.get_wide_as(b, (w, acc), &[c, j])?);
-        }
+        let (taps, offset) = conv.filter(cx, b, c)?;
         let zero = b.zero(acc.x(cx.lanes));
-        let offset = match bias {
-            Some(bias) => cx.get_wide_as(b, (bias, acc), &[c])?,
-            None => zero,
-        };
         let mut columns = Vec::new();
         for j in 0..width - 1 {
             let column = match state {
                 Some(state) => {
-                    let j = uniform(b, j);
+                    let j = Idx::Uniform(b.const_i64(j));
                     cx.get_wide_as(b, (state, acc), &[batch, j, c])?
                 }
                 None => zero,
@@ -149,10 +197,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &CausalConv1d) -> Result<Launch, L
                 for (tap, column) in taps.iter().zip(columns.iter().chain([&x])) {
                     sum = b.fma(*tap, *column, sum);
                 }
-                let y = match op.activation {
-                    Activation::None => sum,
-                    Activation::Silu => b.silu(sum),
-                };
+                let y = activate(b, op, sum);
                 let y = b.cast(y, elem);
                 sink.put(cx, b, &idx, y)?;
                 for j in 1..columns.len() {

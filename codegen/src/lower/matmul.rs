@@ -12,6 +12,7 @@ mod integers;
 use super::access::Cx;
 use super::elementwise::row_index;
 use super::index::Idx;
+use super::sums::{multiply_add, sums};
 use super::{Launch, LowerError, Lowering, accumulator, elem_of};
 use crate::assemble::{PANEL, Packing};
 use crate::kernel::{Elem, KernelBuilder, ParamId, Reg};
@@ -142,6 +143,46 @@ struct Columns {
     has_tail: bool,
 }
 
+impl Columns {
+    /// Vectors of `each` elements per column, from column `start` of what begins at `at`.
+    fn load(&self, b: &mut KernelBuilder, (mem, at): (ParamId, Reg), start: i64, each: i64) -> Vec<Reg> {
+        let load = |v: i64| {
+            let at = b.add(at, each * (start + v * self.lanes));
+            b.load(mem, at, (each * self.lanes) as u16)
+        };
+        (0..self.vectors).map(load).collect()
+    }
+}
+
+/// The panels and rows of a block that multiplies with several panels.
+struct Span {
+    grid: Dim,
+    m_tile: Reg,
+    /// First panel, and the one after the last.
+    panels: (Reg, Reg),
+}
+
+impl Span {
+    /// Of blocks for all `panels` of `n` columns and tiles of `m` rows.
+    fn new(
+        cx: &mut Cx<'_>,
+        b: &mut KernelBuilder,
+        n: i64,
+        (panels, m): (&Dim, &Dim),
+    ) -> Result<Self, LowerError> {
+        let at_once = panels_at_once(n);
+        let grid = [panels.ceildiv(&Dim::from(at_once)), m.ceildiv(&Dim::from(ROWS))];
+        let place = row_index(cx, b, &grid);
+        let [Idx::Uniform(group), Idx::Uniform(m_tile)] = place[..] else { return Err(not_scalar()) };
+        let first = b.mul(group, at_once);
+        let end = b.add(first, at_once);
+        let n_panels = cx.dim(b, panels);
+        let end = b.min(end, n_panels);
+        let [groups, m_tiles] = grid;
+        Ok(Self { grid: groups * &m_tiles, m_tile, panels: (first, end) })
+    }
+}
+
 impl Shape<'_> {
     fn columns(&self, lanes: u16) -> Columns {
         let lanes = i64::from(lanes);
@@ -256,9 +297,7 @@ fn plain(
     let packing = Packing::Panels { k_axes: shape.p.k_axes.clone(), n_axis: shape.p.n_axis };
     let panel_param = cx.packed_param(b, shape.p.weight, packing)?;
     let place = row_index(cx, b, &[panels.clone(), m_tiles.clone()]);
-    let [Idx::Uniform(panel), Idx::Uniform(m_tile)] = place[..] else {
-        return Err(LowerError::Unsupported { op: "contract", reason: "block indices are scalars".into() });
-    };
+    let [Idx::Uniform(panel), Idx::Uniform(m_tile)] = place[..] else { return Err(not_scalar()) };
     let panel_base = b.mul(panel, shape.k * PANEL);
     let column = b.mul(panel, PANEL);
     let tile = Tile { shape, panel: panel_param, panel_base, column };
@@ -273,6 +312,10 @@ fn plain(
     });
     result?;
     Ok(panels.clone() * m_tiles)
+}
+
+fn not_scalar() -> LowerError {
+    LowerError::Unsupported { op: "contract", reason: "block indices are scalars".into() }
 }
 
 /// Emits the code for the rows of a tile: for all of them if there are as many, else for one after the other.
@@ -305,26 +348,21 @@ fn run<'a>(
     rows: &[Reg],
     put: &mut Put<'_, 'a>,
 ) -> Result<(), LowerError> {
-    let Columns { lanes, vectors, .. } = t.shape.columns(cx.lanes);
+    let columns = t.shape.columns(cx.lanes);
+    let Columns { lanes, vectors, .. } = columns;
     let acc_ty = t.shape.acc.x(cx.lanes);
     let k_extents = cx.extents(b, &t.shape.k_extents);
     let row_idx: Vec<Vec<Idx>> = rows.iter().map(|row| t.shape.row_idx(cx, b, *row)).collect();
     for start in (0..PANEL.min(t.shape.n)).step_by((vectors * lanes) as usize) {
         let zero = b.zero(acc_ty);
-        let acc: Vec<Vec<Reg>> =
-            rows.iter().map(|_| (0..vectors).map(|_| b.var_init(zero)).collect()).collect();
+        let acc = sums(b, (rows.len(), vectors), zero);
         let mut result = Ok(());
         b.for_("k", 0, t.shape.k, 1, |b, k| {
             result = cx.scope(|cx| {
                 let offset = b.mul(k, PANEL);
                 let at = b.add(t.panel_base, offset);
-                let w: Vec<Reg> = (0..vectors)
-                    .map(|v| {
-                        let at = b.add(at, start + v * lanes);
-                        let w = b.load(t.panel, at, cx.lanes);
-                        b.cast(w, t.shape.acc)
-                    })
-                    .collect();
+                let w = columns.load(b, (t.panel, at), start, 1);
+                let w: Vec<Reg> = w.into_iter().map(|w| b.cast(w, t.shape.acc)).collect();
                 let k_idx = cx.index(b).unravel(Idx::Uniform(k), &k_extents);
                 for (row, acc) in row_idx.iter().zip(&acc) {
                     let x = t.shape.x(cx, b, row, &k_idx)?;
@@ -340,15 +378,6 @@ fn run<'a>(
         }
     }
     Ok(())
-}
-
-/// Adds the products of a number with vectors to sums.
-fn multiply_add(cx: &Cx<'_>, b: &mut KernelBuilder, x: Reg, w: &[Reg], acc: &[Reg]) {
-    let x = cx.widen(b, x);
-    for (w, acc) in w.iter().zip(acc) {
-        let sum = b.fma(x, *w, *acc);
-        b.assign(*acc, sum);
-    }
 }
 
 /// Panels that one block multiplies with, after it has brought its rows into another form: so many that this pays,

@@ -25,6 +25,7 @@ mod sink;
 mod slots;
 mod ssd;
 mod states;
+mod sums;
 mod wkv;
 
 pub use block::{lower_alternatives, lower_block};

@@ -4,7 +4,6 @@
 //! multiply-adds per state and step; (2) [`chunked`]: scores inside a chunk, the state touched once per chunk.
 
 mod chunked;
-mod tile;
 
 use super::access::Cx;
 use super::conv1d::{for_channels, new_sequence};

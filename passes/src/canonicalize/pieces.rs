@@ -39,10 +39,7 @@ impl Pass for Pieces {
             let b = r.builder();
             let shape = model.graph.ty(node.results[0]).shape.clone();
             let joined = match &parts[..] {
-                [one] if !whole.stacks => match whole.turned {
-                    None => *one,
-                    Some(width) => transposed(b, *one, width)?,
-                },
+                [one] => *one,
                 parts if whole.stacks => stacked(b, parts)?,
                 parts => b.op(Concat { axis: whole.axis }, parts)?,
             };
@@ -77,16 +74,6 @@ fn stacked(b: &mut GraphBuilder, parts: &[ValueId]) -> Result<ValueId, BuildErro
     b.op(Concat { axis: 1 }, &rows)
 }
 
-/// The rows as a matrix of rows of this width, transposed.
-fn transposed(b: &mut GraphBuilder, x: ValueId, width: i64) -> Result<ValueId, BuildError> {
-    let mut dims = b.shape(x).to_vec();
-    let rank = dims.len() + 1;
-    let height = dims[0].div_exact(&Dim::from(width)).unwrap_or(Dim::from(1));
-    dims.splice(..1, [height, Dim::from(width)]);
-    let x = view::reshape(b, x, &dims)?;
-    view::permute(b, x, &[1, 0].into_iter().chain(2..rank).collect::<Vec<_>>())
-}
-
 /// A tensor, or a range of it along the axis: start and length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Part {
@@ -101,8 +88,6 @@ struct Whole {
     parts: Vec<Part>,
     /// The parts are stacked along a second axis, which is then merged into the first.
     stacks: bool,
-    /// The one part is taken as so many rows of rows, which change places.
-    turned: Option<i64>,
 }
 
 struct Finder<'a> {
@@ -171,12 +156,12 @@ impl<'a> Finder<'a> {
             Op::Concat(op) => {
                 let parts = node.operands.iter().flatten().map(|v| Part { value: *v, range: None });
                 let parts = self.opened(parts.collect(), op.axis, false)?;
-                Some(Whole { axis: op.axis, parts, stacks: false, turned: None })
+                Some(Whole { axis: op.axis, parts, stacks: false })
             }
             Op::Slice(op) => {
                 let part = Part { value: node.operands[0]?, range: Some(range(op)?) };
                 let parts = self.opened(vec![part], op.axis, true)?;
-                (parts.len() == 1).then_some(Whole { axis: op.axis, parts, stacks: false, turned: None })
+                (parts.len() == 1).then_some(Whole { axis: op.axis, parts, stacks: false })
             }
             Op::Scatter(op) => self.rows(node, op),
             _ => None,
@@ -283,9 +268,6 @@ impl<'a> Finder<'a> {
         }
         let count = n / height;
         let is_tall = |v: &ValueId| graph.ty(*v).shape[0].is(height as i64);
-        if count == 1 {
-            return turned(&owner);
-        }
         // Row k of all updates, then row k + 1; or one update after the other.
         for (stacks, place) in [(true, count), (false, 1)] {
             let values: Vec<ValueId> =
@@ -294,29 +276,11 @@ impl<'a> Finder<'a> {
             let agrees = |k: usize| (0..height).all(|m| owner[at(k, m)] == (values[k], m));
             if values.iter().all(is_tall) && (0..count).all(agrees) {
                 let parts = values.into_iter().map(|value| Part { value, range: None }).collect();
-                return Some(Whole { axis: 0, parts, stacks, turned: None });
+                return Some(Whole { axis: 0, parts, stacks });
             }
         }
         None
     }
-}
-
-/// One update whose rows are those of the tensor, in order or as a matrix of rows that is transposed.
-fn turned(owner: &[(ValueId, usize)]) -> Option<Whole> {
-    let (value, n) = (owner[0].0, owner.len());
-    // Row r = i * (n / width) + j comes from row j * width + i.
-    let width = owner.get(1).map_or(1, |(_, m)| *m);
-    if width == 0 || !n.is_multiple_of(width) {
-        return None;
-    }
-    let agrees = |(r, (v, m)): (usize, &(ValueId, usize))| {
-        *v == value && *m == r % (n / width) * width + r / (n / width)
-    };
-    if !owner.iter().enumerate().all(agrees) {
-        return None;
-    }
-    let parts = vec![Part { value, range: None }];
-    Some(Whole { axis: 0, parts, stacks: false, turned: (width > 1).then_some(width as i64) })
 }
 
 /// Adds a part, to the one before if it goes on there.

@@ -330,20 +330,3 @@ fn rows_scattered_in_order_are_stacked() {
     assert!(!canonical(&text("1, -1")).contains(&"scatter".to_string()));
     assert!(canonical(&text("1, 2")).contains(&"scatter".to_string()));
 }
-
-#[test]
-fn rows_that_change_places_as_a_matrix_are_transposed() {
-    let text = |rows: &str| {
-        format!(
-            "func @f(%x: f32[6, 2], %buf: f32[6, 2]) {{
-               %1 = constant {{data=[{rows}], dtype=i64, shape=[6]}} : i64[6]
-               %2 = scatter %buf, %1, %x : f32[6, 2]
-               return %2 \"y\"
-             }}"
-        )
-    };
-    assert_eq!(canonical(&text("0, 1, 2, 3, 4, 5")), Vec::<String>::new());
-    assert!(canonical(&text("0, 3, 1, 4, 2, 5")).contains(&"transpose".to_string()));
-    assert!(canonical(&text("0, 2, 4, 1, 3, 5")).contains(&"transpose".to_string()));
-    assert!(canonical(&text("0, 3, 1, 5, 2, 4")).contains(&"scatter".to_string()));
-}

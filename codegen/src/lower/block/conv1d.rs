@@ -9,11 +9,11 @@
 use super::scalar;
 use crate::kernel::{Axis, KernelBuilder, Reg};
 use crate::lower::access::Cx;
-use crate::lower::conv1d::{new_sequence, put_state};
+use crate::lower::conv1d::{Conv, activate, new_sequence, put_state};
 use crate::lower::elementwise::row_index;
 use crate::lower::index::Idx;
-use crate::lower::{Launch, LowerError, Lowering, accumulator, elem_of};
-use ssmc_ir::ops::{Activation, CausalConv1d};
+use crate::lower::{Launch, LowerError, Lowering, elem_of};
+use ssmc_ir::ops::CausalConv1d;
 use ssmc_ir::{Dim, ValueId};
 
 pub(super) const THREADS: u32 = 128;
@@ -36,14 +36,8 @@ struct Columns {
 }
 
 pub(super) fn lower(l: &mut Lowering<'_>, op: &CausalConv1d) -> Result<Launch, LowerError> {
-    let (x, w) = (l.operand(0)?, l.operand(1)?);
-    let (bias, state, seq_idx) = (l.optional(2), l.optional(3), l.optional(4));
-    let shape = l.shape(x);
-    let channels = l.constant("channels", &shape[2])?;
-    let width = l.constant("width", &l.shape(w)[1])?;
-    let elem = elem_of(l.graph.ty(x).dtype)?;
-    let acc = accumulator(elem);
-    let state_out = l.node.results[1];
+    let conv = Conv::of(l)?;
+    let Conv { x, state, seq_idx, shape, channels, width, elem, acc, state_out, .. } = conv;
     let lanes = LANES.into_iter().find(|lanes| channels % lanes == 0).unwrap_or(1);
     let vectors = channels / lanes;
     let runs = shape[1].ceildiv(&Dim::from(STEPS)).at_least(&Dim::from(1));
@@ -60,15 +54,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &CausalConv1d) -> Result<Launch, L
     let c = cx.lanes_from(base);
     let len = cx.dim(b, &shape[1]);
     let columns = Columns { x, state, seq_idx, batch, channels: c, len, width };
-    let mut taps = Vec::new();
-    for j in 0..width {
-        let j = Idx::Uniform(b.const_i64(j));
-        taps.push(cx.get_wide_as(b, (w, acc), &[c, j])?);
-    }
-    let offset = match bias {
-        Some(bias) => cx.get_wide_as(b, (bias, acc), &[c])?,
-        None => b.zero(acc.x(cx.lanes)),
-    };
+    let (taps, offset) = conv.filter(cx, b, c)?;
     let first = b.mul(run, STEPS);
     let loaded = columns.load(cx, b, first)?;
     let loaded: Vec<Reg> = loaded.into_iter().map(|x| b.cast(x, acc)).collect();
@@ -77,10 +63,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &CausalConv1d) -> Result<Launch, L
         for (tap, column) in taps.iter().zip(&columns.seen(cx, b, &loaded, first, s)?) {
             sum = b.fma(*tap, *column, sum);
         }
-        let y = match op.activation {
-            Activation::None => sum,
-            Activation::Silu => b.silu(sum),
-        };
+        let y = activate(b, op, sum);
         let y = b.cast(y, elem);
         let t = b.add(first, s);
         let is_step = b.lt(t, len);

@@ -4,12 +4,12 @@
 //! full tile of rows is rounded to `bf16` first on levels with dot products of `bf16`; elsewhere it is computed like
 //! single rows.
 
-use super::{Columns, PANEL, Put, ROWS, Shape, for_rows, multiply_add, panels_at_once};
+use super::{PANEL, Put, ROWS, Shape, Span, for_rows};
 use crate::assemble::Packing;
 use crate::kernel::{Elem, KernelBuilder, LocalId, ParamId, Reg};
 use crate::lower::access::Cx;
-use crate::lower::elementwise::row_index;
 use crate::lower::index::Idx;
+use crate::lower::sums::{multiply_add, sums};
 use crate::lower::{LowerError, Lowering};
 use crate::target::CpuTarget;
 use ssmc_ir::Dim;
@@ -28,29 +28,20 @@ pub(super) fn lower(
     cx.narrow(&Dim::from(shape.n));
     let packing = Packing::Pairs { k_axes: shape.p.k_axes.clone(), n_axis: shape.p.n_axis };
     let weight = cx.packed_param(b, shape.p.weight, packing)?;
-    let at_once = panels_at_once(shape.n);
-    let (groups, m_tiles) = (panels.ceildiv(&Dim::from(at_once)), m.ceildiv(&Dim::from(ROWS)));
-    let place = row_index(cx, b, &[groups.clone(), m_tiles.clone()]);
-    let [Idx::Uniform(group), Idx::Uniform(m_tile)] = place[..] else {
-        return Err(LowerError::Unsupported { op: "contract", reason: "block indices are scalars".into() });
-    };
-    let first = b.mul(group, at_once);
-    let end = b.add(first, at_once);
-    let n_panels = cx.dim(b, panels);
-    let end = b.min(end, n_panels);
+    let span = Span::new(cx, b, shape.n, (panels, m))?;
     let has_dots = target.has_dot_bf16 && cx.lanes >= 4 && shape.k <= MOST_ROUNDED;
     let rows_at_once = if cx.lanes >= 16 { ROWS } else { ROWS / 2 } as usize;
     let product = Halves { shape, weight };
     let mut result = Ok(());
-    for_rows(cx, b, (m, m_tile), &mut |cx, b, rows| {
+    for_rows(cx, b, (m, span.m_tile), &mut |cx, b, rows| {
         let put: &mut Put<'_, '_> = &mut |cx, b, idx, x| sink.put(cx, b, idx, x);
         result = result.clone().and(cx.scope(|cx| {
             if has_dots && rows.len() as i64 == ROWS {
                 let rounded = product.round(cx, b, rows)?;
-                return product.dots(cx, b, (rows, rounded), (first, end), put);
+                return product.dots(cx, b, (rows, rounded), span.panels, put);
             }
             let mut result = Ok(());
-            b.for_("panel", first, end, 1, |b, panel| {
+            b.for_("panel", span.panels.0, span.panels.1, 1, |b, panel| {
                 for rows in rows.chunks(rows_at_once) {
                     result = result.clone().and(cx.scope(|cx| product.widened(cx, b, rows, panel, put)));
                 }
@@ -59,7 +50,7 @@ pub(super) fn lower(
         }));
     });
     result?;
-    Ok(groups * &m_tiles)
+    Ok(span.grid)
 }
 
 struct Halves<'p> {
@@ -68,16 +59,6 @@ struct Halves<'p> {
 }
 
 impl Halves<'_> {
-    /// Vectors of pairs of the panel that begins at `base`, at the pair `pair`.
-    fn pairs(&self, b: &mut KernelBuilder, at: Reg, (start, columns): (i64, &Columns)) -> Vec<Reg> {
-        let mut vectors = Vec::new();
-        for v in 0..columns.vectors {
-            let at = b.add(at, 2 * (start + v * columns.lanes));
-            vectors.push(b.load(self.weight, at, 2 * columns.lanes as u16));
-        }
-        vectors
-    }
-
     /// Where the pair `pair` of a panel begins.
     fn place(&self, b: &mut KernelBuilder, panel: Reg, pair: Reg) -> Reg {
         let base = b.mul(panel, self.shape.k * PANEL);
@@ -100,13 +81,12 @@ impl Halves<'_> {
         let row_idx: Vec<Vec<Idx>> = rows.iter().map(|row| shape.row_idx(cx, b, *row)).collect();
         for start in (0..PANEL.min(shape.n)).step_by((columns.vectors * columns.lanes) as usize) {
             let zero = b.zero(Elem::F32.x(cx.lanes));
-            let acc: Vec<Vec<Reg>> =
-                rows.iter().map(|_| (0..columns.vectors).map(|_| b.var_init(zero)).collect()).collect();
+            let acc = sums(b, (rows.len(), columns.vectors), zero);
             let mut result = Ok(());
             b.for_("pair", 0, shape.k / 2, 1, |b, pair| {
                 result = cx.scope(|cx| {
                     let at = self.place(b, panel, pair);
-                    let pairs = self.pairs(b, at, (start, &columns));
+                    let pairs = columns.load(b, (self.weight, at), start, 2);
                     let bits: Vec<Reg> = pairs.into_iter().map(|w| b.recast(w, Elem::U32)).collect();
                     let even = b.mul(pair, 2);
                     for (i, k) in [even, b.add(even, 1)].into_iter().enumerate() {
@@ -183,11 +163,10 @@ impl Halves<'_> {
         b.for_("panel", first, end, 1, |b, panel| {
             for start in (0..PANEL.min(shape.n)).step_by((columns.vectors * columns.lanes) as usize) {
                 let zero = b.zero(Elem::F32.x(cx.lanes));
-                let acc: Vec<Vec<Reg>> =
-                    rows.iter().map(|_| (0..columns.vectors).map(|_| b.var_init(zero)).collect()).collect();
+                let acc = sums(b, (rows.len(), columns.vectors), zero);
                 b.for_("pair", 0, shape.k / 2, 1, |b, pair| {
                     let at = self.place(b, panel, pair);
-                    let w = self.pairs(b, at, (start, &columns));
+                    let w = columns.load(b, (self.weight, at), start, 2);
                     let even = b.mul(pair, 2);
                     for (slot, acc) in acc.iter().enumerate() {
                         let from = b.add(even, slot as i64 * shape.k);

@@ -9,12 +9,11 @@
 //! Weights are stored as unsigned bytes or half bytes with their zero in the middle; sums begin with what that adds too
 //! much. A row with NaN or infinity gives NaN.
 
-use super::{Columns, PANEL, Put, ROWS, Shape, for_rows, panels_at_once};
+use super::{Columns, PANEL, Put, ROWS, Shape, Span, for_rows};
 use crate::assemble::Packing;
 use crate::kernel::{Elem, KernelBuilder, LocalId, ParamId, ReduceOp, Reg};
 use crate::lower::access::Cx;
-use crate::lower::elementwise::row_index;
-use crate::lower::index::Idx;
+use crate::lower::sums::sums;
 use crate::lower::{LowerError, Lowering};
 use crate::target::CpuTarget;
 use ssmc_ir::ops::Dequantize;
@@ -43,16 +42,7 @@ pub(super) fn lower(
     let packing = Packing::Quads { k_axes: k_axes.clone(), n_axis, bits: op.bits as u32 };
     let weight = cx.packed_bytes(b, shape.p.weight, packing);
     let scale = cx.packed_param(b, scale, Packing::Panels { k_axes, n_axis })?;
-    let at_once = panels_at_once(shape.n);
-    let (groups, m_tiles) = (panels.ceildiv(&Dim::from(at_once)), m.ceildiv(&Dim::from(ROWS)));
-    let place = row_index(cx, b, &[groups.clone(), m_tiles.clone()]);
-    let [Idx::Uniform(group), Idx::Uniform(m_tile)] = place[..] else {
-        return Err(LowerError::Unsupported { op: "contract", reason: "block indices are scalars".into() });
-    };
-    let first = b.mul(group, at_once);
-    let end = b.add(first, at_once);
-    let n_panels = cx.dim(b, panels);
-    let end = b.min(end, n_panels);
+    let span = Span::new(cx, b, shape.n, (panels, m))?;
     let (bits, per_group) = (op.bits as i64, op.group as i64);
     let n_groups = shape.k / per_group;
     let quads = (shape.k + 3) / 4;
@@ -78,14 +68,14 @@ pub(super) fn lower(
         (false, _) => 4,
     };
     let mut result = Ok(());
-    for_rows(cx, b, (m, m_tile), &mut |cx, b, rows| {
+    for_rows(cx, b, (m, span.m_tile), &mut |cx, b, rows| {
         let put: &mut Put<'_, '_> = &mut |cx, b, idx, x| sink.put(cx, b, idx, x);
         result = result.clone().and(cx.scope(|cx| {
             for (slot, row) in rows.iter().enumerate() {
                 product.quantize(cx, b, *row, slot as i64)?;
             }
             let mut result = Ok(());
-            b.for_("panel", first, end, 1, |b, panel| {
+            b.for_("panel", span.panels.0, span.panels.1, 1, |b, panel| {
                 for (i, rows) in rows.chunks(rows_at_once).enumerate() {
                     let first = (i * rows_at_once) as i64;
                     result = result.clone().and(cx.scope(|cx| product.run(cx, b, (rows, first), panel, put)));
@@ -95,7 +85,7 @@ pub(super) fn lower(
         }));
     });
     result?;
-    Ok(groups * &m_tiles)
+    Ok(span.grid)
 }
 
 struct Integers<'p> {
@@ -251,7 +241,7 @@ impl Integers<'_> {
         b.for_("quad", 0, self.stride / 4, 1, |b, quad| {
             let offset = b.mul(quad, 4 * PANEL);
             let at = b.add(base, offset);
-            let w = self.bytes(b, at, (start, columns));
+            let w = columns.load(b, (self.weight, at), start, 4);
             let k = b.mul(quad, 4);
             self.multiply(cx, b, (slot, k), &w, &acc);
         });
@@ -278,8 +268,7 @@ impl Integers<'_> {
         (start, columns): (i64, &Columns),
     ) -> Vec<Vec<Reg>> {
         let zero = b.zero(Elem::F32.x(cx.lanes));
-        let total: Vec<Vec<Reg>> =
-            (0..n_rows).map(|_| (0..columns.vectors).map(|_| b.var_init(zero)).collect()).collect();
+        let total = sums(b, (n_rows, columns.vectors), zero);
         let base = b.mul(panel, self.shape.k / 2 * PANEL);
         b.for_("group", 0, self.n_groups, 1, |b, group| {
             let acc = self.begin(cx, b, (n_rows, slot), Some(group), columns);
@@ -289,7 +278,7 @@ impl Integers<'_> {
                 // Eight inputs of a column take four bytes.
                 let offset = b.mul(k, PANEL / 2);
                 let at = b.add(base, offset);
-                let both = self.bytes(b, at, (start, columns));
+                let both = columns.load(b, (self.weight, at), start, 4);
                 let low: Vec<Reg> = both.iter().map(|w| b.and(*w, 0xf)).collect();
                 self.multiply(cx, b, (slot, k), &low, &acc);
                 let high: Vec<Reg> = both.iter().map(|w| b.shr(*w, 4)).collect();
@@ -331,16 +320,6 @@ impl Integers<'_> {
         all
     }
 
-    /// Vectors of stored weights, four for each column.
-    fn bytes(&self, b: &mut KernelBuilder, at: Reg, (start, columns): (i64, &Columns)) -> Vec<Reg> {
-        let mut vectors = Vec::new();
-        for v in 0..columns.vectors {
-            let at = b.add(at, 4 * (start + v * columns.lanes));
-            vectors.push(b.load(self.weight, at, 4 * columns.lanes as u16));
-        }
-        vectors
-    }
-
     /// Adds the products of four elements of each row, from `k` on, with vectors of weights.
     fn multiply(
         &self,
@@ -379,13 +358,8 @@ impl Integers<'_> {
             }
             None => base,
         };
-        let mut vectors = Vec::new();
-        for v in 0..columns.vectors {
-            let at = b.add(base, start + v * columns.lanes);
-            let scale = b.load(self.scale, at, columns.lanes as u16);
-            vectors.push(b.cast(scale, Elem::F32));
-        }
-        vectors
+        let scales = columns.load(b, (self.scale, base), start, 1);
+        scales.into_iter().map(|scale| b.cast(scale, Elem::F32)).collect()
     }
 }
 

@@ -10,7 +10,7 @@
 //! Gaps are sums over their own steps, never differences: beside a huge step the small ones would vanish. In a packed
 //! batch a chunk is cut where a sequence begins, so that nothing of one reaches another.
 //!
-//! All three products run in register [tiles](Tile): rows are steps or states, lanes are steps or rows of the head.
+//! All three products run in [sums] kept in registers: rows are steps or states, lanes are steps or rows of the head.
 //! Steps after i take no part in `y[i]`, not even with weight 0: they may be infinite.
 
 use super::super::access::Cx;
@@ -20,13 +20,17 @@ use super::super::index::Idx;
 use super::super::scan::hold_factor;
 use super::super::selective_scan::step_at;
 use super::super::sink::Sink;
+use super::super::sums::{multiply_add, sums};
 use super::super::{Launch, LowerError, Lowering, elem_of};
-use super::tile::{ROWS, Tile, VECTORS, widen};
 use super::{Head, Operands, load_state};
 use crate::kernel::{Elem, KernelBuilder, LocalId, Reg};
 use ssmc_ir::Dim;
 use ssmc_ir::ops::{Discretization, Ssd};
 
+/// Rows of a tile: with [`VECTORS`] it takes half of 32 vector registers and hides the latency of multiply-adds.
+const ROWS: i64 = 4;
+/// Vectors of a row.
+const VECTORS: i64 = 4;
 /// Vectors of scores that a tile of steps computes at once.
 const SCORE_VECTORS: i64 = 2;
 /// Most numbers in the arrays of one chunk's b and c: they should stay in the second-level cache.
@@ -41,7 +45,6 @@ struct Block<'o> {
     n: i64,
     elem: Elem,
     len: Reg,
-    lanes: u16,
     pitch: Pitch,
     arrays: Arrays,
 }
@@ -124,7 +127,6 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Laun
         n,
         elem,
         len: cx.dim(b, &shape[1]),
-        lanes: cx.lanes,
         pitch,
         arrays,
     };
@@ -133,8 +135,8 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Laun
         load_state(cx, b, o, &block.head, (p, n), (block.arrays.state, block.pitch.rows, offset))
     })?;
     // Vectors reach beyond the steps that there are.
-    block.clear(b, block.arrays.b, n * block.pitch.steps);
-    block.clear(b, block.arrays.carry, block.pitch.steps);
+    block.clear(cx, b, block.arrays.b, n * block.pitch.steps);
+    block.clear(cx, b, block.arrays.carry, block.pitch.steps);
     let chunks = b.ceil_div(block.len, q);
     let mut result = Ok(());
     b.for_("chunk", 0, chunks, 1, |b, chunk| {
@@ -172,9 +174,9 @@ impl Block<'_> {
     }
 
     /// Zeros in the first `length` numbers, a multiple of the lanes.
-    fn clear(&self, b: &mut KernelBuilder, array: LocalId, length: i64) {
-        let zero = b.zero(self.o.acc.x(self.lanes));
-        b.for_("i", 0, length, self.lanes.into(), |b, i| b.store(array, i, zero));
+    fn clear(&self, cx: &Cx<'_>, b: &mut KernelBuilder, array: LocalId, length: i64) {
+        let zero = b.zero(self.o.acc.x(cx.lanes));
+        b.for_("i", 0, length, cx.lanes.into(), |b, i| b.store(array, i, zero));
     }
 
     /// One chunk, in pieces where sequences begin.
@@ -206,7 +208,7 @@ impl Block<'_> {
                         let piece = Piece { start, count };
                         let at = self.step(b, piece, zero);
                         let is_new = new_sequence(cx, b, seq_idx, self.head.batch, at)?;
-                        b.if_(is_new, |b| self.clear(b, self.arrays.state, self.n * self.pitch.rows));
+                        b.if_(is_new, |b| self.clear(cx, b, self.arrays.state, self.n * self.pitch.rows));
                         self.piece(cx, b, piece, sink)
                     });
                     b.assign(begin, i);
@@ -232,12 +234,12 @@ impl Block<'_> {
         for (rows, (lo, hi)) in [(ROWS, (zero, whole)), (1, (whole, piece.count))] {
             let mut result = Ok(());
             b.for_("i", lo, hi, rows, |b, i| {
-                self.scores(b, (i, rows));
+                self.scores(cx, b, (i, rows));
                 result = self.outputs(cx, b, piece, (i, rows), sink);
             });
             result?;
         }
-        self.pass_on(b, piece);
+        self.pass_on(cx, b, piece);
         Ok(())
     }
 
@@ -288,27 +290,28 @@ impl Block<'_> {
             });
         });
         result?;
-        self.clear(b, self.arrays.gap, self.pitch.steps);
-        self.exp_all(b, self.arrays.carry, piece.count);
+        self.clear(cx, b, self.arrays.gap, self.pitch.steps);
+        self.exp_all(cx, b, self.arrays.carry, piece.count);
         Ok(())
     }
 
     /// The exponentials of the first `count` numbers.
-    fn exp_all(&self, b: &mut KernelBuilder, array: LocalId, count: Reg) {
-        b.for_("i", 0, count, self.lanes.into(), |b, i| {
-            let v = b.load(array, i, self.lanes);
+    fn exp_all(&self, cx: &Cx<'_>, b: &mut KernelBuilder, array: LocalId, count: Reg) {
+        b.for_("i", 0, count, cx.lanes.into(), |b, i| {
+            let v = b.load(array, i, cx.lanes);
             let v = b.exp(v);
             b.store(array, i, v);
         });
     }
 
     /// Scores of the steps from `i` on with all steps up to theirs; what lies beyond has no meaning.
-    fn scores(&self, b: &mut KernelBuilder, (i, rows): (Reg, i64)) {
-        let (lanes, acc) = (i64::from(self.lanes), self.o.acc);
+    fn scores(&self, cx: &Cx<'_>, b: &mut KernelBuilder, (i, rows): (Reg, i64)) {
+        let (lanes, acc) = (i64::from(cx.lanes), self.o.acc);
         let (zero, n) = (b.const_i64(0), b.const_i64(self.n));
         let end = b.add(i, rows);
         b.for_("j", 0, end, SCORE_VECTORS * lanes, |b, j| {
-            let tile = Tile::zero(b, (rows, SCORE_VECTORS), (acc, self.lanes));
+            let zeros = b.zero(acc.x(cx.lanes));
+            let tile = sums(b, (rows as usize, SCORE_VECTORS), zeros);
             let left = |b: &mut KernelBuilder, k: Reg, row: i64| {
                 let at = b.add(i, row);
                 let at = b.mul(at, self.pitch.states);
@@ -319,16 +322,16 @@ impl Block<'_> {
                 let at = b.mul(k, self.pitch.steps);
                 let at = b.add(at, j);
                 let at = b.add(at, v * lanes);
-                b.load(self.arrays.b, at, self.lanes)
+                b.load(self.arrays.b, at, cx.lanes)
             };
-            tile.add_products(b, (zero, n), &left, &right);
+            add_products(cx, b, &tile, (zero, n), &left, &right);
             for v in 0..SCORE_VECTORS {
                 let first = b.add(j, v * lanes);
-                let mut gap = b.load(self.arrays.gap, first, self.lanes);
+                let mut gap = b.load(self.arrays.gap, first, cx.lanes);
                 for row in 0..rows {
-                    gap = self.widen_gap(b, (first, gap), (i, row));
+                    gap = self.widen_gap(cx, b, (first, gap), (i, row));
                     let decay = b.exp(gap);
-                    let score = b.mul(tile.row(row)[v as usize], decay);
+                    let score = b.mul(tile[row as usize][v as usize], decay);
                     let at = b.add(first, row * self.pitch.steps);
                     b.store(self.arrays.score, at, score);
                 }
@@ -338,17 +341,23 @@ impl Block<'_> {
     }
 
     /// gap(i + row, j) for the steps j from `first` on, given those of the step before.
-    fn widen_gap(&self, b: &mut KernelBuilder, (first, gap): (Reg, Reg), (i, row): (Reg, i64)) -> Reg {
+    fn widen_gap(
+        &self,
+        cx: &Cx<'_>,
+        b: &mut KernelBuilder,
+        (first, gap): (Reg, Reg),
+        (i, row): (Reg, i64),
+    ) -> Reg {
         let i = b.add(i, row);
         let dt_a = b.load(self.arrays.dt_a, i, 1);
-        let dt_a = widen(b, dt_a, self.lanes);
+        let dt_a = cx.widen(b, dt_a);
         let wider = b.add(gap, dt_a);
         // Lanes of steps before i.
         let before = b.sub(i, first);
         let before = b.max(before, 0);
-        let before = b.min(before, i64::from(self.lanes));
-        let is_before = b.lane_mask(before, self.lanes);
-        let zero = b.zero(self.o.acc.x(self.lanes));
+        let before = b.min(before, i64::from(cx.lanes));
+        let is_before = b.lane_mask(before, cx.lanes);
+        let zero = b.zero(self.o.acc.x(cx.lanes));
         b.select(is_before, wider, zero)
     }
 
@@ -361,7 +370,7 @@ impl Block<'_> {
         (i, rows): (Reg, i64),
         sink: &mut Sink<'a>,
     ) -> Result<(), LowerError> {
-        self.for_vectors(b, &mut |b, p, vectors| self.output_tile(b, (i, rows), (p, vectors)));
+        self.for_vectors(cx, b, &mut |b, p, vectors| self.output_tile(cx, b, (i, rows), (p, vectors)));
         for row in 0..rows {
             let at = b.add(i, row);
             let (t, _) = self.step(b, piece, at);
@@ -379,8 +388,13 @@ impl Block<'_> {
     }
 
     /// `body` for groups of vectors that cover the rows of the head: the first row and the number of vectors.
-    fn for_vectors(&self, b: &mut KernelBuilder, body: &mut dyn FnMut(&mut KernelBuilder, Reg, i64)) {
-        let lanes = i64::from(self.lanes);
+    fn for_vectors(
+        &self,
+        cx: &Cx<'_>,
+        b: &mut KernelBuilder,
+        body: &mut dyn FnMut(&mut KernelBuilder, Reg, i64),
+    ) {
+        let lanes = i64::from(cx.lanes);
         let vectors = self.pitch.rows / lanes;
         let (groups, rest) = (vectors / VECTORS, vectors % VECTORS);
         let whole = groups * VECTORS * lanes;
@@ -394,45 +408,56 @@ impl Block<'_> {
     }
 
     /// Some rows of y of the steps from `i` on.
-    fn output_tile(&self, b: &mut KernelBuilder, (i, rows): (Reg, i64), (p, vectors): (Reg, i64)) {
+    fn output_tile(
+        &self,
+        cx: &Cx<'_>,
+        b: &mut KernelBuilder,
+        (i, rows): (Reg, i64),
+        (p, vectors): (Reg, i64),
+    ) {
         let (zero, n) = (b.const_i64(0), b.const_i64(self.n));
-        let tile = Tile::zero(b, (rows, vectors), (self.o.acc, self.lanes));
+        let zeros = b.zero(self.o.acc.x(cx.lanes));
+        let tile = sums(b, (rows as usize, vectors), zeros);
         let c = |b: &mut KernelBuilder, k: Reg, row: i64| {
             let at = b.add(i, row);
             let at = b.mul(at, self.pitch.states);
             let at = b.add(at, k);
             b.load(self.arrays.c, at, 1)
         };
-        tile.add_products(b, (zero, n), &c, &self.row_of(self.arrays.state, p));
+        add_products(cx, b, &tile, (zero, n), &c, &self.row_of(cx, self.arrays.state, p));
         for row in 0..rows {
             let at = b.add(i, row);
             let carry = b.load(self.arrays.carry, at, 1);
-            tile.scale_row(b, row, carry);
+            let carry = cx.widen(b, carry);
+            for sum in &tile[row as usize] {
+                let scaled = b.mul(carry, *sum);
+                b.assign(*sum, scaled);
+            }
         }
         let score = |b: &mut KernelBuilder, j: Reg, row: i64| {
             let at = b.add(j, row * self.pitch.steps);
             b.load(self.arrays.score, at, 1)
         };
-        let dt_x = self.row_of(self.arrays.dt_x, p);
+        let dt_x = self.row_of(cx, self.arrays.dt_x, p);
         let shared = b.add(i, 1);
-        tile.add_products(b, (zero, shared), &score, &dt_x);
+        add_products(cx, b, &tile, (zero, shared), &score, &dt_x);
         for step in 1..rows {
             let j = b.add(i, step);
             let x: Vec<Reg> = (0..vectors).map(|v| dt_x(b, j, v)).collect();
             for row in step..rows {
                 let weight = score(b, j, row);
-                tile.add_to_row(b, row, weight, &x);
+                multiply_add(cx, b, weight, &x, &tile[row as usize]);
             }
         }
         for row in 0..rows {
             let to = b.const_i64(row * self.pitch.rows);
-            self.store_vectors(b, (self.arrays.y, to), p, tile.row(row));
+            self.store_vectors(cx, b, (self.arrays.y, to), p, &tile[row as usize]);
         }
     }
 
     /// Reads the vectors from `p` on of row `k` of an array.
-    fn row_of(&self, array: LocalId, p: Reg) -> impl Fn(&mut KernelBuilder, Reg, i64) -> Reg {
-        let (pitch, lanes) = (self.pitch.rows, self.lanes);
+    fn row_of(&self, cx: &Cx<'_>, array: LocalId, p: Reg) -> impl Fn(&mut KernelBuilder, Reg, i64) -> Reg {
+        let (pitch, lanes) = (self.pitch.rows, cx.lanes);
         move |b, k, v| {
             let at = b.mul(k, pitch);
             let at = b.add(at, p);
@@ -441,26 +466,33 @@ impl Block<'_> {
         }
     }
 
-    fn store_vectors(&self, b: &mut KernelBuilder, (array, row): (LocalId, Reg), p: Reg, vectors: &[Reg]) {
+    fn store_vectors(
+        &self,
+        cx: &Cx<'_>,
+        b: &mut KernelBuilder,
+        (array, row): (LocalId, Reg),
+        p: Reg,
+        vectors: &[Reg],
+    ) {
         let first = b.add(row, p);
         for (v, vector) in vectors.iter().enumerate() {
-            let at = b.add(first, v as i64 * i64::from(self.lanes));
+            let at = b.add(first, v as i64 * i64::from(cx.lanes));
             b.store(array, at, *vector);
         }
     }
 
     /// The state after the piece.
-    fn pass_on(&self, b: &mut KernelBuilder, piece: Piece) {
+    fn pass_on(&self, cx: &Cx<'_>, b: &mut KernelBuilder, piece: Piece) {
         // The gaps are those of the last step by now.
-        self.exp_all(b, self.arrays.gap, piece.count);
+        self.exp_all(cx, b, self.arrays.gap, piece.count);
         let zero = b.const_i64(0);
         b.for_("j", 0, piece.count, 1, |b, j| {
             let weight = b.load(self.arrays.gap, j, 1);
-            let weight = widen(b, weight, self.lanes);
+            let weight = cx.widen(b, weight);
             let row = b.mul(j, self.pitch.rows);
-            b.for_("p", 0, self.pitch.rows, self.lanes.into(), |b, p| {
+            b.for_("p", 0, self.pitch.rows, cx.lanes.into(), |b, p| {
                 let at = b.add(row, p);
-                let x = b.load(self.arrays.dt_x, at, self.lanes);
+                let x = b.load(self.arrays.dt_x, at, cx.lanes);
                 let x = b.mul(weight, x);
                 b.store(self.arrays.dt_x, at, x);
             });
@@ -473,13 +505,14 @@ impl Block<'_> {
                 continue;
             }
             b.for_("n", lo, hi, rows, |b, n| {
-                self.for_vectors(b, &mut |b, p, vectors| {
-                    let tile = Tile::zero(b, (rows, vectors), (self.o.acc, self.lanes));
-                    let old = self.row_of(self.arrays.state, p);
+                self.for_vectors(cx, b, &mut |b, p, vectors| {
+                    let zeros = b.zero(self.o.acc.x(cx.lanes));
+                    let tile = sums(b, (rows as usize, vectors), zeros);
+                    let old = self.row_of(cx, self.arrays.state, p);
                     for row in 0..rows {
                         let k = b.add(n, row);
                         let old: Vec<Reg> = (0..vectors).map(|v| old(b, k, v)).collect();
-                        tile.add_to_row(b, row, keep, &old);
+                        multiply_add(cx, b, keep, &old, &tile[row as usize]);
                     }
                     let left = |b: &mut KernelBuilder, j: Reg, row: i64| {
                         let at = b.add(n, row);
@@ -487,16 +520,41 @@ impl Block<'_> {
                         let at = b.add(at, j);
                         b.load(self.arrays.b, at, 1)
                     };
-                    tile.add_products(b, (zero, piece.count), &left, &self.row_of(self.arrays.dt_x, p));
+                    add_products(
+                        cx,
+                        b,
+                        &tile,
+                        (zero, piece.count),
+                        &left,
+                        &self.row_of(cx, self.arrays.dt_x, p),
+                    );
                     for row in 0..rows {
                         let k = b.add(n, row);
                         let to = b.mul(k, self.pitch.rows);
-                        self.store_vectors(b, (self.arrays.state, to), p, tile.row(row));
+                        self.store_vectors(cx, b, (self.arrays.state, to), p, &tile[row as usize]);
                     }
                 });
             });
         }
     }
+}
+
+/// Adds `left(k, row) * right(k, vector)` for `k` from `lo` to below `hi`; `left` gives one number.
+fn add_products(
+    cx: &Cx<'_>,
+    b: &mut KernelBuilder,
+    tile: &[Vec<Reg>],
+    (lo, hi): (Reg, Reg),
+    left: &dyn Fn(&mut KernelBuilder, Reg, i64) -> Reg,
+    right: &dyn Fn(&mut KernelBuilder, Reg, i64) -> Reg,
+) {
+    b.for_("k", lo, hi, 1, |b, k| {
+        let vectors: Vec<Reg> = (0..tile[0].len() as i64).map(|v| right(b, k, v)).collect();
+        for (i, row) in tile.iter().enumerate() {
+            let x = left(b, k, i as i64);
+            multiply_add(cx, b, x, &vectors, row);
+        }
+    });
 }
 
 /// The first of the rows `p`.

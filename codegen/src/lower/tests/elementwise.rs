@@ -3,8 +3,8 @@
 use super::problem::{Case, Fill, shape};
 use ssmc_ir::DType::{self, BF16, Bool, F16, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64};
 use ssmc_ir::ops::{
-    Binary, BinaryFn, Broadcast, Cast, Cmp, Compare, Concat, Constant, DimValue, Gather, Iota, Pad, Reshape,
-    Reverse, Select, Slice, Transpose, Unary, UnaryFn,
+    Binary, BinaryFn, Bitcast, Broadcast, Cast, Cmp, Compare, Concat, Constant, DimValue, Gather, Iota, Pad,
+    Reshape, Reverse, Select, Slice, Transpose, Unary, UnaryFn,
 };
 use ssmc_ir::{Dim, ValueId};
 
@@ -151,6 +151,17 @@ fn conversions() {
         let casts: Vec<ValueId> =
             all.iter().filter(|to| *to != from).map(|to| case.op(Cast { to: *to }, &[x])).collect();
         case.finish(&casts).check(&[(1, 13)]);
+    }
+}
+
+#[test]
+fn bits_of_every_width() {
+    for (from, to) in [(F32, I32), (F32, U32), (F64, I64), (F16, I16), (BF16, U16)] {
+        let mut case = Case::new(format!("bits of {from} as {to}"));
+        let x = case.input(from, "2,l", Fill::Noise(100.0));
+        let bits = case.op(Bitcast { to }, &[x]);
+        let back = case.op(Bitcast { to: from }, &[bits]);
+        case.finish(&[bits, back]).check(&[(1, 0), (1, 1), (1, 13)]);
     }
 }
 
