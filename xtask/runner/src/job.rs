@@ -23,7 +23,6 @@ pub(crate) enum Pieces {
 #[derive(Debug, PartialEq)]
 pub(crate) enum Job {
     Launches,
-    Machine,
     Limits { threads: usize },
     Run { inputs: BTreeMap<String, Array>, output: String },
     Greedy { tokens: usize, prompts: Rows },
@@ -43,7 +42,6 @@ impl Job {
             };
             jobs.push(match verb.as_str() {
                 "launches" => Self::Launches,
-                "machine" => Self::Machine,
                 "limits" => Self::Limits { threads: number(&argument("a number of threads")?)? },
                 "run" => Self::Run { inputs: read(&argument("IN.npz")?)?, output: argument("OUT.npz")? },
                 "greedy" => Self::Greedy {

@@ -15,7 +15,7 @@ pub(crate) fn options(manifest: &Manifest, jobs: &[Job]) -> Result<SessionOption
     let mut maxima = BTreeMap::new();
     for job in jobs {
         match job {
-            Job::Launches | Job::Machine | Job::Limits { .. } | Job::Cost { .. } => {}
+            Job::Launches | Job::Limits { .. } | Job::Cost { .. } => {}
             Job::Run { inputs, .. } => symbols(manifest, "forward", inputs, &mut maxima)?,
             Job::Stream { inputs, .. } => symbols(manifest, "prefill", inputs, &mut maxima)?,
             Job::Greedy { tokens, prompts } => grow(&mut options, prompts, *tokens),

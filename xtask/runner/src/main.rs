@@ -15,11 +15,9 @@
 //!   the state before and after.
 //! - `cost PROGRAM N` prints `cost`, the program, and the arithmetic and memory traffic that its launches state for
 //!   one sequence of N tokens, in operations and bytes.
-//! - `machine` prints `machine`, the bytes per second that all threads read from memory at most, their f32 operations
-//!   per second, and their number.
-//!
 //! - `limits N` prints `limits` and what N threads reach at most: bytes read from memory, f32 operations, operations of
-//!   bf16 dot products and of byte dot products, each per second, 0 where the processor has none.
+//!   bf16 dot products and of byte dot products, each per second, 0 where the processor has none, and N; 0 takes the
+//!   threads of the session.
 //!
 //! Lines are separated by tabs. A fault goes to stderr and ends the program with 1, bad usage with 2.
 
@@ -111,14 +109,11 @@ fn work(session: &mut Session, job: &Job) -> Result<(), Error> {
             let done = stream::run(session, *pieces, inputs, Path::new(output))?;
             println!("streamed\t{}\t{}\t{}", done.pieces, done.bytes_before, done.bytes_after);
         }
-        Job::Machine => {
-            let threads = session.n_threads();
-            let rates = MachineRates::measure(threads);
-            println!("machine\t{}\t{}\t{threads}", rates.bytes, rates.flops);
-        }
         Job::Limits { threads } => {
-            let (rates, dots) = (MachineRates::measure(*threads), DotRates::measure(*threads));
-            println!("limits\t{}\t{}\t{}\t{}", rates.bytes, rates.flops, dots.halves, dots.integers);
+            let threads = if *threads == 0 { session.n_threads() } else { *threads };
+            let (rates, dots) = (MachineRates::measure(threads), DotRates::measure(threads));
+            let MachineRates { bytes, flops } = rates;
+            println!("limits\t{bytes}\t{flops}\t{}\t{}\t{threads}", dots.halves, dots.integers);
         }
         Job::Continue { steps, ids, output } => {
             let seconds = language::continue_sequence(session, ids, *steps, Path::new(output))?;

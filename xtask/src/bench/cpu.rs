@@ -58,7 +58,7 @@ pub(super) fn run(tools: &Tools, folder: &Path, args: &Args) -> Result<bool> {
     let mut machine = String::new();
     for round in 0..rounds.max(1) {
         for n in &threads {
-            let [bytes, f32_rate, half_rate, byte_rate] = limits(tools, &built[0].artefact, *n)?;
+            let [bytes, f32_rate, half_rate, byte_rate, _] = limits(tools, &built[0].artefact, *n)?;
             let line = format!(
                 "round {}: {n} threads read {:.1} GB/s and do {:.0} GFLOP/s in f32, {:.0} in bf16 dots, {:.0} Gop/s in byte dots",
                 round + 1,
@@ -132,7 +132,7 @@ fn build(tools: &Tools, folder: &Path, shape: &str, format: &str) -> Result<Buil
     })
 }
 
-fn limits(tools: &Tools, artefact: &Path, threads: usize) -> Result<[f64; 4]> {
+fn limits(tools: &Tools, artefact: &Path, threads: usize) -> Result<[f64; 5]> {
     let mut command = Command::new(&tools.runner);
     command.arg(artefact).args(["limits", &threads.to_string()]);
     numbers(&String::from_utf8(process::capture(&mut command)?.stdout)?, "limits")

@@ -94,7 +94,7 @@ fn spine(tools: &Tools, folder: &Path, shape: &str, storage: &str) -> Result<boo
     ssmc_npz::write(&inputs, [("input_ids", &Array::i64s(&[1, len], &tokens(len)))])?;
     let mut run = Command::new(&tools.runner);
     run.arg(&artefact);
-    run.args(["cost", "prefill", &PREFILL.to_string(), "cost", "step", "1", "machine"]);
+    run.args(["cost", "prefill", &PREFILL.to_string(), "cost", "step", "1", "limits", "0"]);
     run.args(["continue", &STEPS.to_string()]).arg(&inputs).arg(&outputs);
     let said = String::from_utf8(process::capture(&mut run)?.stdout)?;
     let [forward, prefill, steps] = numbers(&said, "continued")?;
@@ -104,7 +104,7 @@ fn spine(tools: &Tools, folder: &Path, shape: &str, storage: &str) -> Result<boo
     let of = |name: &str| logits.get(name).map(Array::to_f64).ok_or(format!("runner: no {name}"));
     let error = error_over_peak(&of("step")?, &of("forward")?);
 
-    let [best_bytes, best_flops, threads] = numbers(&said, "machine")?;
+    let [best_bytes, best_flops, _, _, threads] = numbers(&said, "limits")?;
     let seconds_at_best = |flops: f64, bytes: f64| (flops / best_flops).max(bytes / best_bytes);
     println!("shape {shape}, weights {storage}, {:.0} MB, {threads} threads", weights / 1e6);
     println!("machine: {:.1} GB/s, {:.0} GFLOP/s (f32)", best_bytes / 1e9, best_flops / 1e9);
