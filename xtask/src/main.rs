@@ -53,6 +53,9 @@ tasks:
     --storage NAME            element type of the weights: f32 (the default), f16 or bf16
     --dir DIR                 where the model goes and stays
     --bin FILE --profile NAME as above (release)
+  bench unrolled [options]  a recurrence written out step by step against the same weights from safetensors
+    --steps N --layers N      how long (256) and how deep (24)
+    --dir DIR --bin FILE --profile NAME  as for spine
   bench gpu [options]       time single kernels on a GPU, recompute parts of their results
     --filter TEXT             rows whose name contains the text
     --bin FILE --profile NAME ssmc-gpu-bench to use; as above (release)

@@ -2,6 +2,7 @@
 
 mod cpu;
 mod memory;
+mod unrolled;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,17 +24,18 @@ const TOLERANCE: f64 = 1e-4;
 const COMPILE_SECONDS: f64 = 60.0;
 const COMPILE_MEMORY: f64 = 3.0;
 
-/// `bench spine`, whether it keeps its limits; `bench gpu`, whether all results are right; or `bench cpu`.
+/// `bench spine` and `bench unrolled`, whether they keep their limits; `bench gpu`, whether all results are right; or
+/// `bench cpu`.
 pub(crate) fn main(args: &[String]) -> Result<bool> {
     const OPTIONS: &[&str] = &[
         "bin", "dir", "storage", "shape", "profile", "filter", "peers", "rounds", "threads", "weights",
-        "steps", "append",
+        "steps", "layers", "append",
     ];
     let args = Args::parse(args, OPTIONS)?;
     let task = match args.words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [task @ ("spine" | "cpu")] => task,
+        [task @ ("spine" | "unrolled" | "cpu")] => task,
         ["gpu"] => return gpu(&args),
-        _ => return Err("expected spine, cpu or gpu".into()),
+        _ => return Err("expected spine, unrolled, cpu or gpu".into()),
     };
     let temporary = tempfile::tempdir()?;
     let folder = args.get("dir").map_or(temporary.path().to_owned(), PathBuf::from);
@@ -49,6 +51,10 @@ pub(crate) fn main(args: &[String]) -> Result<bool> {
     };
     if task == "cpu" {
         return cpu::run(&tools, &folder, &args);
+    }
+    if task == "unrolled" {
+        let number = |key, default| args.get(key).map_or(Ok(default), str::parse);
+        return unrolled::run(&tools, &folder, number("steps", 256)?, number("layers", 24)?);
     }
     let shape = args.get("shape").unwrap_or("mamba-130m");
     spine(&tools, &folder, shape, args.get("storage").unwrap_or("f32"))
