@@ -24,7 +24,7 @@ pub(crate) struct CompileArgs {
     #[arg(long, value_delimiter = ',', value_name = "TRIPLE", default_value = TRIPLE)]
     pub(crate) target: Vec<String>,
     /// GPU architecture to compile for: sm_80 (which later ones run too) or sm_90; may be repeated
-    #[arg(long, value_name = "ARCH", default_value = "sm_80")]
+    #[arg(long, value_name = "ARCH", default_values = ["sm_80", "sm_90a"])]
     pub(crate) gpu: Vec<String>,
     /// CPU level to compile for: x86-64-v2, x86-64-v3, x86-64-v3-vnni, x86-64-v4, x86-64-v4-bf16 or native; may be
     /// repeated [default: x86-64-v3 and x86-64-v4, with --weights bf16, int8 or int4 also x86-64-v4-bf16]

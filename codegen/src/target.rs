@@ -11,8 +11,8 @@ use std::str::FromStr;
 pub enum Device {
     /// CPUs, all levels.
     Cpu,
-    /// NVIDIA GPUs, all architectures.
-    Gpu,
+    /// NVIDIA GPUs of one architecture: grids and blocks depend on its instructions.
+    Gpu(GpuArch),
 }
 
 /// A machine that kernels are compiled for.
@@ -49,7 +49,7 @@ impl Target {
     pub fn device(&self) -> Device {
         match self {
             Target::Cpu(_) => Device::Cpu,
-            Target::Gpu(_) => Device::Gpu,
+            Target::Gpu(gpu) => Device::Gpu(gpu.arch),
         }
     }
 

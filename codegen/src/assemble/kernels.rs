@@ -5,7 +5,8 @@ use super::packing::Packing;
 use super::{ProgramInput, recurrence};
 use crate::kernel::{Inst, Kernel, Stmt};
 use crate::lower::{self, Arg, LowerError, Lowered};
-use crate::target::{Device, Target};
+use crate::ptx;
+use crate::target::{Device, GpuTarget, Target};
 use ssmc_artifact as artifact;
 use ssmc_artifact::{BufferKind, BufferRef, Expr, StateKind, TensorInfo};
 use ssmc_ir::ops::Op;
@@ -87,8 +88,8 @@ pub struct Kernels {
     pub states: Vec<artifact::State>,
     pub symbols: Symbols,
     state_types: Vec<TensorType>,
-    /// Kernels by the forms for all levels, names left out.
-    known: HashMap<Vec<Kernel>, usize>,
+    /// Kernels by device and the forms for all its levels, names left out.
+    known: HashMap<(Device, Vec<Kernel>), usize>,
     n_of_name: BTreeMap<String, usize>,
     weight_idx: BTreeMap<String, usize>,
 }
@@ -308,14 +309,15 @@ impl Kernels {
         for form in &mut forms {
             form.name.clear();
         }
-        if let Some(idx) = self.known.get(&forms) {
+        let key = (device, forms);
+        if let Some(idx) = self.known.get(&key) {
             return *idx;
         }
         let n = self.n_of_name.entry(base.clone()).or_insert(0);
         let name = format!("{base}_{n}");
         *n += 1;
-        let per_level = forms.iter().map(|k| Kernel { name: name.clone(), ..k.clone() }).collect();
-        self.known.insert(forms, self.kernels.len());
+        let per_level = key.1.iter().map(|k| Kernel { name: name.clone(), ..k.clone() }).collect();
+        self.known.insert(key, self.kernels.len());
         self.kernels.push(KernelEntry { name, device, per_level });
         self.kernels.len() - 1
     }
@@ -471,6 +473,10 @@ impl KernelEntry {
     /// The kernel's description in the manifest; `entries` are its offsets in the images of the levels.
     pub(crate) fn describe(&self, entries: Vec<u64>, text_hash: Vec<u8>) -> artifact::Kernel {
         let kernel = self.per_level.last().expect("a kernel has a form for each level");
+        let dynamic_shared_bytes = match self.device {
+            Device::Cpu => 0,
+            Device::Gpu(arch) => ptx::dynamic_shared_bytes(kernel, &GpuTarget::of_arch(arch)),
+        };
         artifact::Kernel {
             name: self.name.clone(),
             entries,
@@ -486,6 +492,7 @@ impl KernelEntry {
             dim_names: kernel.dims.clone(),
             block: kernel.block.to_vec(),
             text_hash,
+            dynamic_shared_bytes,
         }
     }
 }

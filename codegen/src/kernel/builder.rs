@@ -149,7 +149,21 @@ impl KernelBuilder {
     /// Declares a shared array of `len` elements.
     pub fn shared(&mut self, name: &str, elem: Elem, len: u32) -> SharedId {
         let id = SharedId(self.kernel.shared.len() as u32);
-        self.kernel.shared.push(Array { name: name.to_owned(), elem, len });
+        self.kernel.shared.push(Array::new(name, elem, len));
+        id
+    }
+
+    /// Declares a shared array in the order that matrix products of warp groups want; see [`Array::swizzled`].
+    pub fn shared_swizzled(&mut self, name: &str, elem: Elem, len: u32) -> SharedId {
+        let id = self.shared(name, elem, len);
+        self.kernel.shared[id.0 as usize].swizzled = true;
+        id
+    }
+
+    /// Declares a shared array over the memory of another one; see [`Array::over`].
+    pub fn shared_over(&mut self, name: &str, elem: Elem, len: u32, over: SharedId) -> SharedId {
+        let id = self.shared(name, elem, len);
+        self.kernel.shared[id.0 as usize].over = Some(over);
         id
     }
 
@@ -162,7 +176,7 @@ impl KernelBuilder {
     /// Declares a local array of `len` elements.
     pub fn local(&mut self, name: &str, elem: Elem, len: u32) -> LocalId {
         let id = LocalId(self.kernel.locals.len() as u32);
-        self.kernel.locals.push(Array { name: name.to_owned(), elem, len });
+        self.kernel.locals.push(Array::new(name, elem, len));
         id
     }
 

@@ -355,6 +355,26 @@ pub enum Inst {
         layout: TileLayout,
         src: Reg,
     },
+    /// Begins acc += a * b by a group of four warps, the first of them a multiple of four. Warp `w` of the group holds
+    /// rows `16*w ..` of the result in its tile `acc`, which has 16 rows and `n` columns, `n` a multiple of 8. Both
+    /// factors lie in swizzled shared arrays in rows of 64 elements: element (r, c) of `a`, which has 64 rows, at
+    /// `a_index + 64*r + c`, element (c, j) of `b` at `b_index + 64*j + c`, for c below `16 * steps`. Indices are the
+    /// same in the whole group and, but for a multiple of 16 below 64, multiples of 512. One group of products ends
+    /// here. Until [`Inst::GroupWait`] has waited for it, nothing but further products may touch `acc`, and the factors
+    /// must not be overwritten. What the block wrote to shared memory before its last barrier is seen. Sums as for
+    /// [`Inst::Mma`].
+    GroupMma {
+        acc: Reg,
+        a: Mem,
+        a_index: Reg,
+        b: Mem,
+        b_index: Reg,
+        steps: u16,
+    },
+    /// Waits until at most `pending` groups of this warp's products are unfinished.
+    GroupWait {
+        pending: u16,
+    },
     /// dst = a * b + acc with tiles of roles A (m x k), B (k x n) and Acc (m x n). Products and sums are
     /// taken in the accumulator's type; the order of summation is the target's (the interpreter adds
     /// in ascending k with one rounding per step).
@@ -395,13 +415,15 @@ impl Inst {
             | Inst::WarpShuffle { dst, .. }
             | Inst::TileFill { dst, .. }
             | Inst::TileLoad { dst, .. }
-            | Inst::Mma { dst, .. } => Some(*dst),
+            | Inst::Mma { dst, .. }
+            | Inst::GroupMma { acc: dst, .. } => Some(*dst),
             Inst::Store { .. }
             | Inst::Scatter { .. }
             | Inst::Barrier
             | Inst::AsyncCopy { .. }
             | Inst::AsyncCommit
             | Inst::AsyncWait { .. }
+            | Inst::GroupWait { .. }
             | Inst::TileStore { .. } => None,
         }
     }
@@ -417,6 +439,7 @@ impl Inst {
             | Inst::Barrier
             | Inst::AsyncCommit
             | Inst::AsyncWait { .. }
+            | Inst::GroupWait { .. }
             | Inst::TileFill { .. } => {}
             Inst::Copy { src, .. }
             | Inst::Unary { src, .. }
@@ -469,6 +492,11 @@ impl Inst {
             Inst::TileLoad { index, stride, .. } => {
                 f(*index);
                 f(*stride);
+            }
+            Inst::GroupMma { acc, a_index, b_index, .. } => {
+                f(*acc);
+                f(*a_index);
+                f(*b_index);
             }
             Inst::TileStore { index, stride, src, .. } => {
                 f(*index);

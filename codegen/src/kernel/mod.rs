@@ -109,6 +109,23 @@ pub struct Array {
     pub name: String,
     pub elem: Elem,
     pub len: u32,
+    /// A shared array whose memory holds the sixteen bytes that indices call word `i` of 128-byte row `r` at word
+    /// `i ^ (r % 8)`, so that eight words of one column lie in distinct banks. Indices are not concerned.
+    pub swizzled: bool,
+    /// A shared array at the start of whose memory this one lies; both hold what was written last, by either.
+    pub over: Option<SharedId>,
+}
+
+impl Array {
+    /// An array with memory of its own, in the order of its indices.
+    pub fn new(name: &str, elem: Elem, len: u32) -> Array {
+        Array { name: name.to_owned(), elem, len, swizzled: false, over: None }
+    }
+
+    /// Bytes of its elements.
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.len) * self.elem.size() as u64
+    }
 }
 
 /// Type and optional name of a register; the name serves readers only.

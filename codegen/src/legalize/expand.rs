@@ -98,7 +98,12 @@ impl Walk for Legalizer<'_> {
             Inst::AsyncCopy { .. } | Inst::AsyncCommit | Inst::AsyncWait { .. } => {
                 self.unsupported("asynchronous copies");
             }
-            Inst::TileFill { .. } | Inst::TileLoad { .. } | Inst::TileStore { .. } | Inst::Mma { .. } => {
+            Inst::TileFill { .. }
+            | Inst::TileLoad { .. }
+            | Inst::TileStore { .. }
+            | Inst::Mma { .. }
+            | Inst::GroupMma { .. }
+            | Inst::GroupWait { .. } => {
                 self.unsupported("matrix tiles");
             }
             Inst::Copy { dst, .. } if self.b.ty(*dst).lanes().is_none() => self.unsupported("matrix tiles"),
@@ -247,7 +252,9 @@ fn is_of_blocks(inst: &Inst, b: &KernelBuilder) -> bool {
         | Inst::TileFill { .. }
         | Inst::TileLoad { .. }
         | Inst::TileStore { .. }
-        | Inst::Mma { .. } => true,
+        | Inst::Mma { .. }
+        | Inst::GroupMma { .. }
+        | Inst::GroupWait { .. } => true,
         Inst::Copy { dst, .. } => b.ty(*dst).lanes().is_none(),
         _ => false,
     }

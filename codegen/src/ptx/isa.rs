@@ -267,6 +267,23 @@ pub(super) enum Inst {
     AsyncWait {
         pending: u16,
     },
+    /// What this thread wrote to shared memory, or was told of, is seen by the matrix units after the next barrier.
+    ProxyFence,
+    /// Accumulators and shared memory are ready for products of this warp group.
+    GroupFence,
+    /// 64xn += 64x16 * 16xn with `f32` sums, both factors behind descriptors of shared memory, `n` twice the number of
+    /// sums of a thread; `always` is true.
+    GroupMma {
+        ty: Ty,
+        acc: Vec<Var>,
+        a: Var,
+        b: Var,
+        always: Var,
+    },
+    GroupCommit,
+    GroupWait {
+        pending: u16,
+    },
     /// One to four 8x8 matrices of 16-bit elements from shared memory.
     LoadMatrix {
         dst: Vec<Var>,

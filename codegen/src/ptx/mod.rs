@@ -11,6 +11,7 @@
 //! the offsets of accesses ([`offsets`]).
 
 mod align;
+mod arrays;
 #[cfg(test)]
 pub(crate) mod assembler;
 mod emit;
@@ -21,6 +22,7 @@ mod print;
 #[cfg(test)]
 mod tests;
 
+pub use arrays::dynamic_shared_bytes;
 pub use error::PtxError;
 
 use crate::kernel::Kernel;
@@ -36,6 +38,9 @@ pub const BUFFER_ALIGN: u64 = 16;
 /// The first kernel that the target cannot run.
 pub fn module(kernels: &[Kernel], target: &GpuTarget) -> Result<String, PtxError> {
     let mut text = print::header(target.arch);
+    if kernels.iter().any(|kernel| dynamic_shared_bytes(kernel, target) > 0) {
+        text.push_str(&print::dynamic_shared());
+    }
     for kernel in kernels {
         verify(kernel).map_err(|faults| PtxError::Invalid { kernel: kernel.name.clone(), faults })?;
         text.push('\n');

@@ -23,10 +23,16 @@ pub(super) struct ArrayDecl {
     pub(super) space: Space,
     pub(super) name: String,
     pub(super) bytes: u64,
+    pub(super) align: u32,
 }
 
-/// Alignment of arrays.
-pub(super) const ARRAY_ALIGN: u32 = 16;
+/// Shared memory whose size is known to the launch alone.
+pub(super) const DYNAMIC: &str = "dynamic_shared";
+
+/// Its declaration, for modules with a kernel that uses it.
+pub(super) fn dynamic_shared() -> String {
+    format!("\n.extern .shared .align {} .b8 {DYNAMIC}[];\n", super::arrays::SWIZZLED_ALIGN)
+}
 
 /// Everything that stands before the entry points. ISA 8.0 knows all that is printed here, and drivers since 12.0 know it.
 pub(super) fn header(arch: GpuArch) -> String {
@@ -72,7 +78,7 @@ impl Display for Entry {
             }
         }
         for a in &self.arrays {
-            writeln!(f, "    .{} .align {ARRAY_ALIGN} .b8 {}[{}];", a.space, a.name, a.bytes.max(1))?;
+            writeln!(f, "    .{} .align {} .b8 {}[{}];", a.space, a.align, a.name, a.bytes.max(1))?;
         }
         for line in &self.lines {
             match line {
@@ -309,6 +315,16 @@ impl Display for Spelled<'_> {
             }
             Inst::AsyncCommit => f.write_str("cp.async.commit_group"),
             Inst::AsyncWait { pending } => write!(f, "cp.async.wait_group {pending}"),
+            Inst::ProxyFence => f.write_str("fence.proxy.async.shared::cta"),
+            Inst::GroupFence => f.write_str("wgmma.fence.sync.aligned"),
+            Inst::GroupMma { ty, acc, a, b, always } => write!(
+                f,
+                "wgmma.mma_async.sync.aligned.m64n{}k16.f32.{ty}.{ty} {}, {a}, {b}, {always}, 1, 1, 0, 0",
+                2 * acc.len(),
+                Group(acc),
+            ),
+            Inst::GroupCommit => f.write_str("wgmma.commit_group.sync.aligned"),
+            Inst::GroupWait { pending } => write!(f, "wgmma.wait_group.sync.aligned {pending}"),
             Inst::LoadMatrix { dst, transposed, from } => {
                 let trans = if *transposed { ".trans" } else { "" };
                 write!(

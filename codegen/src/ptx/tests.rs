@@ -160,11 +160,55 @@ fn shuffles_of_every_width() {
 #[test]
 fn what_a_block_cannot_have_is_reported() {
     let mut b = KernelBuilder::new("large", [32, 1, 1]);
-    b.shared("s", Elem::F32, 13_000);
+    b.shared("s", Elem::F32, 42_000);
     let error = module(&[b.finish()], &target()).unwrap_err();
-    assert_eq!(error.to_string(), "kernel `large`: shared arrays take 52000 bytes, at most 49152");
+    assert_eq!(error.to_string(), "kernel `large`: shared arrays take 168000 bytes, at most 166912");
     let error = module(&[KernelBuilder::new("wide", [2048, 1, 1]).finish()], &target()).unwrap_err();
     assert!(matches!(error, PtxError::Invalid { .. }));
+}
+
+/// Products of warp groups are instructions of one architecture, and large arrays belong to the launch.
+#[test]
+fn products_of_warp_groups() {
+    let mut b = KernelBuilder::new("groups", [128, 1, 1]);
+    let y = b.param("y", Elem::F32, Access::Write);
+    let tiles = b.shared_swizzled("tiles", Elem::Bf16, 2 * 128 * 64);
+    let over = b.shared_over("sums", Elem::F32, 64 * 64, tiles);
+    b.shared("rest", Elem::F32, 8192);
+    let thread = b.thread_idx(Axis::X);
+    let one = b.const_like(Elem::Bf16.x(8), 1.0);
+    b.for_("i", thread, 2 * 128 * 64 / 8, 128, |b, i| {
+        let at = b.mul(i, 8);
+        b.store(tiles, at, one);
+    });
+    b.barrier();
+    let ty = TileTy { rows: 16, cols: 64, elem: Elem::F32, role: TileRole::Acc };
+    let zero = b.tile_fill(ty, 0.0);
+    let acc = b.var_init(zero);
+    let (first, second) = (b.const_i64(0), b.const_i64(128 * 64));
+    b.group_mma(acc, (tiles, first), (tiles, second), 4);
+    b.group_wait(0);
+    b.barrier();
+    let warp = b.div(thread, 32);
+    let at = b.mul(warp, 16 * 64);
+    b.tile_store(over, at, 64, TileLayout::RowMajor, acc);
+    b.barrier();
+    b.for_("i", thread, 64 * 64, 128, |b, i| {
+        let sum = b.load(over, i, 1);
+        b.store(y, i, sum);
+    });
+    let kernel = b.finish();
+    let mut bytes = vec![0; 4 * 64 * 64];
+    let interpreter = crate::kernel::interp::Interpreter::new(&kernel).unwrap();
+    interpreter.run(0..1, &[], &[crate::kernel::interp::Arg::start(0)], &mut [&mut bytes]).unwrap();
+    assert!(bytes.chunks(4).all(|x| x == 64f32.to_le_bytes()));
+    assert!(matches!(module(std::slice::from_ref(&kernel), &target()), Err(PtxError::Unsupported { .. })));
+    let target = GpuTarget::of_arch(GpuArch::Sm90a);
+    assert_eq!(dynamic_shared_bytes(&kernel, &target), 65536);
+    let text = module(&[kernel], &target).unwrap();
+    let lines = ["fence.proxy.async", "m64n64k16.f32.bf16.bf16", "wgmma.wait_group", "dynamic_shared+32768"];
+    assert!(lines.iter().all(|line| text.contains(line)), "{text}");
+    assembler::assemble("groups", &text, &target);
 }
 
 /// What legalization leaves out must not come through.

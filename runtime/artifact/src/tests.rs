@@ -15,6 +15,7 @@ fn kernel(name: &str, access: Access) -> Kernel {
         dim_names: vec!["n".into()],
         block: vec![1, 1, 1],
         text_hash: vec![],
+        dynamic_shared_bytes: 0,
     }
 }
 

@@ -11,7 +11,7 @@ use cudarc::driver::sys;
 use super::GpuError;
 
 /// The functions that this runtime calls; a driver that lacks one is too old.
-const SYMBOLS: [&str; 22] = [
+const SYMBOLS: [&str; 23] = [
     "cuInit",
     "cuDeviceGet",
     "cuDeviceGetCount",
@@ -27,6 +27,7 @@ const SYMBOLS: [&str; 22] = [
     "cuMemcpyDtoH_v2",
     "cuModuleLoadDataEx",
     "cuModuleGetFunction",
+    "cuFuncSetAttribute",
     "cuLaunchKernel",
     "cuMemsetD8Async",
     "cuMemcpyDtoDAsync_v2",
@@ -315,6 +316,15 @@ unsafe impl Send for Handle {}
 unsafe impl Sync for Handle {}
 
 impl Handle {
+    /// Lets launches of kernel `name` ask for this much shared memory.
+    pub(super) fn allow_shared(self, name: &str, bytes: u32) -> Result<(), GpuError> {
+        let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let what = || format!("giving kernel {name} {bytes} bytes of shared memory");
+        let bytes = i32::try_from(bytes).map_err(|_| GpuError::Shared { kernel: name.to_owned(), bytes })?;
+        // SAFETY: the module is loaded as long as the handle is used.
+        unsafe { result::function::set_function_attribute(self.0, most, bytes) }.map_err(failed(what()))
+    }
+
     /// Starts `grid` blocks; every argument is 64 bits wide.
     ///
     /// # Safety
@@ -323,7 +333,7 @@ impl Handle {
     pub(super) unsafe fn launch(
         self,
         grid: u32,
-        block: [u32; 3],
+        (block, shared): ([u32; 3], u32),
         args: &mut [u64],
         pointers: &mut Vec<*mut c_void>,
     ) -> Result<(), DriverError> {
@@ -332,7 +342,7 @@ impl Handle {
         let stream = std::ptr::null_mut();
         let [x, y, z] = block;
         // SAFETY: by the contract of this function.
-        unsafe { result::launch_kernel(self.0, (grid, 1, 1), (x, y, z), 0, stream, pointers) }
+        unsafe { result::launch_kernel(self.0, (grid, 1, 1), (x, y, z), shared, stream, pointers) }
     }
 }
 

@@ -58,6 +58,14 @@ pub enum GpuError {
         /// The name.
         kernel: String,
     },
+    /// More shared memory than a launch can have.
+    #[error("kernel {kernel}: {bytes} bytes of shared memory")]
+    Shared {
+        /// The kernel.
+        kernel: String,
+        /// Bytes asked for.
+        bytes: u32,
+    },
     /// More blocks than a launch can have.
     #[error("kernel {kernel}: {grid} blocks, at most {}", i32::MAX)]
     Grid {
@@ -73,6 +81,8 @@ pub enum GpuError {
 pub(crate) struct GpuKernel {
     handle: Handle,
     block: [u32; 3],
+    /// Bytes that a launch asks for.
+    shared: u32,
 }
 
 /// An artefact on a device. Fields are dropped in order: memory and module before the context.
@@ -121,7 +131,14 @@ impl Gpu {
             let is_here = kernel.entries[level] != ssmc_artifact::NO_ENTRY;
             let [x, y, z] = kernel.block[..] else { unreachable!("the reader checks that there are three") };
             kernels.push(match is_here {
-                true => Some(GpuKernel { handle: module.function(&kernel.name)?, block: [x, y, z] }),
+                true => {
+                    let handle = module.function(&kernel.name)?;
+                    let shared = u32::try_from(kernel.dynamic_shared_bytes).unwrap_or(u32::MAX);
+                    if shared > 0 {
+                        handle.allow_shared(&kernel.name, shared)?;
+                    }
+                    Some(GpuKernel { handle, block: [x, y, z], shared })
+                }
                 false => None,
             });
         }
@@ -231,7 +248,7 @@ impl Gpu {
         args.extend(call.dims.iter().map(|dim| *dim as u64));
         // SAFETY: the module lives as long as `self`; the plan gave as many buffers and dims as the kernel takes, in
         // device memory that lives as long as `self`; that kernels stay inside is the compiler's part.
-        unsafe { kernel.handle.launch(grid, kernel.block, args, pointers) }
+        unsafe { kernel.handle.launch(grid, (kernel.block, kernel.shared), args, pointers) }
             .map_err(|error| driver::launch_error(&name(), error))?;
         Ok(())
     }

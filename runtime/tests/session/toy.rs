@@ -137,6 +137,7 @@ fn kernel(name: &str, entry: usize, dtype: DType, params: &[(&str, Access)], dim
         dim_names: dims.iter().map(|&dim| dim.into()).collect(),
         block: vec![1, 1, 1],
         text_hash: vec![],
+        dynamic_shared_bytes: 0,
     }
 }
 

@@ -376,6 +376,22 @@ impl KernelBuilder {
         self.push(Inst::TileStore { mem: mem.into(), index, stride, layout, src });
     }
 
+    /// Begins to add the product of two matrices to an accumulator's variable; see [`Inst::GroupMma`].
+    pub fn group_mma(
+        &mut self,
+        acc: Reg,
+        (a, a_index): (SharedId, Reg),
+        (b, b_index): (SharedId, Reg),
+        steps: u16,
+    ) {
+        let (a, b) = (a.into(), b.into());
+        self.push(Inst::GroupMma { acc, a, a_index, b, b_index, steps });
+    }
+
+    pub fn group_wait(&mut self, pending: u16) {
+        self.push(Inst::GroupWait { pending });
+    }
+
     /// a * b + acc; assign the result to the accumulator's variable inside loops.
     pub fn mma(&mut self, a: Reg, b: Reg, acc: Reg) -> Reg {
         let dst = self.temp(self.ty(acc));

@@ -1,5 +1,7 @@
 //! Execution of statements, all threads of a block in lockstep.
 
+mod group;
+
 use std::cell::Cell;
 
 use super::{
@@ -43,6 +45,13 @@ struct AsyncQueue {
     groups: Vec<Vec<Copying>>,
 }
 
+/// Products of a warp group under way: whose, the accumulator, and the rows of factors that are read.
+struct Multiplying {
+    group: usize,
+    acc: Reg,
+    rows: Vec<(Mem, i64, usize)>,
+}
+
 struct Machine<'k, 'b, 'a> {
     kernel: &'k Kernel,
     dims: &'k [i64],
@@ -59,6 +68,8 @@ struct Machine<'k, 'b, 'a> {
     /// Barriers passed by this block.
     epoch: u32,
     queues: Vec<AsyncQueue>,
+    /// Oldest first.
+    multiplying: Vec<Multiplying>,
 }
 
 /// A fault and the path to it, innermost step first.
@@ -105,6 +116,7 @@ pub(super) fn run(
         block_nr: 0,
         epoch: 0,
         queues: Vec::new(),
+        multiplying: Vec::new(),
     };
     let all = Mask::new(vec![true; n_threads]);
     for block in blocks {
@@ -124,6 +136,7 @@ impl Machine<'_, '_, '_> {
         self.epoch = 0;
         self.memory.start_block();
         self.queues.clear();
+        self.multiplying.clear();
         self.queues.resize_with(self.n_threads, AsyncQueue::default);
     }
 
@@ -267,6 +280,9 @@ impl Machine<'_, '_, '_> {
     }
 
     fn inst(&mut self, inst: &Inst, mask: &Mask) -> Result<(), RunFault> {
+        if !self.multiplying.is_empty() {
+            self.check_accumulators(inst)?;
+        }
         match inst {
             Inst::Const { dst, value } => self.fill(*dst, mask, |_, _| value.bits()),
             Inst::Dim { dst, dim } => {
@@ -479,6 +495,16 @@ impl Machine<'_, '_, '_> {
                         let value = self.lane(*src, warp, i);
                         self.memory.write(*mem, at, self.who(MANY), &[value])?;
                     }
+                }
+            }
+            Inst::GroupMma { acc, a, a_index, b, b_index, steps } => {
+                for group in self.groups(mask)? {
+                    self.group_mma(group, *acc, [(*a, *a_index), (*b, *b_index)], *steps)?;
+                }
+            }
+            Inst::GroupWait { pending } => {
+                for group in self.groups(mask)? {
+                    self.group_wait(group, (*pending).into())?;
                 }
             }
             Inst::Mma { dst, a, b, acc } => {

@@ -43,9 +43,11 @@ struct Shadow {
     read: Stamp,
     /// An async copy to it has not been waited for.
     pending: bool,
+    /// Products of warp groups that read it and have not been waited for.
+    readers: u16,
 }
 
-const UNTOUCHED: Shadow = Shadow { write: NEVER, read: NEVER, pending: false };
+const UNTOUCHED: Shadow = Shadow { write: NEVER, read: NEVER, pending: false, readers: 0 };
 
 /// Block, epoch (number of barriers passed) and thread of an access.
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +107,7 @@ pub(super) struct Memory<'b, 'a> {
     buffers: &'b mut [&'a mut [u8]],
     /// Shadows of the buffers that the kernel writes.
     buffer_shadows: Vec<Option<ShadowMap>>,
+    /// Memory of the shared arrays that have their own.
     shared: Vec<(Vec<u8>, ShadowMap)>,
     /// All threads one after the other.
     locals: Vec<LocalArray>,
@@ -140,10 +143,13 @@ impl<'b, 'a> Memory<'b, 'a> {
         let n_threads = kernel.n_threads() as usize;
         Memory {
             buffer_shadows,
-            shared: kernel
-                .shared
-                .iter()
-                .map(|a| (vec![0; bytes(a)], ShadowMap::new(bytes(a), a.elem.size())))
+            shared: (0..)
+                .zip(&kernel.shared)
+                .map(|(i, a)| {
+                    let others = kernel.shared.iter().filter(|other| other.over == Some(SharedId(i)));
+                    let granule = others.fold(a.elem.size(), |granule, other| granule.min(other.elem.size()));
+                    (vec![0; bytes(a)], ShadowMap::new(bytes(a), granule))
+                })
                 .collect(),
             locals: kernel
                 .locals
@@ -154,7 +160,12 @@ impl<'b, 'a> Memory<'b, 'a> {
                 })
                 .collect(),
             params,
-            shared_views: kernel.shared.iter().enumerate().map(|(i, a)| view(a, Place::Shared(i))).collect(),
+            shared_views: kernel
+                .shared
+                .iter()
+                .enumerate()
+                .map(|(i, a)| view(a, Place::Shared(a.over.map_or(i, |under| under.0 as usize))))
+                .collect(),
             local_views: kernel.locals.iter().enumerate().map(|(i, a)| view(a, Place::Local(i))).collect(),
             buffers,
         }
@@ -209,13 +220,15 @@ impl<'b, 'a> Memory<'b, 'a> {
             }
             Place::Shared(idx) => {
                 let (bytes, shadow) = &mut self.shared[idx];
-                for (i, cell) in shadow.cells[start..start + n].iter_mut().enumerate() {
-                    let checked = match cell {
-                        c if c.pending => Err(CellFault::Pending),
-                        c if c.write == NEVER => Err(CellFault::Unwritten),
-                        c => read_cell(c, who),
-                    };
-                    checked.map_err(|e| e.fault(&self.shared_views, mem, start + i, who))?;
+                for i in 0..n {
+                    for cell in shadow.cells((start + i) * size, size) {
+                        let checked = match cell {
+                            c if c.pending => Err(CellFault::Pending),
+                            c if c.write == NEVER => Err(CellFault::Unwritten),
+                            c => read_cell(c, who),
+                        };
+                        checked.map_err(|e| e.fault(&self.shared_views, mem, start + i, who))?;
+                    }
                 }
                 &bytes[start * size..(start + n) * size]
             }
@@ -251,8 +264,11 @@ impl<'b, 'a> Memory<'b, 'a> {
             }
             Place::Shared(idx) => {
                 let (bytes, shadow) = &mut self.shared[idx];
-                for (i, cell) in shadow.cells[start..start + n].iter_mut().enumerate() {
-                    write_cell(cell, who).map_err(|e| e.fault(&self.shared_views, mem, start + i, who))?;
+                for i in 0..n {
+                    for cell in shadow.cells((start + i) * size, size) {
+                        write_cell(cell, who)
+                            .map_err(|e| e.fault(&self.shared_views, mem, start + i, who))?;
+                    }
                 }
                 &mut bytes[start * size..(start + n) * size]
             }
@@ -271,10 +287,13 @@ impl<'b, 'a> Memory<'b, 'a> {
     pub(super) fn begin_async(&mut self, mem: Mem, index: i64, n: usize, who: Who) -> Result<(), RunFault> {
         let start = self.locate(mem, index, n, who.thread)?;
         self.aligned(mem, index, n)?;
+        let size = self.view(mem).size;
         if let Place::Shared(idx) = self.view(mem).place {
-            for (i, cell) in self.shared[idx].1.cells[start..start + n].iter_mut().enumerate() {
-                write_cell(cell, who).map_err(|e| e.fault(&self.shared_views, mem, start + i, who))?;
-                cell.pending = true;
+            for i in 0..n {
+                for cell in self.shared[idx].1.cells((start + i) * size, size) {
+                    write_cell(cell, who).map_err(|e| e.fault(&self.shared_views, mem, start + i, who))?;
+                    cell.pending = true;
+                }
             }
         }
         Ok(())
@@ -289,10 +308,39 @@ impl<'b, 'a> Memory<'b, 'a> {
         values: &[u64],
     ) -> Result<(), RunFault> {
         let start = self.locate(mem, index, values.len(), who.thread)?;
-        if let Place::Shared(idx) = self.view(mem).place {
-            self.shared[idx].1.cells[start..start + values.len()].iter_mut().for_each(|c| c.pending = false);
+        let (size, place) = (self.view(mem).size, self.view(mem).place);
+        if let Place::Shared(idx) = place {
+            let cells = self.shared[idx].1.cells(start * size, values.len() * size);
+            cells.iter_mut().for_each(|c| c.pending = false);
         }
         self.write(mem, index, who, values)
+    }
+
+    /// Reads elements that products of a warp group use until [`Memory::end_reading`].
+    pub(super) fn begin_reading(
+        &mut self,
+        mem: Mem,
+        index: i64,
+        who: Who,
+        out: &mut [u64],
+    ) -> Result<(), RunFault> {
+        self.read(mem, index, who, out)?;
+        self.readers(mem, index, out.len(), |cell| cell.readers += 1);
+        Ok(())
+    }
+
+    /// Ends what [`Memory::begin_reading`] began; later writes need a barrier after this.
+    pub(super) fn end_reading(&mut self, mem: Mem, index: i64, n: usize, who: Who) -> Result<(), RunFault> {
+        self.readers(mem, index, n, |cell| cell.readers -= 1);
+        self.read(mem, index, who, &mut vec![0; n])
+    }
+
+    /// Changes the shadows of shared elements that exist.
+    fn readers(&mut self, mem: Mem, index: i64, n: usize, f: impl FnMut(&mut Shadow)) {
+        let (size, place) = (self.view(mem).size, self.view(mem).place);
+        if let Place::Shared(idx) = place {
+            self.shared[idx].1.cells(index as usize * size, n * size).iter_mut().for_each(f);
+        }
     }
 
     /// Checks that `n` elements at `index` are aligned to their total size, counted from the array's start.
@@ -313,6 +361,7 @@ impl<'b, 'a> Memory<'b, 'a> {
 enum CellFault {
     Unwritten,
     Pending,
+    Reading,
     Conflict(Conflict),
 }
 
@@ -323,6 +372,7 @@ impl CellFault {
         match self {
             CellFault::Unwritten => RunFault::Unwritten { name, index, thread: who.thread },
             CellFault::Pending => RunFault::AsyncPending { name, index, thread: who.thread },
+            CellFault::Reading => RunFault::GroupReading { name, index },
             CellFault::Conflict(Conflict::Blocks) => RunFault::BlockRace { name, index },
             CellFault::Conflict(Conflict::Threads) => RunFault::ThreadRace { name, index },
         }
@@ -347,6 +397,9 @@ fn write_cell(cell: &mut Shadow, who: Who) -> Result<(), CellFault> {
     let stamp = who.stamp();
     if cell.pending {
         return Err(CellFault::Pending);
+    }
+    if cell.readers > 0 {
+        return Err(CellFault::Reading);
     }
     if let Some(c) = cell.write.conflict(stamp).or_else(|| cell.read.conflict(stamp)) {
         return Err(CellFault::Conflict(c));

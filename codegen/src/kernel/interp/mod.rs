@@ -59,6 +59,16 @@ pub enum RunFault {
     Unwritten { name: String, index: usize, thread: u32 },
     #[error("thread {thread} touches element {index} of `{name}` while an async copy to it is under way")]
     AsyncPending { name: String, index: usize, thread: u32 },
+    #[error("element {index} of `{name}` is overwritten while a product of a warp group reads it")]
+    GroupReading { name: String, index: usize },
+    #[error("%{0} is used while a product of a warp group adds to it")]
+    GroupPending(u32),
+    #[error("product of a warp group reached by only some of its threads")]
+    DivergentGroup,
+    #[error(
+        "product of a warp group at element {index} of `{name}`, expected a multiple of 16 below 64 past one of 512"
+    )]
+    GroupIndex { name: String, index: i64 },
     #[error("race of threads on element {index} of `{name}`")]
     ThreadRace { name: String, index: usize },
     #[error("race of blocks on element {index} of `{name}`")]

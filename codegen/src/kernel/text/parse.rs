@@ -179,7 +179,20 @@ impl<'t> Parser<'t> {
         self.punct("[")?;
         let len = self.number()?;
         self.punct("]")?;
-        Ok(Array { name, elem, len })
+        let swizzled = self.eat(Token::Word("swizzled"));
+        let over = if self.eat(Token::Word("over")) {
+            let name = self.word("a shared array")?;
+            match self.kernel.shared.iter().position(|a| a.name == name) {
+                Some(i) => Some(SharedId(i as u32)),
+                None => {
+                    return self
+                        .error_back(ParseErrorKind::Unknown { what: "shared array", name: name.to_owned() });
+                }
+            }
+        } else {
+            None
+        };
+        Ok(Array { name, elem, len, swizzled, over })
     }
 
     /// The register table, from what the text said about each.
@@ -391,6 +404,13 @@ impl<'t> Parser<'t> {
                 let [a, b, acc] = self.regs()?;
                 Inst::Mma { dst, a, b, acc }
             }
+            "group_mma" => {
+                let (a, a_index) = self.at()?;
+                self.punct(",")?;
+                let (b, b_index) = self.at()?;
+                self.punct(",")?;
+                Inst::GroupMma { acc: dst, a, a_index, b, b_index, steps: self.number()? }
+            }
             _ => {
                 return self
                     .error_back(ParseErrorKind::Unknown { what: "instruction", name: name.to_owned() });
@@ -423,6 +443,7 @@ impl<'t> Parser<'t> {
             }
             "async_commit" => Inst::AsyncCommit,
             "async_wait" => Inst::AsyncWait { pending: self.number()? },
+            "group_wait" => Inst::GroupWait { pending: self.number()? },
             "tile_store" => {
                 let (mem, index, stride, layout) = self.tile_at()?;
                 self.punct(",")?;

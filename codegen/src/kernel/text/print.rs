@@ -19,7 +19,15 @@ impl Display for Kernel {
         }
         for (space, arrays) in [("shared", &self.shared), ("local", &self.locals)] {
             for a in arrays {
-                writeln!(f, "  {space} {}: {}[{}]", a.name, a.elem, a.len)?;
+                write!(f, "  {space} {}: {}[{}]", a.name, a.elem, a.len)?;
+                if a.swizzled {
+                    f.write_str(" swizzled")?;
+                }
+                match a.over.map(|under| self.shared.get(under.0 as usize)) {
+                    Some(Some(under)) => writeln!(f, " over {}", under.name)?,
+                    Some(None) => writeln!(f, " over <undeclared>")?,
+                    None => writeln!(f)?,
+                }
             }
         }
         for reg in self.unassigned() {
@@ -199,6 +207,10 @@ impl Kernel {
             Inst::TileStore { mem, index, stride, layout, src } => {
                 write!(f, "tile_store {}, {}, {}, {}", at(mem, index), r(stride), layout.name(), r(src))
             }
+            Inst::GroupMma { a, a_index, b, b_index, steps, .. } => {
+                write!(f, "group_mma {}, {}, {steps}", at(a, a_index), at(b, b_index))
+            }
+            Inst::GroupWait { pending } => write!(f, "group_wait {pending}"),
             Inst::Mma { a, b, acc, .. } => write!(f, "mma {}, {}, {}", r(a), r(b), r(acc)),
         }
     }

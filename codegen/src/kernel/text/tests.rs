@@ -131,6 +131,8 @@ fn kernel(numbers: &[u64]) -> Kernel {
         name: name.into(),
         elem: d.pick(&Elem::ALL),
         len: d.bits() as u32,
+        swizzled: false,
+        over: None,
     };
     let mut k = Kernel {
         name: "random".into(),

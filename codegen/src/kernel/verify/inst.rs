@@ -237,6 +237,23 @@ impl Verifier<'_> {
                     self.mem_elem("tile store", *mem, ty);
                 }
             }
+            Inst::GroupMma { acc, a, a_index, b, b_index, steps } => {
+                self.use_as("group mma", "index of a", *a_index, I64);
+                self.use_as("group mma", "index of b", *b_index, I64);
+                let ty = self.use_(*acc);
+                self.define(*acc);
+                let threads = self.kernel.n_threads();
+                if !(1..=4).contains(steps) || !threads.is_multiple_of(128) {
+                    self.fault(FaultKind::GroupMmaSteps { steps: *steps, threads });
+                }
+                let factors = [a, b].map(|mem| self.group_factor(*mem));
+                if let ([Some(a), Some(b)], Some(acc)) = (factors, ty)
+                    && !(a == b && a.is_half() && is_group_acc(acc))
+                {
+                    self.fault(FaultKind::GroupMmaShape { a, b, acc });
+                }
+            }
+            Inst::GroupWait { .. } => {}
             Inst::Mma { dst, a, b, acc } => {
                 let (a, b, acc) = (self.use_(*a), self.use_(*b), self.use_(*acc));
                 if let (Some(a), Some(b), Some(acc)) = (a, b, acc) {
@@ -368,6 +385,23 @@ impl Verifier<'_> {
         }
     }
 
+    /// The element type of a swizzled shared array.
+    fn group_factor(&mut self, mem: Mem) -> Option<Elem> {
+        if !self.declared(mem) {
+            return None;
+        }
+        let Mem::Shared(id) = mem else {
+            let (op, what, expected) = ("group mma", "a factor", "shared");
+            self.fault(FaultKind::AddressSpace { op, what, expected, found: mem });
+            return None;
+        };
+        let array = &self.kernel.shared[id.0 as usize];
+        if !array.swizzled {
+            self.fault(FaultKind::NotSwizzled(array.name.clone()));
+        }
+        Some(array.elem)
+    }
+
     fn not_local(&mut self, op: &'static str, mem: Mem) {
         if matches!(mem, Mem::Local(_)) {
             let expected = "global or shared";
@@ -457,4 +491,13 @@ fn mma_fits(a: RegTy, b: RegTy, acc: RegTy) -> bool {
         && (a.rows, b.cols, a.cols) == (acc.rows, acc.cols, b.rows)
         && a.elem == b.elem
         && a.elem.bits() <= acc.elem.bits()
+}
+
+fn is_group_acc(acc: RegTy) -> bool {
+    let RegTy::Tile(acc) = acc else { return false };
+    acc.role == TileRole::Acc
+        && acc.elem == Elem::F32
+        && acc.rows == 16
+        && acc.cols % 8 == 0
+        && acc.cols <= 256
 }

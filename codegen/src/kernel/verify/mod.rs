@@ -69,6 +69,18 @@ pub enum FaultKind {
     AsyncSize(usize),
     #[error("mma of {a}, {b} and {acc} does not fit together")]
     MmaShape { a: RegTy, b: RegTy, acc: RegTy },
+    #[error(
+        "group mma of {a} and {b} into {acc}, expected one type of 16 bits into 16 rows of f32, 8 to 256 columns"
+    )]
+    GroupMmaShape { a: Elem, b: Elem, acc: RegTy },
+    #[error("group mma of {steps} steps by {threads} threads, expected 1 to 4 by whole groups of 128")]
+    GroupMmaSteps { steps: u16, threads: u32 },
+    #[error("`{0}` is swizzled but no shared array of whole KiB with memory of its own")]
+    BadSwizzle(String),
+    #[error("`{0}` lies over what is no earlier shared array, lies over another one, or is shorter")]
+    BadOverlay(String),
+    #[error("group mma reads `{0}`, which is not swizzled")]
+    NotSwizzled(String),
 }
 
 /// Place of a statement: `body[3].for[0].else[2]`; empty for the kernel's declarations.
@@ -199,6 +211,7 @@ impl<'k> Verifier<'k> {
         self.names([&k.name]);
         self.names(k.params.iter().map(|p| &p.name).chain(arrays));
         self.names(&k.dims);
+        self.arrays();
         for info in &k.regs {
             if let Some(name) = &info.name
                 && !is_identifier(name)
@@ -211,6 +224,28 @@ impl<'k> Verifier<'k> {
             };
             if !ok {
                 self.fault(FaultKind::BadRegTy(info.ty));
+            }
+        }
+    }
+
+    fn arrays(&mut self) {
+        let k = self.kernel;
+        for (i, a) in k.shared.iter().enumerate() {
+            if a.swizzled && (a.bytes() % 1024 != 0 || a.over.is_some()) {
+                self.fault(FaultKind::BadSwizzle(a.name.clone()));
+            }
+            let Some(under) = a.over else { continue };
+            let under = k.shared[..i].get(under.0 as usize);
+            if !under.is_some_and(|under| under.over.is_none() && under.bytes() >= a.bytes()) {
+                self.fault(FaultKind::BadOverlay(a.name.clone()));
+            }
+        }
+        for a in &k.locals {
+            if a.swizzled {
+                self.fault(FaultKind::BadSwizzle(a.name.clone()));
+            }
+            if a.over.is_some() {
+                self.fault(FaultKind::BadOverlay(a.name.clone()));
             }
         }
     }

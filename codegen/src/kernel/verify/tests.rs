@@ -53,7 +53,7 @@ const L: Mem = Mem::Local(LocalId(0));
 
 #[test]
 fn declarations() {
-    let array = |name: &str| Array { name: name.into(), elem: Elem::F32, len: 1 };
+    let array = |name: &str| Array::new(name, Elem::F32, 1);
     assert_eq!(spoilt(|k| k.name = "a b".into()), ["kernel: `a b` is not an identifier"]);
     assert_eq!(
         spoilt(|k| (k.shared, k.locals) = (vec![array("a")], vec![array("a")])),

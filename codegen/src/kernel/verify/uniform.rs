@@ -1,13 +1,14 @@
 //! Which values and which control flow depend on the thread.
 //!
-//! Every register gets the coarsest level at which it is the same everywhere: in the block, in each warp, or in
-//! each thread only. Memory read at a uniform index counts as uniform, since a difference would be a race.
+//! Every register gets the coarsest level at which it is the same everywhere: in the block, in each group of four
+//! warps, in each warp, or in each thread only. Memory read at a uniform index counts as uniform, since a difference would be a race.
 
 use super::*;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
     Block,
+    Group,
     Warp,
     Thread,
 }
@@ -107,14 +108,25 @@ impl Analysis<'_> {
         let own = match inst {
             Inst::ThreadIdx { axis: Axis::Y | Axis::Z, .. } if self.rows_are_warps() => Level::Warp,
             Inst::ThreadIdx { .. } => Level::Thread,
-            Inst::Binary { op, lhs, rhs, .. } if self.is_warp_idx(*op, *lhs, *rhs) => Level::Warp,
+            Inst::Binary { op, lhs, rhs, .. }
+                if let Some(threads) = self.quotient_of_thread(*op, *lhs, *rhs)
+                    && threads % i64::from(WARP_SIZE) == 0 =>
+            {
+                if threads % i64::from(4 * WARP_SIZE) == 0 {
+                    Level::Group
+                } else {
+                    Level::Warp
+                }
+            }
             Inst::Load { mem, .. } | Inst::Gather { mem, .. } => match mem {
                 Mem::Local(_) => Level::Thread,
                 Mem::Param(_) | Mem::Shared(_) => operands,
             },
             Inst::WarpShuffle { op: WarpShuffleOp::Idx, amount, .. } => self.level(*amount).max(Level::Warp),
             Inst::WarpShuffle { .. } => Level::Thread,
-            Inst::TileFill { .. } | Inst::TileLoad { .. } | Inst::Mma { .. } => operands.max(Level::Warp),
+            Inst::TileFill { .. } | Inst::TileLoad { .. } | Inst::Mma { .. } | Inst::GroupMma { .. } => {
+                operands.max(Level::Warp)
+            }
             Inst::Const { .. }
             | Inst::Dim { .. }
             | Inst::BlockIdx { .. }
@@ -140,6 +152,7 @@ impl Analysis<'_> {
             | Inst::AsyncCopy { .. }
             | Inst::AsyncCommit
             | Inst::AsyncWait { .. }
+            | Inst::GroupWait { .. }
             | Inst::TileStore { .. } => operands,
         };
         self.raise(dst, own.max(control));
@@ -150,18 +163,20 @@ impl Analysis<'_> {
         self.kernel.block[0].is_multiple_of(WARP_SIZE)
     }
 
-    /// thread_x / (multiple of 32) or thread_x >> (5 or more) is the same in all threads of a warp.
-    fn is_warp_idx(&self, op: BinaryOp, lhs: Reg, rhs: Reg) -> bool {
+    /// The number of neighboring threads that share thread_x / n or thread_x >> log n, if rows of the block are whole.
+    fn quotient_of_thread(&self, op: BinaryOp, lhs: Reg, rhs: Reg) -> Option<i64> {
         let one_row = self.kernel.block[1] == 1 && self.kernel.block[2] == 1;
-        let Some(rhs) = self.consts[rhs.0 as usize].filter(|_| self.thread_x[lhs.0 as usize]) else {
-            return false;
+        let rhs = self.consts[rhs.0 as usize].filter(|_| self.thread_x[lhs.0 as usize])?;
+        if !one_row && !self.rows_are_warps() {
+            return None;
+        }
+        let threads = match op {
+            BinaryOp::Div if rhs > 0 => rhs,
+            BinaryOp::Shr if (0..63).contains(&rhs) => 1 << rhs,
+            _ => return None,
         };
-        (one_row || self.rows_are_warps())
-            && match op {
-                BinaryOp::Div => rhs > 0 && rhs % i64::from(WARP_SIZE) == 0,
-                BinaryOp::Shr => (5..64).contains(&rhs),
-                _ => false,
-            }
+        // Groups of warps are counted over rows.
+        Some(if one_row { threads } else { threads.min(i64::from(WARP_SIZE)) })
     }
 
     fn check_control(&mut self, inst: &Inst, control: Level) {
@@ -184,6 +199,12 @@ impl Analysis<'_> {
                 self.warp_operand("tile store", "stride", *stride);
             }
             Inst::Mma { .. } => self.warp_op("mma", control),
+            Inst::GroupMma { a_index, b_index, .. } => {
+                self.group_op("group mma", control);
+                self.group_operand("group mma", "index of a", *a_index);
+                self.group_operand("group mma", "index of b", *b_index);
+            }
+            Inst::GroupWait { .. } => self.group_op("group wait", control),
             Inst::TileFill { .. } => self.warp_op("tile fill", control),
             Inst::Copy { dst, .. } if self.kernel.ty(*dst).lanes().is_none() => {
                 self.warp_op("tile copy", control);
@@ -195,6 +216,18 @@ impl Analysis<'_> {
     fn warp_op(&mut self, op: &'static str, control: Level) {
         if control > Level::Warp {
             self.fault(FaultKind::DivergentWarpOp(op));
+        }
+    }
+
+    fn group_op(&mut self, op: &'static str, control: Level) {
+        if control > Level::Group {
+            self.fault(FaultKind::DivergentWarpOp(op));
+        }
+    }
+
+    fn group_operand(&mut self, op: &'static str, what: &'static str, reg: Reg) {
+        if self.level(reg) > Level::Group {
+            self.fault(FaultKind::DivergentOperand { op, what });
         }
     }
 

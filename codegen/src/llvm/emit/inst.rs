@@ -73,7 +73,9 @@ impl<'ctx> Emitter<'ctx, '_> {
             | Inst::TileFill { .. }
             | Inst::TileLoad { .. }
             | Inst::TileStore { .. }
-            | Inst::Mma { .. } => Err(EmitError::unsupported(inst)),
+            | Inst::Mma { .. }
+            | Inst::GroupMma { .. }
+            | Inst::GroupWait { .. } => Err(EmitError::unsupported(inst)),
         }
     }
 

@@ -3,55 +3,66 @@
 //! ```text
 //! y[batch, m, n] = sum over k of x[batch, m, k] * w[batch, n, k]      each letter any number of axes, also none
 //!
-//! block = (batch, tile of n, tile of m)        a tile of y is TILE x TILE
+//! block = (batch, group of tiles of m, tile of n, tile of m in its group)
 //!
-//!               k ->                           k ->
-//! x   TILE rows [ tile | next ]      w  TILE rows [ tile | next ]      in shared memory, rows padded
+//!               k ->                                  k ->
+//! x      rows [ tile | next | .. ]      w      rows [ tile | next | .. ]      in shared memory
 //! ```
 //!
 //! Variants, from naive to fast:
 //!
 //! 1. [`fma`]: every thread accumulates a block of y in `f32` registers, for any float operands. A row of four steps of k
 //!    is one 16-byte load from shared memory and serves a whole row or column of the block.
-//! 2. [`mma`]: the warps multiply 16x8x16 matrix tiles with `f32` accumulators, where both operands are `f16` or both are
+//! 2. [`mma`]: the warps multiply 16x16x16 matrix tiles with `f32` accumulators, where both operands are `f16` or both are
 //!    `bf16`. An order of magnitude more products per cycle.
+//! 3. [`group`]: groups of four warps let the matrix units of Hopper read both operands from shared memory by themselves,
+//!    where both lie in memory with k last.
 //!
-//! 3. [`vector`]: few rows. Every column of w is read once, by one warp; nothing passes through shared memory.
+//! 4. [`vector`]: few rows. Every column of w is read once, by one warp; nothing passes through shared memory.
 //!
-//! The number of rows is often a symbol: then the second or first and the third are both launched, and the grid of one
+//! The number of rows is often a symbol: then one of the others and the vectors are both launched, and the grid of one
 //! of them is empty.
+//!
+//! Blocks that run together have [`GROUP`] tiles of m and as many of n as there are multiprocessors for, so that the
+//! second-level cache holds what they share.
 //!
 //! Operands that a group computes itself are evaluated element by element while they are staged; results pass the
 //! epilogue on their way to memory. Elements beyond the ends of m, n and k are staged as 0 and never stored.
 
 mod fma;
+pub(super) mod group;
 mod mma;
 mod product;
 mod vector;
 
 use super::scalar;
-use super::staging::{self, Fetched, Stage, buffers};
-use crate::kernel::{Axis, Elem, KernelBuilder, Reg, Value};
+use super::staging::{self, Buffers, Fetched, Stage};
+use crate::kernel::{Axis, Elem, KernelBuilder, Reg, SharedId, Value};
 use crate::lower::access::Cx;
 use crate::lower::elementwise::row_index;
 use crate::lower::index::Idx;
 use crate::lower::sink::Sink;
 use crate::lower::{Launch, LowerError, Lowering, elem_of};
+use crate::target::{GpuArch, GpuTarget};
 use product::{Factor, Product, recognize};
 use ssmc_ir::ops::{Contract, Label};
-use ssmc_ir::{Dim, Graph, Group};
+use ssmc_ir::{Def, Dim, Graph, Group};
 
-/// Rows and columns of the result that a block computes: both variants' buffers and accumulators fit the 48 KiB that a
-/// block gets without opting in.
-const TILE: i64 = 64;
+/// Tiles of m whose blocks follow each other, so that the columns of w that they share stay in the second-level cache.
+const GROUP: i64 = 8;
+
+/// Elements that a thread takes through the epilogue together, if rows of the result allow it.
+const LANES: u16 = 4;
 
 /// Which instructions multiply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Schedule {
     /// Scalar fused multiply-adds.
     Fma,
-    /// Matrix tiles.
-    Mma,
+    /// Matrix tiles, with tiles of the result of so many rows and columns.
+    Mma(mma::Size),
+    /// Products of warp groups.
+    Group(group::Shape),
     /// Scalar fused multiply-adds of few rows, a warp per pair of columns.
     Vector,
 }
@@ -61,34 +72,98 @@ impl Schedule {
     ///
     /// # Errors
     /// The node is no product of two float tensors with a sum.
-    pub(super) fn alternatives(graph: &Graph, group: &Group) -> Result<Vec<(Schedule, Dim)>, LowerError> {
-        let tiled = Schedule::choose(graph, group)?;
-        let Some(rows) = vector::n_rows(graph, group) else { return Ok(vec![(tiled, Dim::from(1))]) };
+    pub(super) fn alternatives(
+        graph: &Graph,
+        group: &Group,
+        target: &GpuTarget,
+    ) -> Result<Vec<(Schedule, Dim)>, LowerError> {
+        let tiled = Schedule::tiled(graph, group, target)?;
+        let Some(rows) = vector::n_rows(graph, group) else { return Ok(tiled) };
+        let with = |is_many: &Dim| tiled.iter().map(|(s, share)| (*s, share.clone() * is_many)).collect();
         Ok(match rows.as_const() {
-            Some(rows) if rows > vector::ROWS_MAX => vec![(tiled, Dim::from(1))],
+            Some(rows) if rows > vector::ROWS_MAX => tiled,
             Some(_) => vec![(Schedule::Vector, Dim::from(1))],
             None => {
                 let is_many = rows.floordiv(&Dim::from(vector::ROWS_MAX + 1)).at_most(&Dim::from(1));
-                vec![(Schedule::Vector, Dim::from(1) - &is_many), (tiled, is_many)]
+                let mut all: Vec<(Schedule, Dim)> = with(&is_many);
+                all.insert(0, (Schedule::Vector, Dim::from(1) - &is_many));
+                all
             }
         })
     }
 
-    /// The schedule in tiles for the element types of a node.
+    /// The first schedule in tiles for a node.
     ///
     /// # Errors
     /// The node is no product of two float tensors with a sum.
-    pub(super) fn choose(graph: &Graph, group: &Group) -> Result<Schedule, LowerError> {
-        let p = recognize(graph, graph.node(group.root), &|id| group.members.contains(&id))?;
+    pub(super) fn choose(graph: &Graph, group: &Group, target: &GpuTarget) -> Result<Schedule, LowerError> {
+        Ok(Schedule::tiled(graph, group, target)?[0].0)
+    }
+
+    /// The schedules in tiles for a node, each with 1 where it runs and 0 where another one does.
+    ///
+    /// # Errors
+    /// The node is no product of two float tensors with a sum.
+    fn tiled(graph: &Graph, group: &Group, target: &GpuTarget) -> Result<Vec<(Schedule, Dim)>, LowerError> {
+        let one = |schedule| Ok(vec![(schedule, Dim::from(1))]);
+        let is_member = |id| group.members.contains(&id);
+        let p = recognize(graph, graph.node(group.root), &is_member)?;
         let elems = [elem_of(graph.ty(p.x.value).dtype)?, elem_of(graph.ty(p.w.value).dtype)?];
-        Ok(if elems[0] == elems[1] && elems[0].is_half() { Schedule::Mma } else { Schedule::Fma })
+        if elems[0] != elems[1] || !elems[0].is_half() {
+            return one(Schedule::Fma);
+        }
+        let extent = |factor: &Factor, label: &Label| {
+            let axis = factor.labels.iter().position(|l| l == label);
+            axis.and_then(|axis| graph.ty(factor.value).shape[axis].as_const())
+        };
+        // Unknown extents may be large.
+        let many = |factor: &Factor| {
+            let n =
+                factor.own.iter().try_fold(1i64, |n, label| Some(n.saturating_mul(extent(factor, label)?)));
+            n.is_none_or(|n| n >= mma::Size::LARGE)
+        };
+        if !many(&p.x) || !many(&p.w) {
+            return one(Schedule::Mma(mma::Size::Small));
+        }
+        let is_computed = |value| matches!(graph.def(value), Def::Result(id, _) if is_member(id));
+        let is_copied = |factor: &Factor| {
+            let run = factor.labels.last().and_then(|label| extent(factor, label)).unwrap_or(1);
+            let is_last = p.k.len() == 1 && factor.labels.last() == p.k.last();
+            is_last && run % group::RUN == 0 && !is_computed(factor.value)
+        };
+        let has_groups = target.arch >= GpuArch::Sm90a && is_copied(&p.x) && is_copied(&p.w);
+        if !has_groups {
+            return one(Schedule::Mma(mma::Size::Large));
+        }
+        let shape = &graph.ty(graph.node(group.root).results[0]).shape;
+        let n = |labels: &[Label]| {
+            let extent = |label: &Label| p.output.iter().position(|l| l == label).map(|axis| &shape[axis]);
+            labels.iter().filter_map(extent).fold(Dim::from(1), |n, dim| n * dim)
+        };
+        // What is not known counts as large.
+        let cols = n(&p.w.own).as_const().unwrap_or(1 << 20);
+        let batches = n(&p.batch).as_const().unwrap_or(1);
+        let row_tiles = n(&p.x.own).ceildiv(&Dim::from(group::ROWS)) * Dim::from(batches);
+        let shapes = group::Shape::alternatives(&row_tiles, cols);
+        Ok(shapes.into_iter().map(|(shape, share)| (Schedule::Group(shape), share)).collect())
     }
 
     pub(super) fn threads(self) -> u32 {
         match self {
             Schedule::Fma => fma::THREADS,
-            Schedule::Mma => mma::THREADS,
+            Schedule::Mma(size) => size.threads(),
+            Schedule::Group(_) => group::THREADS,
             Schedule::Vector => vector::THREADS,
+        }
+    }
+
+    /// Rows and columns of the result that a block computes.
+    fn tile(self) -> (i64, i64) {
+        match self {
+            Schedule::Fma => (fma::TILE, fma::TILE),
+            Schedule::Mma(size) => (size.tile(), size.tile()),
+            Schedule::Group(shape) => shape.tile(),
+            Schedule::Vector => unreachable!("vectors have no tiles"),
         }
     }
 }
@@ -111,7 +186,7 @@ impl Axes {
     }
 }
 
-/// What both variants need.
+/// What the variants in tiles need.
 struct Block<'p> {
     p: &'p Product,
     batch: Axes,
@@ -126,6 +201,9 @@ struct Block<'p> {
     cols: Reg,
     depth: Reg,
     elem: Elem,
+    /// Rows and columns of the tile of the result.
+    tile: (i64, i64),
+    threads: u32,
 }
 
 pub(super) fn lower(
@@ -147,26 +225,56 @@ pub(super) fn lower(
     let (batch, m, n, k) = (axes(&p.batch), axes(&p.x.own), axes(&p.w.own), axes(&p.k));
     let elem = elem_of(l.graph.ty(l.node.results[0]).dtype)?;
     let (b, cx, sink) = l.parts();
-    let tiles = |axes: &Axes| axes.n().ceildiv(&Dim::from(TILE));
-    // Tiles of rows follow each other, so that the columns of w they share stay in the second-level cache.
-    let grid = [batch.n(), tiles(&n), tiles(&m)];
+    let tile = schedule.tile();
+    let tiles = |axes: &Axes, extent: i64| axes.n().ceildiv(&Dim::from(extent));
+    let row_tiles = tiles(&m, tile.0);
+    let together = row_tiles.as_const().map_or(GROUP, |n| n.clamp(1, GROUP));
+    let groups = row_tiles.ceildiv(&Dim::from(together));
+    let grid = [batch.n(), groups, tiles(&n, tile.1), Dim::from(together)];
     let flops = grid[0].clone() * &m.n() * &n.n() * &k.n() * Dim::from(2);
     let place = row_index(cx, b, &grid);
-    let first = |b: &mut KernelBuilder, tile: Idx| Ok::<_, LowerError>(b.mul(scalar(tile)?, TILE));
-    let (first_col, first_row) = (first(b, place[1])?, first(b, place[2])?);
+    let (group_at, col_at, within) = (scalar(place[1])?, scalar(place[2])?, scalar(place[3])?);
+    let first_col = b.mul(col_at, tile.1);
+    let row_at = b.mul(group_at, together);
+    let row_at = b.add(row_at, within);
+    let first_row = b.mul(row_at, tile.0);
     let batch_at = scalar(place[0])?;
     let batch_at = batch.unravel(cx, b, batch_at);
     let [rows, cols, depth] = [&m, &n, &k].map(|axes| cx.dim(b, &axes.n()));
-    let block = Block { p: &p, batch, m, n, k, batch_at, first_row, first_col, rows, cols, depth, elem };
-    match schedule {
-        Schedule::Fma => fma::lower(cx, b, sink, &block)?,
-        Schedule::Mma => mma::lower(cx, b, sink, &block)?,
-        Schedule::Vector => unreachable!("taken above"),
-    }
+    let threads = schedule.threads();
+    let block = Block {
+        p: &p,
+        batch,
+        m,
+        n,
+        k,
+        batch_at,
+        first_row,
+        first_col,
+        rows,
+        cols,
+        depth,
+        elem,
+        tile,
+        threads,
+    };
+    let is_needed = b.lt(first_row, rows);
+    let mut result = Ok(());
+    // Groups at the end may lack tiles.
+    b.if_(is_needed, |b| {
+        result = cx.scope(|cx| match schedule {
+            Schedule::Fma => fma::lower(cx, b, sink, &block),
+            Schedule::Mma(size) => mma::lower(cx, b, sink, &block, size),
+            Schedule::Group(shape) => group::lower(cx, b, sink, &block, shape),
+            Schedule::Vector => unreachable!("taken above"),
+        });
+    });
+    result?;
     Ok(Launch { grid: grid.iter().fold(Dim::from(1), |n, d| n * d), flops })
 }
 
 /// How tiles are laid out in shared memory.
+#[derive(Clone, Copy)]
 struct Layout {
     /// Steps of k in a tile.
     depth: i64,
@@ -174,6 +282,14 @@ struct Layout {
     pad: i64,
     /// Whether a tile may have a row per step of k, as its operand has in memory.
     may_be_deep: bool,
+    /// Buffers of each tile.
+    buffers: i64,
+    /// Tiles that are under way; one buffer is in use, and one more if its use ends late.
+    ahead: i64,
+    /// Both operands have one element type and share an array, which the result takes over in the end.
+    is_joint: bool,
+    /// The array is swizzled.
+    is_swizzled: bool,
 }
 
 /// The tile of one operand.
@@ -198,32 +314,57 @@ impl Tile {
 struct Tiles {
     x: Tile,
     w: Tile,
-    depth: i64,
+    layout: Layout,
+}
+
+/// What is done with a tile: before the next one is fetched, and after. It gets where the buffers of x and w begin.
+trait Compute {
+    fn begin(&mut self, b: &mut KernelBuilder, x: Reg, w: Reg);
+    fn end(&mut self, b: &mut KernelBuilder, x: Reg, w: Reg);
 }
 
 impl<'p> Block<'p> {
-    fn tiles(
-        &self,
-        cx: &mut Cx<'_>,
-        b: &mut KernelBuilder,
-        layout: Layout,
-        threads: u32,
-    ) -> Result<Tiles, LowerError> {
-        let mut tile = |name: &str, factor: &Factor, own: &Axes| {
+    fn tiles(&self, cx: &mut Cx<'_>, b: &mut KernelBuilder, layout: Layout) -> Result<Tiles, LowerError> {
+        let shape = |factor: &Factor, own: &Axes, extent: i64| {
             let is_k_last = factor.labels.last().is_some_and(|l| self.p.k.contains(l));
             let is_deep = layout.may_be_deep && !is_k_last;
             let shape = staging::Shape {
                 value: factor.value,
-                rows: if is_deep { layout.depth } else { TILE },
-                cols: if is_deep { TILE } else { layout.depth },
+                rows: if is_deep { layout.depth } else { extent },
+                cols: if is_deep { extent } else { layout.depth },
                 pad: layout.pad,
                 run: if is_deep { run(factor, own) } else { run(factor, &self.k) },
                 is_column_major: !is_deep && !is_k_last,
             };
-            Ok::<_, LowerError>(Tile { stage: Stage::declare(cx, b, name, shape, threads)?, is_deep })
+            (shape, is_deep)
         };
-        let (x, w) = (tile("x_tile", &self.p.x, &self.m)?, tile("w_tile", &self.p.w, &self.n)?);
-        Ok(Tiles { x, w, depth: layout.depth })
+        let (x, x_is_deep) = shape(&self.p.x, &self.m, self.tile.0);
+        let (w, w_is_deep) = shape(&self.p.w, &self.n, self.tile.1);
+        let elem = |shape: &staging::Shape| elem_of(cx.graph.ty(shape.value).dtype);
+        let (x_elem, w_elem) = (elem(&x)?, elem(&w)?);
+        let array = |b: &mut KernelBuilder, name: &str, elem: Elem, size: i64| {
+            let len = (layout.buffers * size) as u32;
+            match layout.is_swizzled {
+                true => b.shared_swizzled(name, elem, len),
+                false => b.shared(name, elem, len),
+            }
+        };
+        let (x_buffers, w_buffers) = if layout.is_joint {
+            let stride = x.size() + w.size();
+            let shared = array(b, "tiles", x_elem, stride);
+            (Buffers { shared, first: 0, stride }, Buffers { shared, first: x.size(), stride })
+        } else {
+            let mut alone = |name: &str, elem: Elem, shape: &staging::Shape| {
+                let stride = shape.size();
+                Buffers { shared: array(b, name, elem, stride), first: 0, stride }
+            };
+            (alone("x_tile", x_elem, &x), alone("w_tile", w_elem, &w))
+        };
+        Ok(Tiles {
+            x: Tile { stage: Stage::new(cx, b, x, x_buffers, self.threads)?, is_deep: x_is_deep },
+            w: Tile { stage: Stage::new(cx, b, w, w_buffers, self.threads)?, is_deep: w_is_deep },
+            layout,
+        })
     }
 
     /// Begins to fill the buffers of both operands with tile `j` of k.
@@ -233,9 +374,10 @@ impl<'p> Block<'p> {
         b: &mut KernelBuilder,
         tiles: &Tiles,
         thread: Reg,
-        (j, x_buffer, w_buffer): (Reg, Reg, Reg),
+        (j, slot): (Reg, Reg),
     ) -> Result<[Fetched; 2], LowerError> {
-        let base = b.mul(j, tiles.depth);
+        let base = b.mul(j, tiles.layout.depth);
+        let (x_buffer, w_buffer) = (tiles.x.stage.buffer(b, slot), tiles.w.stage.buffer(b, slot));
         let mut of = |tile: &Tile, buffer, factor: &Factor, own: &Axes, (first, n): (Reg, Reg)| {
             let place = &mut |cx: &mut Cx<'a>, b: &mut KernelBuilder, (row, col): (Reg, Reg)| {
                 let (at, k) = if tile.is_deep { (col, row) } else { (row, col) };
@@ -250,43 +392,104 @@ impl<'p> Block<'p> {
         };
         let x = of(&tiles.x, x_buffer, &self.p.x, &self.m, (self.first_row, self.rows))?;
         let w = of(&tiles.w, w_buffer, &self.p.w, &self.n, (self.first_col, self.cols))?;
+        b.async_commit();
         Ok([x, w])
     }
 
-    /// Runs `compute` for every tile of k; it gets where the buffers of x and w begin.
+    /// Runs `compute` for every tile of k. Afterwards all copies have ended.
     fn for_tiles(
         &self,
         cx: &mut Cx<'_>,
         b: &mut KernelBuilder,
         tiles: &Tiles,
-        compute: &mut dyn FnMut(&mut KernelBuilder, Reg, Reg),
+        compute: &mut dyn Compute,
     ) -> Result<(), LowerError> {
+        let Layout { depth, buffers, ahead, .. } = tiles.layout;
         let thread = b.thread_idx(Axis::X);
         let arrive = |b: &mut KernelBuilder, [x, w]: &[Fetched; 2]| {
             tiles.x.stage.arrive(b, x);
             tiles.w.stage.arrive(b, w);
         };
-        let zero = b.const_i64(0);
-        let fetched = self.fetch(cx, b, tiles, thread, (zero, zero, zero))?;
-        arrive(b, &fetched);
-        let n_tiles = b.ceil_div(self.depth, tiles.depth);
+        for j in 0..ahead {
+            let j = b.const_i64(j);
+            let fetched = self.fetch(cx, b, tiles, thread, (j, j))?;
+            arrive(b, &fetched);
+        }
+        let slot = |b: &mut KernelBuilder, first: i64| {
+            let first = b.const_i64(first);
+            b.var_init(first)
+        };
+        let (this, next) = (slot(b, 0), slot(b, ahead % buffers));
+        let n_tiles = b.ceil_div(self.depth, depth);
         let mut result = Ok(());
         b.for_("tile", 0, n_tiles, 1, |b, j| {
             result = cx.scope(|cx| {
+                b.async_wait((ahead - 1) as u16);
                 b.barrier();
-                let (x_this, x_next) = buffers(b, j, tiles.x.stage.size());
-                let (w_this, w_next) = buffers(b, j, tiles.w.stage.size());
-                let after = b.add(j, 1);
-                let fetched = self.fetch(cx, b, tiles, thread, (after, x_next, w_next))?;
-                compute(b, x_this, w_this);
+                let (x, w) = (tiles.x.stage.buffer(b, this), tiles.w.stage.buffer(b, this));
+                compute.begin(b, x, w);
+                let after = b.add(j, ahead);
+                let fetched = self.fetch(cx, b, tiles, thread, (after, next))?;
+                compute.end(b, x, w);
                 arrive(b, &fetched);
+                for slot in [this, next] {
+                    let following = b.add(slot, 1);
+                    let is_last = b.eq(following, buffers);
+                    let first = b.const_i64(0);
+                    let following = b.select(is_last, first, following);
+                    b.assign(slot, following);
+                }
                 Ok(())
             });
         });
+        b.async_wait(0);
         result
     }
 
-    /// Stores one element of the result, if there is such an element.
+    /// An array for the tile of the result over the buffers, with rows `pitch` elements apart. All warps must have ended
+    /// their work with the tiles before this, and stored before [`Block::store`].
+    fn result(&self, b: &mut KernelBuilder, tiles: &Tiles, pitch: i64) -> SharedId {
+        b.barrier();
+        b.shared_over("y_tile", Elem::F32, (self.tile.0 * pitch) as u32, tiles.x.stage.shared())
+    }
+
+    /// Takes the tile of the result through the epilogue to memory.
+    fn store<'a>(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        sink: &mut Sink<'a>,
+        (result, pitch): (SharedId, i64),
+    ) -> Result<(), LowerError> {
+        b.barrier();
+        let thread = b.thread_idx(Axis::X);
+        let last = self.n.extents.last().and_then(Dim::as_const);
+        let is_last = self.p.output.ends_with(&self.n.labels);
+        let lanes = if is_last && last.is_some_and(|n| n % i64::from(LANES) == 0) { LANES } else { 1 };
+        // Divided by shifts.
+        let width = 1 << self.tile.1.trailing_zeros();
+        let chunks = width / i64::from(lanes);
+        let before = std::mem::replace(&mut cx.lanes, lanes);
+        let mut stored = Ok(());
+        b.for_("part", 0, self.tile.1, width, |b, part| {
+            b.for_("i", thread, self.tile.0 * chunks, self.threads.into(), |b, i| {
+                let (row, col) = (b.div(i, chunks), b.rem(i, chunks));
+                let col = b.mul(col, i64::from(lanes));
+                let col = b.add(col, part);
+                stored = cx.scope(|cx| {
+                    self.put(cx, b, sink, (row, col), |b| {
+                        let at = b.mul(row, pitch);
+                        let at = b.add(at, col);
+                        b.load(result, at, lanes)
+                    })
+                });
+            });
+        });
+        cx.lanes = before;
+        stored
+    }
+
+    /// Stores an element of the result and those beside it, as many as vectors have lanes, if there are such elements.
     fn put<'a>(
         &self,
         cx: &mut Cx<'a>,
@@ -301,7 +504,9 @@ impl<'p> Block<'p> {
         let mut result = Ok(());
         b.if_(exists, |b| {
             result = cx.scope(|cx| {
-                let (m_at, n_at) = (self.m.unravel(cx, b, m), self.n.unravel(cx, b, n));
+                let extents = cx.extents(b, &self.n.extents);
+                let n = cx.lanes_from(n);
+                let (m_at, n_at) = (self.m.unravel(cx, b, m), cx.index(b).unravel(n, &extents));
                 let parts =
                     [(&self.m.labels, &m_at), (&self.n.labels, &n_at), (&self.batch.labels, &self.batch_at)];
                 let idx = pick(&self.p.output, &parts);

@@ -40,7 +40,7 @@ pub fn lower_alternatives(
         ..lowered
     };
     match &node.op {
-        Op::Contract(op) if let Ok(schedules) = matmul::Schedule::alternatives(graph, group) => {
+        Op::Contract(op) if let Ok(schedules) = matmul::Schedule::alternatives(graph, group, target) => {
             let lower = |(schedule, share): (matmul::Schedule, Dim)| {
                 let lower = |l: &mut Lowering<'_>| matmul::lower(l, op, group, schedule);
                 Ok(shared(in_block(graph, group, schedule.threads(), lower)?, &share))
@@ -84,7 +84,7 @@ pub fn lower_block(graph: &Graph, group: &Group, target: &GpuTarget) -> Result<L
             let (schedule, _) = schedules[0];
             in_block(graph, group, schedule.threads(), |l| selective_scan::lower(l, op, schedule))
         }
-        Op::Contract(op) if let Ok(schedule) = matmul::Schedule::choose(graph, group) => {
+        Op::Contract(op) if let Ok(schedule) = matmul::Schedule::choose(graph, group, target) => {
             in_block(graph, group, schedule.threads(), |l| matmul::lower(l, op, group, schedule))
         }
         Op::CausalConv1d(op) => in_block(graph, group, conv1d::THREADS, |l| conv1d::lower(l, op)),

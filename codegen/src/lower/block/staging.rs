@@ -1,15 +1,16 @@
-//! Tiles of operands in shared memory, fetched one tile ahead of their use.
+//! Tiles of operands in shared memory, fetched some tiles ahead of their use.
 //!
-//! Every tile has two buffers. While a block computes with one of them it fills the other, so that a loop over tiles
-//! needs one barrier:
+//! Every tile has several buffers, used in turn. While a block computes with one of them it fills others, so that a loop
+//! over tiles needs one barrier:
 //!
 //! ```text
-//! fetch(tile 0), arrive
+//! fetch(tiles 0 .. ahead), arrive
 //! for each tile:
-//!   barrier              what all threads fetched is there; nobody reads the other buffer any more
-//!   fetch(next tile)     into the other buffer
-//!   compute              from this buffer
-//!   arrive               own copies have ended, or registers are stored
+//!   own copies for it have ended
+//!   barrier              what all threads fetched is there; nobody reads the buffer before this one any more
+//!   fetch(tile + ahead)  into a buffer that nobody reads
+//!   compute              from this tile's buffer
+//!   arrive               registers are stored
 //! ```
 //!
 //! Variants: (1) elements that the group computes, or rows too odd to be copied in words, go through registers and are
@@ -24,6 +25,7 @@ use crate::lower::{LowerError, elem_of};
 use ssmc_ir::ValueId;
 
 /// What is staged: `rows` x `cols` elements of `value`, as one buffer.
+#[derive(Clone, Copy)]
 pub(super) struct Shape {
     pub(super) value: ValueId,
     pub(super) rows: i64,
@@ -36,10 +38,29 @@ pub(super) struct Shape {
     pub(super) is_column_major: bool,
 }
 
-/// A tile with two buffers.
+impl Shape {
+    pub(super) fn pitch(&self) -> i64 {
+        self.cols + self.pad
+    }
+
+    /// Elements of one buffer.
+    pub(super) fn size(&self) -> i64 {
+        self.rows * self.pitch()
+    }
+}
+
+/// Where the buffers of a tile lie: the first at element `first`, each `stride` elements after the one before.
+#[derive(Clone, Copy)]
+pub(super) struct Buffers {
+    pub(super) shared: SharedId,
+    pub(super) first: i64,
+    pub(super) stride: i64,
+}
+
+/// A tile with its buffers.
 pub(super) struct Stage {
     shape: Shape,
-    shared: SharedId,
+    buffers: Buffers,
     elem: Elem,
     threads: i64,
     /// The operand and the elements of one asynchronous copy; otherwise elements go through registers.
@@ -54,49 +75,44 @@ pub(super) type Place<'f, 'a> =
 pub(super) struct Fetched(Vec<(Reg, Reg, Option<Reg>)>);
 
 impl Stage {
-    pub(super) fn declare(
+    pub(super) fn new(
         cx: &mut Cx<'_>,
         b: &mut KernelBuilder,
-        name: &str,
         shape: Shape,
+        buffers: Buffers,
         threads: u32,
     ) -> Result<Stage, LowerError> {
         let elem = elem_of(cx.graph.ty(shape.value).dtype)?;
-        let pitch = shape.cols + shape.pad;
-        let fits = |n: &i64| [shape.run, shape.cols, pitch].iter().all(|extent| extent % n == 0);
-        let widths = [16, 8, 4].into_iter().filter_map(|bytes| {
-            let size = elem.size() as i64;
-            (bytes % size == 0).then_some(bytes / size)
-        });
-        let copy = match widths.filter(|n| fits(n)).max() {
+        let copy = match width(&shape, elem) {
             Some(width) if !cx.is_inside(shape.value) => Some((cx.read_param(b, shape.value)?, width)),
             _ => None,
         };
-        let shared = b.shared(name, elem, (2 * shape.rows * pitch) as u32);
-        Ok(Stage { shape, shared, elem, threads: threads.into(), copy })
+        Ok(Stage { shape, buffers, elem, threads: threads.into(), copy })
     }
 
     pub(super) fn pitch(&self) -> i64 {
-        self.shape.cols + self.shape.pad
+        self.shape.pitch()
     }
 
-    /// Elements of one buffer.
-    pub(super) fn size(&self) -> i64 {
-        self.shape.rows * self.pitch()
+    /// The element at which buffer `slot` begins.
+    pub(super) fn buffer(&self, b: &mut KernelBuilder, slot: Reg) -> Reg {
+        let at = b.mul(slot, self.buffers.stride);
+        b.add(at, self.buffers.first)
     }
 
     /// The array, for loads from it.
     pub(super) fn shared(&self) -> SharedId {
-        self.shared
+        self.buffers.shared
     }
 
     /// Loads `lanes` neighbors of one row, as `f32`.
     pub(super) fn load(&self, b: &mut KernelBuilder, at: Reg, lanes: u16) -> Reg {
-        let x = b.load(self.shared, at, lanes);
+        let x = b.load(self.buffers.shared, at, lanes);
         b.cast(x, Elem::F32)
     }
 
-    /// Begins to fill the buffer that starts at element `buffer`. Elements that do not exist become 0.
+    /// Begins to fill the buffer that starts at element `buffer`; asynchronous copies are not committed. Elements that do
+    /// not exist become 0.
     pub(super) fn fetch<'a>(
         &self,
         cx: &mut Cx<'a>,
@@ -110,9 +126,14 @@ impl Stage {
         let mut fetched = Vec::new();
         for first in (0..chunks).step_by(self.threads as usize) {
             let chunk = b.add(thread, first);
+            // Indices that differ by a constant are cheap.
+            let whole_rows = first % per_row == 0;
             let has_one = (first + self.threads > chunks).then(|| b.lt(chunk, chunks));
             let (row, col) = if self.shape.is_column_major {
                 (b.rem(chunk, self.shape.rows), b.div(chunk, self.shape.rows))
+            } else if whole_rows {
+                let row = b.div(thread, per_row);
+                (b.add(row, first / per_row), b.rem(thread, per_row))
             } else {
                 (b.div(chunk, per_row), b.rem(chunk, per_row))
             };
@@ -126,7 +147,7 @@ impl Stage {
                     let extents = cx.extents(b, &cx.graph.ty(self.shape.value).shape);
                     let from = scalar(cx.index(b).linear(&idx, &extents))?;
                     let copy = |b: &mut KernelBuilder| {
-                        b.async_copy((self.shared, at), (param, from), width as u16, Some(exists));
+                        b.async_copy((self.buffers.shared, at), (param, from), width as u16, Some(exists));
                     };
                     match has_one {
                         Some(has_one) => b.if_(has_one, copy),
@@ -146,30 +167,26 @@ impl Stage {
                 }
             }
         }
-        if self.copy.is_some() {
-            b.async_commit();
-        }
         Ok(Fetched(fetched))
     }
 
-    /// Completes what [`Stage::fetch`] began; the next barrier shows it to the block.
+    /// Stores what [`Stage::fetch`] got in registers; the next barrier shows it to the block.
     pub(super) fn arrive(&self, b: &mut KernelBuilder, fetched: &Fetched) {
-        if self.copy.is_some() {
-            b.async_wait(0);
-        }
         for (at, x, has_one) in &fetched.0 {
             match has_one {
-                Some(has_one) => b.if_(*has_one, |b| b.store(self.shared, *at, *x)),
-                None => b.store(self.shared, *at, *x),
+                Some(has_one) => b.if_(*has_one, |b| b.store(self.buffers.shared, *at, *x)),
+                None => b.store(self.buffers.shared, *at, *x),
             }
         }
     }
 }
 
-/// Buffer 0 or 1 of a tile: where it starts for iteration `i`, and where the one of the next iteration does.
-pub(super) fn buffers(b: &mut KernelBuilder, i: Reg, size: i64) -> (Reg, Reg) {
-    let parity = b.and(i, 1);
-    let this = b.mul(parity, size);
-    let next = b.sub(size, this);
-    (this, next)
+/// Elements in one asynchronous copy of a tile whose operand is in memory.
+pub(super) fn width(shape: &Shape, elem: Elem) -> Option<i64> {
+    let fits = |n: &i64| [shape.run, shape.cols, shape.pitch()].iter().all(|extent| extent % n == 0);
+    let widths = [16, 8, 4].into_iter().filter_map(|bytes| {
+        let size = elem.size() as i64;
+        (bytes % size == 0).then_some(bytes / size)
+    });
+    widths.filter(|n| fits(n)).max()
 }

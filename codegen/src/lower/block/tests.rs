@@ -31,7 +31,7 @@ fn targets() -> [GpuTarget; 2] {
 }
 
 fn shared_bytes(lowered: &Lowered) -> u64 {
-    lowered.kernel.shared.iter().map(|a| u64::from(a.len) * a.elem.size() as u64).sum()
+    lowered.kernel.shared.iter().filter(|a| a.over.is_none()).map(|a| a.bytes()).sum()
 }
 
 /// Bytes of the asynchronous copies, each size once.

@@ -2,6 +2,7 @@
 
 use super::{Emitter, class};
 use crate::kernel::{CompareOp, Elem, Mem, Reg};
+use crate::ptx::arrays::SWIZZLED_ALIGN;
 use crate::ptx::isa::*;
 
 /// Most bytes of one access.
@@ -25,6 +26,54 @@ impl Emitter<'_> {
     pub(super) fn element(&mut self, mem: Mem, index: Var) -> (Space, Address) {
         let (space, base) = self.array(mem);
         let size = self.kernel.mem_elem(mem).size();
+        if self.is_swizzled(mem) {
+            return (space, self.swizzled(base, index, size));
+        }
+        (space, self.linear(base, index, size))
+    }
+
+    fn is_swizzled(&self, mem: Mem) -> bool {
+        matches!(mem, Mem::Shared(id) if self.kernel.shared[id.0 as usize].swizzled)
+    }
+
+    /// base + index * size, with the words of each 128 bytes in their order of memory.
+    fn swizzled(&mut self, base: Var, index: Var, size: usize) -> Address {
+        let (bytes, row, place, address) =
+            (self.var(Class::B64), self.var(Class::B64), self.var(Class::B64), self.var(Class::B64));
+        self.binary(Binary::Shl, Ty::B64, bytes, index, Src::Int(size.trailing_zeros().into()));
+        self.binary(Binary::Shr, Ty::U64, row, bytes, Src::Int(3));
+        self.binary(Binary::And, Ty::B64, row, row, Src::Int(0x70));
+        self.binary(Binary::Xor, Ty::B64, place, bytes, row);
+        self.binary(Binary::Add, Ty::S64, address, base, place);
+        Address { base: address, offset: 0 }
+    }
+
+    /// The address of an element of a swizzled array. The parts of its index that move whole KiB are added after the
+    /// words are swizzled, so that the rest stays the same from buffer to buffer.
+    fn swizzled_at(&mut self, mem: Mem, index: Reg, beyond: i64) -> (Space, Address) {
+        let (space, mut base) = self.array(mem);
+        let size = self.kernel.mem_elem(mem).size();
+        let period = i64::from(SWIZZLED_ALIGN) / size as i64;
+        let (terms, constant) = self.offsets.terms(index);
+        let constant = constant + beyond;
+        let within = constant.rem_euclid(period);
+        let mut rest = self.var(Class::B64);
+        self.mov(rest, Src::Int(within));
+        for term in terms {
+            let is_whole = 1i64 << self.alignment.exponent(term).min(32) >= period;
+            let (var, sum) = (self.scalar(term), self.var(Class::B64));
+            if is_whole {
+                base = self.linear(base, var, size).base;
+            } else {
+                self.binary(Binary::Add, Ty::S64, sum, rest, var);
+                rest = sum;
+            }
+        }
+        let offset = (constant - within) * size as i64;
+        (space, Address { offset, ..self.swizzled(base, rest, size) })
+    }
+
+    fn linear(&mut self, base: Var, index: Var, size: usize) -> Address {
         let address = self.var(Class::B64);
         if size == 1 {
             self.binary(Binary::Add, Ty::S64, address, base, index);
@@ -33,15 +82,31 @@ impl Emitter<'_> {
             self.binary(Binary::Shl, Ty::B64, bytes, index, Src::Int(size.trailing_zeros().into()));
             self.binary(Binary::Add, Ty::S64, address, base, bytes);
         }
-        (space, Address { base: address, offset: 0 })
+        Address { base: address, offset: 0 }
     }
 
     /// As [`Emitter::element`] for an index whose constant part becomes the offset of the address.
     fn element_at(&mut self, mem: Mem, index: Reg) -> (Space, Address) {
+        self.element_beyond(mem, index, 0)
+    }
+
+    /// The address of element `index + beyond`.
+    fn element_beyond(&mut self, mem: Mem, index: Reg, beyond: i64) -> (Space, Address) {
+        if self.is_swizzled(mem) {
+            return self.swizzled_at(mem, index, beyond);
+        }
         let (base, constant) = self.offsets.parts(index);
         let base = self.scalar(base);
         let (space, address) = self.element(mem, base);
-        (space, Address { offset: constant * self.kernel.mem_elem(mem).size() as i64, ..address })
+        (space, Address { offset: (constant + beyond) * self.kernel.mem_elem(mem).size() as i64, ..address })
+    }
+
+    /// The address of the element `i` after the one at `index`, which is at `first`.
+    fn part(&mut self, mem: Mem, index: Reg, first: Address, i: usize) -> Address {
+        if i > 0 && self.is_swizzled(mem) {
+            return self.element_beyond(mem, index, i as i64).1;
+        }
+        Address { offset: first.offset + (i * self.kernel.mem_elem(mem).size()) as i64, ..first }
     }
 
     /// How many contiguous elements from `index` may be accessed at once: 1, 2 or 4.
@@ -56,9 +121,9 @@ impl Emitter<'_> {
         let (elem, lanes) = (self.elem(dst), self.vars(dst));
         let run = if mask.is_none() && elem != Elem::Bool { self.run(mem, index, lanes.len()) } else { 1 };
         let mask = mask.map(|m| self.vars(m));
-        let (space, from) = self.element_at(mem, index);
+        let (space, first) = self.element_at(mem, index);
         for (i, part) in lanes.chunks(run).enumerate() {
-            let from = Address { offset: from.offset + (i * run * elem.size()) as i64, ..from };
+            let from = self.part(mem, index, first, i * run);
             self.load_lanes((space, elem), part, from, mask.as_ref().map(|m| m[i]));
         }
     }
@@ -113,9 +178,9 @@ impl Emitter<'_> {
         let (elem, lanes) = (self.elem(src), self.vars(src));
         let run = if mask.is_none() && elem != Elem::Bool { self.run(mem, index, lanes.len()) } else { 1 };
         let mask = mask.map(|m| self.vars(m));
-        let (space, to) = self.element_at(mem, index);
+        let (space, first) = self.element_at(mem, index);
         for (i, part) in lanes.chunks(run).enumerate() {
-            let to = Address { offset: to.offset + (i * run * elem.size()) as i64, ..to };
+            let to = self.part(mem, index, first, i * run);
             self.store_lanes((space, elem), part, to, mask.as_ref().map(|m| m[i]));
         }
     }

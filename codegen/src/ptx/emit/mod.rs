@@ -2,25 +2,28 @@
 
 mod arith;
 mod convert;
+mod group;
 mod memory;
 mod tile;
 mod warp;
 
 use super::align::Alignment;
+use super::arrays;
 use super::error::PtxError;
 use super::isa::*;
 use super::offsets::Offsets;
-use super::print::{ArrayDecl, Entry};
+use super::print::{ArrayDecl, DYNAMIC, Entry};
 use crate::kernel::{self, Axis, CompareOp, Const, Elem, For, If, Kernel, Mem, Reg, RegTy, Stmt};
-use crate::target::GpuTarget;
+use crate::target::{GpuArch, GpuTarget};
 
 /// The entry point of a verified kernel.
 pub(super) fn entry(kernel: &Kernel, target: &GpuTarget) -> Result<Entry, PtxError> {
-    let bytes: u64 = kernel.shared.iter().map(array_bytes).sum();
-    if bytes > target.static_shared_bytes {
-        let (kernel, limit) = (kernel.name.clone(), target.static_shared_bytes);
+    let (_, bytes) = arrays::places(kernel);
+    if bytes > target.max_shared_bytes {
+        let (kernel, limit) = (kernel.name.clone(), target.max_shared_bytes);
         return Err(PtxError::Shared { kernel, bytes, limit });
     }
+    let is_dynamic = arrays::dynamic_shared_bytes(kernel, target) > 0;
     let mut e = Emitter {
         kernel,
         alignment: Alignment::of(kernel),
@@ -33,17 +36,23 @@ pub(super) fn entry(kernel: &Kernel, target: &GpuTarget) -> Result<Entry, PtxErr
         shared: Vec::new(),
         locals: Vec::new(),
         lane: None,
+        has_groups: has_groups(&kernel.body),
     };
+    if e.has_groups && target.arch < GpuArch::Sm90a {
+        return Err(PtxError::Unsupported { kernel: kernel.name.clone(), inst: "group_mma".into() });
+    }
     e.registers()?;
-    e.prologue();
+    e.prologue(is_dynamic);
     e.list(&kernel.body)?;
     e.push(Inst::Return);
-    let arrays = [(Space::Shared, &kernel.shared), (Space::Local, &kernel.locals)];
-    let arrays = arrays.into_iter().flat_map(|(space, arrays)| {
-        arrays.iter().map(move |a| ArrayDecl {
+    let shared = if is_dynamic { &[][..] } else { &kernel.shared[..] };
+    let declared = [(Space::Shared, shared), (Space::Local, &kernel.locals[..])];
+    let arrays = declared.into_iter().flat_map(|(space, arrays)| {
+        arrays.iter().filter(|a| a.over.is_none()).map(move |a| ArrayDecl {
             space,
             name: array_name(kernel, &a.name),
-            bytes: array_bytes(a),
+            bytes: arrays::bytes(a),
+            align: arrays::align(a),
         })
     });
     Ok(Entry {
@@ -61,9 +70,13 @@ fn array_name(kernel: &Kernel, array: &str) -> String {
     format!("{}__{array}", kernel.name)
 }
 
-/// Bytes that an array takes with the padding after it.
-fn array_bytes(array: &kernel::Array) -> u64 {
-    (u64::from(array.len) * array.elem.size() as u64).next_multiple_of(super::print::ARRAY_ALIGN.into())
+/// Whether there are products of warp groups.
+fn has_groups(body: &[Stmt]) -> bool {
+    body.iter().any(|stmt| match stmt {
+        Stmt::Inst(inst) => matches!(inst, kernel::Inst::GroupMma { .. }),
+        Stmt::For(l) => has_groups(&l.body),
+        Stmt::If(i) => has_groups(&i.on_true) || has_groups(&i.on_false),
+    })
 }
 
 struct Emitter<'k> {
@@ -81,6 +94,8 @@ struct Emitter<'k> {
     locals: Vec<Var>,
     /// The thread's place in its warp, once a tile needed it; read at the start of the kernel.
     lane: Option<Var>,
+    /// Whether the matrix units read shared memory by themselves.
+    has_groups: bool,
 }
 
 /// The class of registers that hold a value.
@@ -153,20 +168,29 @@ impl<'k> Emitter<'k> {
     }
 
     /// Addresses of all arrays.
-    fn prologue(&mut self) {
+    fn prologue(&mut self, is_dynamic: bool) {
         for index in 0..self.kernel.params.len() {
             let (generic, dst) = (self.var(Class::B64), self.var(Class::B64));
             self.push(Inst::Param { dst: generic, index });
             self.push(Inst::ToGlobal { dst, src: generic });
             self.params.push(dst);
         }
-        let address = |e: &mut Self, array: &kernel::Array| {
+        let address = |e: &mut Self, name: String| {
             let dst = e.var(Class::B64);
-            e.push(Inst::AddressOf { dst, name: array_name(e.kernel, &array.name) });
+            e.push(Inst::AddressOf { dst, name });
             dst
         };
-        self.shared = self.kernel.shared.iter().map(|a| address(self, a)).collect();
-        self.locals = self.kernel.locals.iter().map(|a| address(self, a)).collect();
+        let kernel = self.kernel;
+        let (places, _) = arrays::places(kernel);
+        let shared = |(array, place): (&kernel::Array, &u64)| match is_dynamic {
+            true => format!("{DYNAMIC}+{place}"),
+            false => {
+                let owner = array.over.map_or(array, |under| &kernel.shared[under.0 as usize]);
+                array_name(kernel, &owner.name)
+            }
+        };
+        self.shared = kernel.shared.iter().zip(&places).map(|a| address(self, shared(a))).collect();
+        self.locals = kernel.locals.iter().map(|a| address(self, array_name(kernel, &a.name))).collect();
         if self.kernel.regs.iter().any(|r| r.ty.lanes().is_none()) {
             let lane = self.var(Class::B32);
             self.push(Inst::Special { dst: lane, src: Special::Lane });
@@ -337,7 +361,16 @@ impl<'k> Emitter<'k> {
             K::Gather { dst, mem, index, mask } => self.gather(*dst, *mem, *index, *mask),
             K::Scatter { mem, index, src, mask } => self.scatter(*mem, *index, *src, *mask),
             K::WarpShuffle { dst, op, src, amount } => self.warp_shuffle(*dst, *op, *src, *amount),
-            K::Barrier => self.push(Inst::Barrier),
+            K::Barrier => {
+                if self.has_groups {
+                    self.push(Inst::ProxyFence);
+                }
+                self.push(Inst::Barrier);
+            }
+            K::GroupMma { acc, a, a_index, b, b_index, steps } => {
+                self.group_mma(*acc, [(*a, *a_index), (*b, *b_index)], *steps);
+            }
+            K::GroupWait { pending } => self.push(Inst::GroupWait { pending: *pending }),
             K::AsyncCopy { dst, dst_index, src, src_index, elems, pred } => {
                 self.async_copy((*dst, *dst_index), (*src, *src_index), *elems, *pred);
             }

@@ -1,4 +1,4 @@
-//! Matrix tiles: 16x16 times 16x8 of 16-bit floats with `f32` sums.
+//! Matrix tiles: 16x16 times 16xn of 16-bit floats with `f32` sums.
 //!
 //! Which elements a thread holds is what the PTX manual prescribes for `m16n8k16`; with `g = lane / 4`, `q = lane % 4`:
 //!
@@ -7,6 +7,9 @@
 //! | A | 0..4 | row `g + 8*(i & 1)`, columns `2q + 8*(i / 2)` and the next |
 //! | B | 0..2 | rows `2q + 8*i` and the next, column `g` |
 //! | accumulator | 0..4 | row `g + 8*(i / 2)`, column `2q + (i & 1)` |
+//!
+//! Wider tiles are several of these side by side, in the order of their columns. An accumulator of a warp group's product
+//! (`wgmma.m64nNk16`) is spread over its four warps in the same way.
 
 use super::Emitter;
 use crate::kernel::{self, Const, Elem, Mem, Reg, RegTy, TileLayout, TileRole, TileTy};
@@ -17,8 +20,10 @@ use crate::ptx::isa::*;
 pub(super) fn fragment(tile: TileTy) -> Option<(Class, usize)> {
     match (tile.role, tile.rows, tile.cols) {
         (TileRole::A, 16, 16) if tile.elem.is_half() => Some((Class::B32, 4)),
-        (TileRole::B, 16, 8) if tile.elem.is_half() => Some((Class::B32, 2)),
-        (TileRole::Acc, 16, 8) if tile.elem == Elem::F32 => Some((Class::F32, 4)),
+        (TileRole::B, 16, 8 | 16) if tile.elem.is_half() => Some((Class::B32, usize::from(tile.cols) / 4)),
+        (TileRole::Acc, 16, n) if tile.elem == Elem::F32 && n.is_multiple_of(8) && n <= 256 => {
+            Some((Class::F32, usize::from(n) / 2))
+        }
         _ => None,
     }
 }
@@ -116,8 +121,10 @@ impl Emitter<'_> {
         let (g, q) = (self.of_lane(4, 8, 1), self.of_lane(1, 4, 2));
         match role {
             TileRole::A => (self.sum(g, Src::Int(8 * (i & 1))), self.sum(q, Src::Int(8 * (i / 2)))),
-            TileRole::B => (self.sum(q, Src::Int(8 * i)), g),
-            TileRole::Acc => (self.sum(g, Src::Int(8 * (i / 2))), self.sum(q, Src::Int(i & 1))),
+            TileRole::B => (self.sum(q, Src::Int(8 * (i % 2))), self.sum(g, Src::Int(8 * (i / 2)))),
+            TileRole::Acc => {
+                (self.sum(g, Src::Int(8 * (i / 2 % 2))), self.sum(q, Src::Int(8 * (i / 4) + (i & 1))))
+            }
         }
     }
 
@@ -131,11 +138,13 @@ impl Emitter<'_> {
             _ => layout == TileLayout::RowMajor,
         };
         let (row, col) = match (tile.role, is_transposed) {
-            // Blocks of A go down first, then right.
+            // Blocks go down first, then right.
             (TileRole::A, false) => (self.sum(within, first), second),
             (TileRole::A, true) => (first, self.sum(within, second)),
-            (_, false) => (first, within),
-            (_, true) => (self.sum(within, first), self.zero()),
+            (_, false) if tile.cols == 8 => (first, within),
+            (_, true) if tile.cols == 8 => (self.sum(within, first), self.zero()),
+            (_, false) => (first, self.sum(within, second)),
+            (_, true) => (self.sum(within, first), second),
         };
         let at = self.at(place, layout, (row, col));
         let (_, from) = self.element(mem, at);
@@ -153,6 +162,12 @@ impl Emitter<'_> {
         if tile_of(self, src).is_none_or(|tile| tile.role != TileRole::Acc) {
             return self.unsupported(inst);
         }
+        if layout == TileLayout::RowMajor
+            && let Some(pitch) = self.offsets.constant(stride)
+        {
+            self.store_rows(mem, index, pitch, src);
+            return Ok(());
+        }
         let (src, place) = (self.vars(src), (self.scalar(index), self.scalar(stride)));
         for (i, var) in src.into_iter().enumerate() {
             let element = self.first_element(TileRole::Acc, i as i64);
@@ -163,30 +178,50 @@ impl Emitter<'_> {
         Ok(())
     }
 
+    /// Stores an accumulator in rows that are `pitch` elements apart, from one address.
+    fn store_rows(&mut self, mem: Mem, index: Reg, pitch: i64, src: Reg) {
+        let pairs = self.alignment.exponent(index) >= 1 && pitch % 2 == 0;
+        let (src, index) = (self.vars(src), self.scalar(index));
+        let (row, col) = self.first_element(TileRole::Acc, 0);
+        let at = self.var(Class::B64);
+        self.binary(Binary::Mul, Ty::S64, at, row, Src::Int(pitch));
+        let at = self.sum(at, col);
+        let at = self.sum(at, index);
+        let (space, first) = self.element(mem, at);
+        let size = Elem::F32.size() as i64;
+        for (i, pair) in (0..).zip(src.chunks_exact(2)) {
+            let offset = first.offset + size * (8 * pitch * (i % 2) + 8 * (i / 2));
+            let to = Address { offset, ..first };
+            if pairs {
+                self.push(Inst::Store { space, ty: Ty::F32, src: pair.to_vec(), to });
+                continue;
+            }
+            for (to, var) in [to, Address { offset: offset + size, ..to }].into_iter().zip(pair) {
+                self.push(Inst::Store { space, ty: Ty::F32, src: vec![*var], to });
+            }
+        }
+    }
+
     pub(super) fn mma(
         &mut self,
         inst: &kernel::Inst,
         dst: Reg,
         (a, b, acc): (Reg, Reg, Reg),
     ) -> Result<(), PtxError> {
-        let elem = self.elem(a);
+        let (elem, b_elem) = (self.elem(a), self.elem(b));
         let ty = super::arith(elem);
-        let regs = (self.vars(dst), self.vars(a), self.vars(b), self.vars(acc));
-        let ([d0, d1, d2, d3], [a0, a1, a2, a3], [b0, b1], [c0, c1, c2, c3]) =
-            (&regs.0[..], &regs.1[..], &regs.2[..], &regs.3[..])
-        else {
-            return self.unsupported(inst);
-        };
-        if self.elem(b) != elem {
+        let (dst, a, b, acc) = (self.vars(dst), self.vars(a), self.vars(b), self.vars(acc));
+        let [a0, a1, a2, a3] = a[..] else { return self.unsupported(inst) };
+        if b_elem != elem {
             return self.unsupported(inst);
         }
-        self.push(Inst::Mma {
-            ty,
-            dst: [*d0, *d1, *d2, *d3],
-            a: [*a0, *a1, *a2, *a3],
-            b: [*b0, *b1],
-            acc: [*c0, *c1, *c2, *c3],
-        });
+        for ((dst, acc), b) in dst.chunks(4).zip(acc.chunks(4)).zip(b.chunks(2)) {
+            let (&[d0, d1, d2, d3], &[c0, c1, c2, c3], &[b0, b1]) = (dst, acc, b) else {
+                return self.unsupported(inst);
+            };
+            let (dst, acc) = ([d0, d1, d2, d3], [c0, c1, c2, c3]);
+            self.push(Inst::Mma { ty, dst, a: [a0, a1, a2, a3], b: [b0, b1], acc });
+        }
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! Times single kernels on the GPU of this machine and checks windows of their results:
-//! `ssmc-gpu-bench [FILTER] [--repetitions N] [--ptx FOLDER]`; with a folder it only writes the kernels there.
+//! `ssmc-gpu-bench [FILTER] [--repetitions N] [--arch ARCH] [--ptx FOLDER]`; with a folder it only writes the kernels there.
+//! Without an architecture the latest that the machine runs is taken.
 //!
 //! `cargo xtask bench gpu` builds and runs it. Inputs are made from a seed; every launch is timed by events of the device
 //! with an empty second-level cache, the median counts. The floor is the larger of bytes over the copy bandwidth measured
@@ -40,10 +41,12 @@ fn run(args: &[String]) -> Result<bool> {
     let mut filter = "";
     let mut repetitions = 20;
     let mut ptx = None;
+    let mut arch = None;
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--repetitions" => repetitions = args.next().ok_or("--repetitions: no value")?.parse()?,
+            "--arch" => arch = Some(args.next().ok_or("--arch: no architecture")?.clone()),
             "--ptx" => ptx = Some(args.next().ok_or("--ptx: no folder")?),
             _ => filter = arg,
         }
@@ -51,14 +54,17 @@ fn run(args: &[String]) -> Result<bool> {
     let chosen: Vec<Row> = rows().into_iter().filter(|row| row.name.contains(filter)).collect();
     if let Some(folder) = ptx {
         for row in &chosen {
-            std::fs::write(format!("{folder}/{}.ptx", row.name.replace(' ', "_")), text(row)?)?;
+            for (level, arch) in GpuArch::ALL.into_iter().enumerate() {
+                let file = format!("{folder}/{}.{}.ptx", row.name.replace(' ', "_"), arch.name());
+                std::fs::write(file, text(row, level)?)?;
+            }
         }
         return Ok(true);
     }
     let mut facts: Option<GpuFacts> = None;
     let mut all_right = true;
     for row in chosen {
-        let mut session = session(&row)?;
+        let mut session = session(&row, arch.as_deref())?;
         let facts = match &facts {
             Some(facts) => facts,
             None => {
@@ -87,17 +93,18 @@ fn kernels(row: &Row) -> Result<Kernels> {
     let model = Model { graph, ..Model::default() };
     let plan = partition(&model.graph)?;
     let program = ProgramInput { name: "f", plan: &plan, weights: &model.weights, states: &[] };
-    Ok(Kernels::lower(&[program], &[Target::Gpu(GpuTarget::of_arch(GpuArch::Sm80))])?)
+    let targets = GpuArch::ALL.map(|arch| Target::Gpu(GpuTarget::of_arch(arch)));
+    Ok(Kernels::lower(&[program], &targets)?)
 }
 
-/// The PTX of a row's kernels.
-fn text(row: &Row) -> Result<String> {
+/// The PTX of a row's kernels for an architecture.
+fn text(row: &Row, level: usize) -> Result<String> {
     let kernels = kernels(row)?;
-    let legal = ssmc_codegen::assemble::legal(&kernels, 0)?;
-    Ok(ssmc_codegen::ptx::module(&legal, &GpuTarget::of_arch(GpuArch::Sm80))?)
+    let legal = ssmc_codegen::assemble::legal(&kernels, level)?;
+    Ok(ssmc_codegen::ptx::module(&legal, &GpuTarget::of_arch(GpuArch::ALL[level]))?)
 }
 
-fn session(row: &Row) -> Result<Session> {
+fn session(row: &Row, arch: Option<&str>) -> Result<Session> {
     let kernels = kernels(row)?;
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("row.ssmc");
@@ -112,6 +119,7 @@ fn session(row: &Row) -> Result<Session> {
         threads: 1,
         rollback_depth: 1,
         maxima,
+        level: arch.map(str::to_owned),
         ..SessionOptions::default()
     };
     Ok(Session::new(&artifact, &options)?)

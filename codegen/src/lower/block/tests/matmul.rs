@@ -62,14 +62,23 @@ impl Case {
     }
 
     pub(super) fn lower(&self, p: &Problem) -> Lowered {
-        let target = GpuTarget::of_arch(GpuArch::Sm80);
-        p.lower(|graph, group| lower_block(graph, group, &target)).unwrap()
+        self.lower_for(p, GpuArch::Sm80)
+    }
+
+    pub(super) fn lower_for(&self, p: &Problem, arch: GpuArch) -> Lowered {
+        let target = GpuTarget::of_arch(arch);
+        let lowered = p.lower(|graph, group| lower_block(graph, group, &target)).unwrap();
+        assert!(shared_bytes(&lowered) <= target.max_shared_bytes);
+        lowered
     }
 
     fn check(&self) {
+        self.check_for(GpuArch::Sm80);
+    }
+
+    fn check_for(&self, arch: GpuArch) {
         let p = self.problem();
-        let lowered = self.lower(&p);
-        assert!(shared_bytes(&lowered) <= 48 << 10);
+        let lowered = self.lower_for(&p, arch);
         p.check(&lowered, tolerance(self.dtypes.0)).unwrap_or_else(|e| panic!("{self:?}: {e}"));
     }
 }
@@ -166,13 +175,70 @@ fn half_products_use_matrix_tiles() {
     }
 }
 
+/// Large tiles on both architectures, those of warp groups on the later one.
+#[test]
+fn large_tiles_of_halves() {
+    let is_group = |inst: &Inst| matches!(inst, Inst::GroupMma { .. });
+    for (spec, x, w, rows, by_groups) in [
+        ("mk,nk->mn", &["rows", "200"][..], &["260", "200"][..], 129, true),
+        ("mk,nk->mn", &["rows", "8"], &["257", "8"], 3, true),
+        ("mk,nk->mn", &["rows", "0"], &["256", "0"], 2, true),
+        ("mk,nk->mn", &["rows", "264"], &["256", "264"], 0, true),
+        ("bmk,bnk->bmn", &["2", "rows", "72"], &["2", "256", "72"], 5, true),
+        ("mk,ghk->mgh", &["rows", "24"], &["13", "20", "24"], 1030, true),
+        ("mk,nk->mn", &["rows", "33"], &["260", "33"], 70, false),
+        ("mk,kn->mn", &["rows", "40"], &["40", "264"], 130, false),
+    ] {
+        for dtypes in [BF16, F16] {
+            for arch in GpuArch::ALL {
+                let case = Case { spec, x, w, rows, dtypes, epilogue: dtypes == F16, ..CASE };
+                let lowered = case.lower_for(&case.problem(), arch);
+                let expected = by_groups && arch == GpuArch::Sm90a;
+                assert_eq!(faults::count(&lowered.kernel, &is_group) > 0, expected);
+                case.check_for(arch);
+            }
+        }
+    }
+}
+
+/// Every shape of the tiles of warp groups, whichever is chosen for these sizes.
+#[test]
+fn shapes_of_group_products() {
+    use crate::lower::block::in_block;
+    use crate::lower::block::matmul::{Schedule, group::SHAPES, lower};
+    let target = GpuTarget::of_arch(GpuArch::Sm90a);
+    for shape in SHAPES {
+        for (w, rows) in [(&["300", "72"][..], 140), (&["255", "200"], 9)] {
+            let x: &'static [&'static str] = if w[1] == "72" { &["rows", "72"] } else { &["rows", "200"] };
+            let case = Case { x, w, dtypes: BF16, rows, epilogue: true, ..CASE };
+            let p = case.problem();
+            let lowered = p.lower(|graph, group| {
+                let Op::Contract(op) = &graph.node(group.root).op else { panic!("a product") };
+                let schedule = Schedule::Group(shape);
+                in_block(graph, group, schedule.threads(), |l| lower(l, op, group, schedule))
+            });
+            let lowered = lowered.unwrap();
+            assert!(shared_bytes(&lowered) <= target.max_shared_bytes);
+            p.check(&lowered, tolerance(DType::BF16)).unwrap_or_else(|e| panic!("{shape:?} {case:?}: {e}"));
+        }
+    }
+}
+
+/// A prologue is computed in registers, by large tiles too.
+#[test]
+fn large_tiles_of_computed_halves() {
+    let case =
+        Case { x: &["rows", "40"], w: &["256", "40"], dtypes: BF16, prologue: true, rows: 130, ..CASE };
+    GpuArch::ALL.into_iter().for_each(|arch| case.check_for(arch));
+}
+
 #[test]
 fn sums_over_one_operand_are_no_product() {
     let case = Case { spec: "mj,nk->mn", ..CASE };
     let p = case.problem();
     let target = GpuTarget::of_arch(GpuArch::Sm90a);
     let lowered = p.lower(|graph, group| {
-        assert!(crate::lower::block::matmul::Schedule::choose(graph, group).is_err());
+        assert!(crate::lower::block::matmul::Schedule::choose(graph, group, &target).is_err());
         lower_block(graph, group, &target)
     });
     p.check(&lowered.unwrap(), tolerance(DType::F32)).unwrap();

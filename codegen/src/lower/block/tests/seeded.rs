@@ -73,14 +73,14 @@ fn missing_barrier_in_a_product() {
 
 #[test]
 fn missing_barrier_in_a_product_of_matrix_tiles() {
-    product(DType::BF16).needs_each_barrier(2);
+    product(DType::BF16).needs_each_barrier(3);
 }
 
 #[test]
 fn missing_waits_for_copies() {
     let is_wait = |inst: &Inst| matches!(inst, Inst::AsyncWait { .. });
     for sound in [product(DType::F32), product(DType::BF16)] {
-        // The waits of the two tiles stand side by side; either alone would do.
+        // The wait after the last tile would do for the first.
         let found = sound.caught(|l| {
             while faults::count(&l.kernel, &is_wait) > 0 {
                 l.kernel = faults::without(&l.kernel, 0, &is_wait);
@@ -88,6 +88,30 @@ fn missing_waits_for_copies() {
         });
         assert!(found.contains("async copy to it is under way"), "{found}");
     }
+}
+
+fn product_of_groups() -> Sound {
+    let case = matmul::Case {
+        dtypes: (DType::BF16, DType::BF16),
+        x: &["rows", "328"],
+        w: &["256", "328"],
+        ..matmul::CASE
+    };
+    let p = case.problem();
+    let lowered = case.lower_for(&p, GpuArch::Sm90a);
+    Sound { p, lowered, tolerance: tolerance(DType::BF16) }
+}
+
+#[test]
+fn missing_barrier_in_a_product_of_groups() {
+    product_of_groups().needs_each_barrier(3);
+}
+
+#[test]
+fn missing_wait_for_a_product_of_groups() {
+    let is_wait = |inst: &Inst| matches!(inst, Inst::GroupWait { .. });
+    let found = product_of_groups().caught(|l| l.kernel = faults::without(&l.kernel, 0, &is_wait));
+    assert!(found.contains("while a product of a warp group"), "{found}");
 }
 
 #[test]

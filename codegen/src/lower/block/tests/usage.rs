@@ -2,12 +2,14 @@
 
 use super::*;
 use crate::legalize::gpu::legalize;
-use crate::ptx::{assembler, module};
+use crate::ptx::{assembler, dynamic_shared_bytes, module};
 use ssmc_ir::ops::{RmsNorm, Unary, UnaryFn};
+use std::collections::BTreeMap;
 
 fn table(arch: GpuArch) -> Option<String> {
     let target = GpuTarget::of_arch(arch);
     let mut kernels = Vec::new();
+    let mut dynamic = BTreeMap::new();
     let mut add = |name: &str, p: &Problem, pick: usize| {
         let mut chosen = None;
         p.lower(|graph, group| {
@@ -17,6 +19,7 @@ fn table(arch: GpuArch) -> Option<String> {
         .unwrap();
         let mut kernel = legalize(&chosen.unwrap().kernel).unwrap();
         kernel.name = name.to_owned();
+        dynamic.insert(name.to_owned(), dynamic_shared_bytes(&kernel, &target));
         kernels.push(kernel);
     };
     let rows = |op: Op, others: &[Option<ValueId>]| {
@@ -36,6 +39,13 @@ fn table(arch: GpuArch) -> Option<String> {
     add("product_of_few_rows", &product.problem(), 0);
     add("product_in_f32", &product.problem(), 1);
     add("product_in_bf16", &matmul::Case { dtypes: (DType::BF16, DType::BF16), ..product }.problem(), 1);
+    let large = matmul::Case { w: &["256", "64"], dtypes: (DType::BF16, DType::BF16), ..product };
+    add("large_product_in_bf16", &large.problem(), 1);
+    add(
+        "large_product_of_columns_in_bf16",
+        &matmul::Case { spec: "mk,kn->mn", w: &["64", "256"], ..large }.problem(),
+        1,
+    );
     add("exp", &rows(Unary { f: UnaryFn::Exp }.into(), &[]), 0);
     add("rms_norm", &rows(RmsNorm { eps: 1e-5.into() }.into(), &[None]), 0);
     let text = module(&kernels, &target).unwrap();
@@ -43,7 +53,8 @@ fn table(arch: GpuArch) -> Option<String> {
     usages.sort_by(|a, b| a.kernel.cmp(&b.kernel));
     let line = |u: &assembler::Usage| {
         assert_eq!(u.spilled_bytes, 0, "{u:?}");
-        format!("{}: {} registers, {} bytes shared\n", u.kernel, u.registers, u.shared_bytes)
+        let shared = u64::from(u.shared_bytes) + dynamic[&u.kernel];
+        format!("{}: {} registers, {shared} bytes shared\n", u.kernel, u.registers)
     };
     Some(usages.iter().map(line).collect())
 }

@@ -1,0 +1,104 @@
+//! Products of warp groups: computed when they begin, finished when they are waited for.
+
+use super::*;
+
+/// Warps of a group.
+const WARPS: usize = 4;
+
+/// Elements from one row of a factor to the next, and the rows after which the order of memory repeats.
+const PITCH: i64 = 64;
+const PERIOD: i64 = 8 * PITCH;
+
+/// Elements of one step along the rows of the factors.
+const STEP: usize = 16;
+
+impl Machine<'_, '_, '_> {
+    /// Warp groups that run; all threads of a group must run if one does.
+    pub(super) fn groups(&self, mask: &Mask) -> Result<Vec<usize>, RunFault> {
+        let mut groups = Vec::new();
+        for (group, threads) in mask.active.chunks(WARPS * WARP_SIZE as usize).enumerate() {
+            match threads.iter().filter(|a| **a).count() {
+                0 => {}
+                n if n == threads.len() => groups.push(group),
+                _ => return Err(RunFault::DivergentGroup),
+            }
+        }
+        Ok(groups)
+    }
+
+    /// Faults if an instruction other than a product uses an accumulator of products under way.
+    pub(super) fn check_accumulators(&self, inst: &Inst) -> Result<(), RunFault> {
+        if matches!(inst, Inst::GroupMma { .. }) {
+            return Ok(());
+        }
+        let busy = |reg: Reg| self.multiplying.iter().any(|m| m.acc == reg);
+        let mut found = inst.dst().filter(|reg| busy(*reg));
+        inst.for_each_use(|reg| {
+            if busy(reg) {
+                found = Some(reg);
+            }
+        });
+        found.map_or(Ok(()), |reg| Err(RunFault::GroupPending(reg.0)))
+    }
+
+    pub(super) fn group_mma(
+        &mut self,
+        group: usize,
+        acc: Reg,
+        factors: [(Mem, Reg); 2],
+        steps: u16,
+    ) -> Result<(), RunFault> {
+        let RegTy::Tile(ty) = self.kernel.ty(acc) else { unreachable!("verified to be a tile") };
+        let (n, depth) = (usize::from(ty.cols), STEP * usize::from(steps));
+        let elem = self.kernel.mem_elem(factors[0].0);
+        let mut rows = Vec::new();
+        let mut values = [Vec::new(), Vec::new()];
+        for ((mem, index), (n_rows, values)) in
+            factors.into_iter().zip([16 * WARPS, n].into_iter().zip(&mut values))
+        {
+            let first = self.warp_scalar(index, group * WARPS)? as i64;
+            for warp in 1..WARPS {
+                if self.warp_scalar(index, group * WARPS + warp)? as i64 != first {
+                    return Err(RunFault::NonUniformOperand { warp: (group * WARPS + warp) as u32 });
+                }
+            }
+            let within = first.rem_euclid(PERIOD);
+            if within % STEP as i64 != 0 || within + depth as i64 > PITCH {
+                let (Mem::Param(ParamId(i)) | Mem::Shared(SharedId(i)) | Mem::Local(LocalId(i))) = mem;
+                let name = self.kernel.shared[i as usize].name.clone();
+                return Err(RunFault::GroupIndex { name, index: first });
+            }
+            for row in 0..n_rows as i64 {
+                let (at, who) = (first + row * PITCH, self.who(MANY));
+                let mut row = vec![0; depth];
+                self.memory.begin_reading(mem, at, who, &mut row)?;
+                values.extend(row.into_iter().map(|x| eval::cast(elem, Elem::F32, x)));
+                rows.push((mem, at, depth));
+            }
+        }
+        let [a, b] = values;
+        let fma = eval::fma(Elem::F32);
+        for warp in 0..WARPS {
+            let sums = self.lanes(acc, group * WARPS + warp);
+            for (i, sum) in sums.iter_mut().enumerate() {
+                let (row, col) = (16 * warp + i / n, i % n);
+                let (a, b) = (&a[row * depth..][..depth], &b[col * depth..][..depth]);
+                *sum = a.iter().zip(b).fold(*sum, |sum, (a, b)| fma(*a, *b, sum));
+            }
+        }
+        self.multiplying.push(Multiplying { group, acc, rows });
+        Ok(())
+    }
+
+    pub(super) fn group_wait(&mut self, group: usize, pending: usize) -> Result<(), RunFault> {
+        let under_way = self.multiplying.iter().filter(|m| m.group == group).count();
+        for _ in pending..under_way {
+            let oldest = self.multiplying.iter().position(|m| m.group == group);
+            let done = self.multiplying.remove(oldest.expect("there are more than are to be left"));
+            for (mem, at, n) in done.rows {
+                self.memory.end_reading(mem, at, n, self.who(MANY))?;
+            }
+        }
+        Ok(())
+    }
+}

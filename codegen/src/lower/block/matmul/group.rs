@@ -1,0 +1,204 @@
+//! Products of warp groups, whose matrix units read both operands from swizzled shared memory.
+//!
+//! ```text
+//! 2 groups of 4 warps, each with 64 rows of the tile; warp w of a group holds rows 16*w ..
+//! ```
+//!
+//! The accumulators go through shared memory, as those of [`super::mma`] do.
+//!
+//! Wide tiles fetch fewer bytes for each product, narrow ones share the work more evenly. Which shape is taken depends on
+//! the tiles of rows, by how many turns the multiprocessors need.
+
+use super::{Block, Compute, Layout, Tiles};
+use crate::kernel::{Axis, Elem, KernelBuilder, Reg, TileLayout, TileRole, TileTy, WARP_SIZE};
+use crate::lower::LowerError;
+use crate::lower::access::Cx;
+use crate::lower::sink::Sink;
+use ssmc_ir::Dim;
+
+/// Warp groups, one below the other.
+const GROUPS: i64 = 2;
+
+/// Threads and rows of a group.
+const GROUP_THREADS: i64 = 4 * WARP_SIZE as i64;
+const GROUP_ROWS: i64 = 64;
+
+pub(super) const THREADS: u32 = (GROUPS * GROUP_THREADS) as u32;
+
+/// Rows of the result that a block computes.
+pub(super) const ROWS: i64 = GROUPS * GROUP_ROWS;
+
+/// Multiples of so many elements lie together in memory: copies are of 16 bytes.
+pub(super) const RUN: i64 = 8;
+
+/// Steps of k in a tile: rows of 128 bytes.
+const DEPTH: i64 = 64;
+
+/// Steps of one instruction.
+const K: i64 = 16;
+
+/// Padding of the rows of the result in shared memory: pairs of columns of four rows lie in distinct banks.
+const PAD: i64 = 8;
+
+/// Multiprocessors that the shapes are weighed for.
+const PROCESSORS: i64 = 132;
+
+/// Columns of the tile of a block, and how it is fed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::lower::block) struct Shape {
+    cols: i64,
+    /// Buffers of the operands.
+    buffers: i64,
+    /// Tiles of k whose products may be under way when those of the next one begin; each keeps a buffer.
+    pending: u16,
+    /// Blocks that share a multiprocessor.
+    together: i64,
+    /// What a multiprocessor reaches, as measured on an H100, in TFLOP/s of all.
+    rate: i64,
+}
+
+/// From the fastest to the one that divides best.
+pub(in crate::lower::block) const SHAPES: [Shape; 4] = [
+    Shape { cols: 256, buffers: 4, pending: 1, together: 1, rate: 660 },
+    Shape { cols: 160, buffers: 6, pending: 1, together: 1, rate: 600 },
+    Shape { cols: 128, buffers: 3, pending: 0, together: 2, rate: 550 },
+    Shape { cols: 128, buffers: 6, pending: 1, together: 1, rate: 540 },
+];
+
+/// Tiles of rows up to which shapes are weighed.
+const MANY: i64 = 1 << 8;
+
+impl Shape {
+    /// Rows and columns of the result that a block computes.
+    pub(super) fn tile(self) -> (i64, i64) {
+        (ROWS, self.cols)
+    }
+
+    fn layout(self) -> Layout {
+        let ahead = self.buffers - 1 - i64::from(self.pending);
+        Layout {
+            depth: DEPTH,
+            pad: 0,
+            may_be_deep: false,
+            buffers: self.buffers,
+            ahead,
+            is_joint: true,
+            is_swizzled: true,
+        }
+    }
+
+    /// How long so many tiles of rows take, in some unit, for each step of k.
+    fn cost(self, row_tiles: i64, cols: i64) -> i64 {
+        let tiles = row_tiles * (cols + self.cols - 1).div_euclid(self.cols);
+        let turns = (tiles + PROCESSORS - 1).div_euclid(PROCESSORS);
+        // A block that was to share a multiprocessor leaves it idle at times when it is alone.
+        let idle = if turns < self.together { 5 } else { 4 };
+        1_000_000 * turns * self.cols * idle / self.rate
+    }
+
+    /// The shape for so many tiles of rows.
+    fn choose(row_tiles: i64, cols: i64) -> Shape {
+        let cheapest = SHAPES.into_iter().min_by_key(|shape| shape.cost(row_tiles, cols));
+        cheapest.expect("there are shapes")
+    }
+
+    /// The shapes for a product, each with 1 where it runs and 0 where another one does. `row_tiles` are those of all
+    /// batches.
+    pub(super) fn alternatives(row_tiles: &Dim, cols: i64) -> Vec<(Shape, Dim)> {
+        if let Some(n) = row_tiles.as_const() {
+            return vec![(Shape::choose(n, cols), Dim::from(1))];
+        }
+        let at_least = |n: i64| row_tiles.floordiv(&Dim::from(n)).at_most(&Dim::from(1));
+        let mut all: Vec<(Shape, Dim)> = Vec::new();
+        let mut from = 1;
+        while from <= MANY {
+            let shape = Shape::choose(from, cols);
+            let start = if from == 1 { Dim::from(1) } else { at_least(from) };
+            while from <= MANY && Shape::choose(from, cols) == shape {
+                from *= 2;
+            }
+            let share = if from > MANY { start } else { start - &at_least(from) };
+            match all.iter_mut().find(|(known, _)| *known == shape) {
+                Some((_, sum)) => *sum = sum.clone() + &share,
+                None => all.push((shape, share)),
+            }
+        }
+        all
+    }
+}
+
+pub(super) fn lower<'a>(
+    cx: &mut Cx<'a>,
+    b: &mut KernelBuilder,
+    sink: &mut Sink<'a>,
+    block: &Block<'_>,
+    shape: Shape,
+) -> Result<(), LowerError> {
+    let tiles = block.tiles(cx, b, shape.layout())?;
+    let thread = b.thread_idx(Axis::X);
+    let group = b.div(thread, GROUP_THREADS);
+    let acc_ty = TileTy { rows: 16, cols: shape.cols as u16, elem: Elem::F32, role: TileRole::Acc };
+    let zero = b.tile_fill(acc_ty, 0.0);
+    let acc = b.var_init(zero);
+    let rows = b.mul(group, GROUP_ROWS * DEPTH);
+    block.for_tiles(cx, b, &tiles, &mut Sums { tiles: &tiles, rows, acc, pending: shape.pending })?;
+    b.group_wait(0);
+    let pitch = shape.cols + PAD;
+    let result = block.result(b, &tiles, pitch);
+    let warp = b.div(thread, WARP_SIZE);
+    let at = b.mul(warp, 16 * pitch);
+    b.tile_store(result, at, pitch, TileLayout::RowMajor, acc);
+    block.store(cx, b, sink, (result, pitch))
+}
+
+/// The sums of a group, whose rows of x begin `rows` elements into a tile.
+struct Sums<'s> {
+    tiles: &'s Tiles,
+    rows: Reg,
+    acc: Reg,
+    pending: u16,
+}
+
+impl Compute for Sums<'_> {
+    fn begin(&mut self, b: &mut KernelBuilder, x: Reg, w: Reg) {
+        let shared = self.tiles.x.stage.shared();
+        let x = b.add(x, self.rows);
+        b.group_mma(self.acc, (shared, x), (shared, w), (DEPTH / K) as u16);
+    }
+
+    fn end(&mut self, b: &mut KernelBuilder, _: Reg, _: Reg) {
+        b.group_wait(self.pending);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ssmc_ir::{Bindings, Symbol};
+
+    #[test]
+    fn one_shape_runs_for_any_number_of_rows() {
+        let mut seen = Vec::new();
+        for cols in [256, 768, 2560, 10240, 1 << 20] {
+            let all = Shape::alternatives(&Dim::symbol("tiles"), cols);
+            for tiles in [1, 2, 3, 4, 7, 8, 16, 31, 64, 100, 128, 255, 256, 10_000] {
+                let bindings = Bindings::from([(Symbol::new("tiles"), tiles)]);
+                let runs = |(_, share): &&(Shape, Dim)| share.eval(&bindings).unwrap() != 0;
+                let [(shape, share)] = all.iter().filter(runs).collect::<Vec<_>>()[..] else {
+                    panic!("{cols} columns, {tiles} tiles of rows: {all:?}")
+                };
+                assert_eq!(share.eval(&bindings), Ok(1));
+                seen.push(*shape);
+            }
+        }
+        assert!(SHAPES.iter().all(|shape| seen.contains(shape)), "{seen:?}");
+    }
+
+    /// The shapes that were fastest on an H100, by tiles of rows and columns.
+    #[test]
+    fn shapes_for_known_sizes() {
+        let cols = |tiles, cols| Shape::choose(tiles, cols).cols;
+        assert_eq!([cols(16, 10240), cols(128, 10240), cols(128, 3072)], [256; 3]);
+        assert_eq!([cols(16, 3072), cols(16, 768)], [128; 2]);
+    }
+}
