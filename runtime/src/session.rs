@@ -20,7 +20,7 @@ use crate::observe::LaunchObserver;
 use crate::plan::{Plan, Region};
 use crate::pool::Pool;
 use crate::profile::{LaunchProfile, Profiler};
-use crate::state::{State, StateLayout, Turn};
+use crate::state::{Place, State, StateLayout, Turn};
 use crate::symbols::{self, Binding};
 use crate::tensor::{Tensor, TensorMut, TensorRef};
 
@@ -140,15 +140,23 @@ impl Backend {
         manifest: &Manifest,
         plans: &[Plan],
         (arena, ranges): (u64, &[(i64, i64)]),
-        states: &StateLayout,
     ) -> Result<(Self, u64), RuntimeError> {
         let Self::Gpu(gpu) = &mut self else { return Ok((self, arena)) };
         let mut io = 0;
         for plan in plans {
             io = io.max(cuda::io_bytes(&manifest.programs[plan.program], ranges)?);
         }
-        gpu.allocate(&cuda::Sizes { arena: arena as usize, io, state: states.most_bytes()? })?;
+        gpu.allocate(arena as usize, io)?;
         Ok((self, 0))
+    }
+
+    /// Where the states of the session lie.
+    fn state_place(&self) -> Place {
+        match self {
+            Self::Cpu(_) => Place::Host,
+            #[cfg(feature = "cuda")]
+            Self::Gpu(gpu) => Place::Device(gpu.allocator()),
+        }
     }
 }
 
@@ -162,7 +170,6 @@ impl Session {
         let manifest = artifact.manifest();
         let ranges = symbols::session_ranges(manifest, options)?;
         let limit = MemoryLimit::new(options.memory_limit);
-        let state_layout = Arc::new(StateLayout::new(manifest, &ranges, options.rollback_depth)?);
         let level = level::choose(&manifest.levels, options.level.as_deref())?;
         let backend = Backend::load(artifact, level)?;
         let for_level =
@@ -175,7 +182,9 @@ impl Session {
             .collect::<Result<Vec<_>, _>>()?;
         let arena = plans.iter().map(|plan| plan.arena).max().unwrap_or(0);
         #[cfg(feature = "cuda")]
-        let (backend, arena) = backend.allocate(manifest, &plans, (arena, &ranges), &state_layout)?;
+        let (backend, arena) = backend.allocate(manifest, &plans, (arena, &ranges))?;
+        let depth = options.rollback_depth;
+        let state_layout = Arc::new(StateLayout::new(manifest, &ranges, depth, backend.state_place())?);
         let programs = || plans.iter().map(|plan| &manifest.programs[plan.program]);
         let most = |count: fn(&Program) -> usize| programs().map(count).max().unwrap_or(0);
         let (n_inputs, n_outputs) =
@@ -383,13 +392,20 @@ impl Session {
         mut run: impl FnMut(&mut Self, Turn<'_>, usize) -> Result<T, RuntimeError>,
     ) -> Result<T, RuntimeError> {
         state.check_layout(&self.state_layout)?;
-        let mut after = state.take_free();
+        let mut after = state.take_free()?;
         let mut result = run(self, state.turn(state.current(), &mut after), 0);
         for block in 1..n_blocks {
             if result.is_err() {
                 break;
             }
-            let before = std::mem::replace(&mut after, state.take_free());
+            let next = match state.take_free() {
+                Ok(next) => next,
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            };
+            let before = std::mem::replace(&mut after, next);
             result = run(self, state.turn(&before, &mut after), block);
             state.recycle(before);
         }

@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use ssmc_artifact::{DType, Manifest, NamedArray, StateBlob, StateKind, decode_state, encode_state};
 
+mod store;
+
 use crate::code::BufPtr;
 use crate::error::RuntimeError;
-use crate::memory::{ALIGN, AlignedBytes, MemoryLimit};
+use crate::memory::{ALIGN, MemoryLimit};
 use crate::plan::Region;
 use crate::symbols;
-use crate::tensor::{TensorRef, byte_len};
+use crate::tensor::{Tensor, byte_len};
+pub(crate) use store::{Place, Store};
 
 /// What the states of a session have in common.
 #[derive(Debug)]
@@ -21,6 +24,7 @@ pub(crate) struct StateLayout {
     n_symbols: usize,
     max_batch: usize,
     depth: usize,
+    place: Place,
 }
 
 #[derive(Debug, PartialEq)]
@@ -42,23 +46,45 @@ struct Placed {
 /// All state tensors after some call.
 #[derive(Clone, Debug)]
 struct Generation {
-    memory: AlignedBytes,
+    memory: Store,
     position: u64,
 }
 
 /// The recurrent state of a batch of sequences that move together, and the states before the last calls.
 ///
 /// A call reads the newest generation and writes the next one, so that undoing a call copies nothing and a
-/// call that fails leaves the state as it was. All generations are allocated when the state is made. A clone
-/// is an independent copy: a fork of the sequences.
-#[derive(Clone, Debug)]
+/// call that fails leaves the state as it was. The generations lie where the kernels run: on CPUs they are allocated
+/// when the state is made, on a GPU when they are needed first. A clone is an independent copy: a fork of the sequences;
+/// on a GPU the copies share what neither has changed.
+#[derive(Debug)]
 pub struct State {
     layout: Arc<StateLayout>,
     batch: usize,
     placed: Vec<Placed>,
     /// Oldest first; the last one is the present.
     history: VecDeque<Generation>,
-    free: Vec<AlignedBytes>,
+    free: Vec<Store>,
+    /// Bytes of a generation, and how many were allocated.
+    len: usize,
+    allocated: usize,
+    limit: MemoryLimit,
+}
+
+impl Clone for State {
+    fn clone(&self) -> Self {
+        // What lies on a device is shared; what is free is not.
+        let free = if self.layout.place.is_lazy() { Vec::new() } else { self.free.clone() };
+        Self {
+            layout: Arc::clone(&self.layout),
+            batch: self.batch,
+            placed: self.placed.clone(),
+            allocated: self.history.len() + free.len(),
+            history: self.history.clone(),
+            free,
+            len: self.len,
+            limit: self.limit,
+        }
+    }
 }
 
 impl StateLayout {
@@ -66,6 +92,7 @@ impl StateLayout {
         manifest: &Manifest,
         ranges: &[(i64, i64)],
         depth: usize,
+        place: Place,
     ) -> Result<Self, RuntimeError> {
         let growing = manifest.states.iter().find(|state| state.kind() == StateKind::Growing);
         if let Some(state) = growing {
@@ -84,13 +111,7 @@ impl StateLayout {
         let batch_symbol = symbols::batch_symbol(manifest);
         let max_batch = batch_symbol.map_or(1, |symbol| ranges[symbol].1 as usize);
         let (model_hash, n_symbols) = (manifest.model_hash.clone(), ranges.len());
-        Ok(Self { model_hash, entries, batch_symbol, n_symbols, max_batch, depth })
-    }
-
-    /// Bytes of the state of as many sequences as a session is planned for.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn most_bytes(&self) -> Result<usize, RuntimeError> {
-        self.place(self.max_batch).map(|(_, len)| len)
+        Ok(Self { model_hash, entries, batch_symbol, n_symbols, max_batch, depth, place })
     }
 
     /// The state tensors for `batch` sequences one after another, and their length together.
@@ -131,16 +152,20 @@ impl State {
         let (placed, len) = layout.place(batch)?;
         // The present and `depth` past generations, and one to write; blocks of a prefill alternate between
         // two.
-        let n_generations = layout.depth.saturating_add(2).max(3);
+        let n_generations = generations(layout);
         let total = (len as u64).saturating_mul(n_generations as u64);
-        limit.check("the state with its rollback generations", total)?;
-        let mut free = Vec::new();
-        for _ in 0..n_generations {
-            free.push(limit.allocate("the state", len as u64)?);
+        let now = if layout.place.is_lazy() { 1 } else { n_generations };
+        if now > 1 {
+            limit.check("the state with its rollback generations", total)?;
         }
-        let present = free.pop().expect("there are at least three generations");
+        let mut free = Vec::new();
+        for _ in 0..now {
+            free.push(layout.place.allocate(len, limit)?);
+        }
+        let present = free.pop().expect("one generation at least was allocated");
         let history = VecDeque::from([Generation { memory: present, position: 0 }]);
-        let mut state = Self { layout: Arc::clone(layout), batch, placed, history, free };
+        let layout = Arc::clone(layout);
+        let mut state = Self { layout, batch, placed, history, free, len, allocated: now, limit };
         state.history.reserve_exact(n_generations);
         Ok(state)
     }
@@ -174,37 +199,46 @@ impl State {
         if n_calls > available {
             return Err(RuntimeError::Rollback { found: n_calls, available });
         }
-        for undone in self.history.drain(available + 1 - n_calls..) {
-            self.free.push(undone.memory);
+        for _ in 0..n_calls {
+            let undone = self.history.pop_back().expect("as many calls can be undone");
+            self.recycle(undone.memory);
         }
         Ok(())
     }
 
-    /// Names of the state tensors and what they hold now.
-    pub fn tensors(&self) -> impl Iterator<Item = (&str, TensorRef<'_>)> {
-        let memory = self.current().as_slice();
-        self.layout.entries.iter().zip(&self.placed).map(move |(entry, placed)| {
-            let bytes = &memory[placed.offset..placed.offset + placed.len];
-            let tensor = TensorRef::from_bytes(entry.dtype, &placed.dims, bytes);
-            (entry.name.as_str(), tensor.expect("state tensors are placed by dtype and dims"))
-        })
+    /// Names of the state tensors and what they hold now, copied from where the kernels run.
+    ///
+    /// # Errors
+    /// If the driver of a GPU reports a fault.
+    pub fn tensors(&self) -> Result<Vec<(&str, Tensor)>, RuntimeError> {
+        let memory = self.current().bytes()?;
+        let entries = self.layout.entries.iter().zip(&self.placed);
+        entries
+            .map(|(entry, placed)| {
+                let bytes = &memory[placed.offset..placed.offset + placed.len];
+                Ok((entry.name.as_str(), Tensor::from_bytes(entry.dtype, &placed.dims, bytes)?))
+            })
+            .collect()
     }
 
-    /// The state in a form that any session of the same model can load, on any machine. The generations kept
-    /// to undo calls are not saved.
-    pub fn save(&self) -> Vec<u8> {
-        let states = self.tensors().map(|(name, tensor)| NamedArray {
+    /// The state in a form that any session of the same model can load, on any machine and device. The generations
+    /// kept to undo calls are not saved.
+    ///
+    /// # Errors
+    /// As [`State::tensors`].
+    pub fn save(&self) -> Result<Vec<u8>, RuntimeError> {
+        let states = self.tensors()?.into_iter().map(|(name, tensor)| NamedArray {
             name: name.to_owned(),
             dtype: tensor.dtype().into(),
             dims: tensor.dims().iter().map(|&dim| dim as u64).collect(),
             data: tensor.bytes().to_vec(),
         });
-        encode_state(&StateBlob {
+        Ok(encode_state(&StateBlob {
             model_hash: self.layout.model_hash.clone(),
             position: self.position(),
             batch: self.batch as u64,
             states: states.collect(),
-        })
+        }))
     }
 
     pub(crate) fn load(
@@ -233,8 +267,7 @@ impl State {
             if array.data.len() != placed.len {
                 return Err(mismatch(&format!("bytes of {}", entry.name), placed.len, array.data.len()));
             }
-            present.memory.as_mut_slice()[placed.offset..placed.offset + placed.len]
-                .copy_from_slice(&array.data);
+            present.memory.write(placed.offset, &array.data)?;
         }
         Ok(state)
     }
@@ -251,6 +284,10 @@ impl State {
         if own.entries != other.entries {
             return Err(mismatch("tensors", format!("{:?}", other.entries), format!("{:?}", own.entries)));
         }
+        if !self.current().is_at(&other.place) {
+            let moved = "a state of this session (`save` and `load_state` move it)";
+            return Err(mismatch("device", moved, "one of another device"));
+        }
         Ok(())
     }
 
@@ -258,43 +295,63 @@ impl State {
         self.history.back().expect("a state has a present")
     }
 
-    pub(crate) fn current(&self) -> &AlignedBytes {
+    pub(crate) fn current(&self) -> &Store {
         &self.present().memory
     }
 
-    /// Memory to write a generation to: unused, or that of the oldest generation.
-    pub(crate) fn take_free(&mut self) -> AlignedBytes {
-        self.free.pop().unwrap_or_else(|| {
-            self.history.pop_front().expect("at most two generations are taken, and three exist").memory
-        })
+    /// Memory to write a generation to: unused, new, or that of the oldest generation.
+    pub(crate) fn take_free(&mut self) -> Result<Store, RuntimeError> {
+        if let Some(memory) = self.free.pop() {
+            return Ok(memory);
+        }
+        if self.allocated >= generations(&self.layout) && self.history.len() > 1 {
+            let oldest = self.history.pop_front().expect("there are several");
+            if oldest.memory.is_own() {
+                return Ok(oldest.memory);
+            }
+            self.allocated -= 1;
+        }
+        let memory = self.layout.place.allocate(self.len, self.limit)?;
+        self.allocated += 1;
+        Ok(memory)
     }
 
-    /// Gives back what [`State::take_free`] gave.
-    pub(crate) fn recycle(&mut self, memory: AlignedBytes) {
-        self.free.push(memory);
+    /// Takes back what [`State::take_free`] gave.
+    pub(crate) fn recycle(&mut self, memory: Store) {
+        if memory.is_own() {
+            self.free.push(memory);
+        } else {
+            self.allocated -= 1;
+        }
     }
 
     /// Makes `memory` the present, `n_tokens` further on.
-    pub(crate) fn commit(&mut self, memory: AlignedBytes, n_tokens: u64) {
+    pub(crate) fn commit(&mut self, memory: Store, n_tokens: u64) {
         let position = self.position().saturating_add(n_tokens);
         self.history.push_back(Generation { memory, position });
         while self.history.len() > self.layout.depth + 1 {
             let oldest = self.history.pop_front().expect("the history is not empty");
-            self.free.push(oldest.memory);
+            self.recycle(oldest.memory);
         }
     }
 
     /// A call that reads `before` and writes `after`.
-    pub(crate) fn turn<'a>(&'a self, before: &'a AlignedBytes, after: &'a mut AlignedBytes) -> Turn<'a> {
-        Turn { state: self, before: before.as_slice(), after: after.as_mut_slice() }
+    pub(crate) fn turn<'a>(&'a self, before: &'a Store, after: &'a mut Store) -> Turn<'a> {
+        Turn { state: self, before, after }
     }
+}
+
+/// How many generations a state has: those that calls can be undone to, the present, and one to write; three at least,
+/// as calls in several parts take two.
+fn generations(layout: &StateLayout) -> usize {
+    layout.depth.saturating_add(2).max(3)
 }
 
 /// The state's part in one call.
 pub(crate) struct Turn<'a> {
     state: &'a State,
-    before: &'a [u8],
-    after: &'a mut [u8],
+    before: &'a Store,
+    after: &'a mut Store,
 }
 
 impl Turn<'_> {
@@ -302,28 +359,40 @@ impl Turn<'_> {
         self.state.batch
     }
 
-    /// The memory that kernels get; tensors that are updated in place are copied first.
+    /// The memory that kernels get; tensors of this process that are updated in place are copied first.
     pub(crate) fn memory(&mut self) -> StateMemory<'_> {
-        for (entry, placed) in self.state.layout.entries.iter().zip(&self.state.placed) {
-            let range = placed.offset..placed.offset + placed.len;
-            if entry.in_place {
-                self.after[range.clone()].copy_from_slice(&self.before[range]);
+        let (before, after) = match (self.before, &mut *self.after) {
+            (Store::Host(before), Store::Host(after)) => {
+                let (before, after) = (before.as_slice(), after.as_mut_slice());
+                for (entry, placed) in self.state.layout.entries.iter().zip(&self.state.placed) {
+                    let range = placed.offset..placed.offset + placed.len;
+                    if entry.in_place {
+                        after[range.clone()].copy_from_slice(&before[range]);
+                    }
+                }
+                (BufPtr::read(before), BufPtr::write(after))
             }
-        }
-        let (before, after) = (BufPtr::read(self.before), BufPtr::write(self.after));
+            #[cfg(feature = "cuda")]
+            (Store::Device(before), Store::Device(after)) => {
+                (BufPtr::device(before.address(0)), BufPtr::device(after.address(0)))
+            }
+            #[cfg(feature = "cuda")]
+            _ => unreachable!("the generations of a state lie in one place"),
+        };
         StateMemory { state: self.state, before, after }
     }
 
-    /// [`Turn::memory`] for copies of the state before and after the call.
+    /// Copies on the device what kernels update in place.
     #[cfg(feature = "cuda")]
-    pub(crate) fn memory_at(&mut self, [before, after]: [BufPtr; 2]) -> StateMemory<'_> {
-        StateMemory { before, after, ..self.memory() }
-    }
-
-    /// The bytes of the state before and after the call.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn bytes(&mut self) -> (&[u8], &mut [u8]) {
-        (self.before, self.after)
+    pub(crate) fn copy_in_place(&self) -> Result<(), RuntimeError> {
+        let (Store::Device(before), Store::Device(after)) = (self.before, &*self.after) else {
+            return Ok(());
+        };
+        let entries = self.state.layout.entries.iter().zip(&self.state.placed);
+        for (_, placed) in entries.filter(|(entry, placed)| entry.in_place && placed.len > 0) {
+            before.copy_to(after, placed.offset, placed.len)?;
+        }
+        Ok(())
     }
 }
 
@@ -335,6 +404,12 @@ pub(crate) struct StateMemory<'a> {
 }
 
 impl StateMemory<'_> {
+    /// Where the memory before and after begins.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn addresses(&self) -> [u64; 2] {
+        [self.before.address(), self.after.address()]
+    }
+
     /// Tensor `index` as kernels read it.
     pub(crate) fn read(&self, index: usize) -> Region {
         let base = if self.state.layout.entries[index].in_place { self.after } else { self.before };

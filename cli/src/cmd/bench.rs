@@ -50,6 +50,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
         measured.push(measure(&mut session, &opened.artifact, args, name)?);
     }
     let rates = if args.no_profile { None } else { workload::rates(&session) };
+    let gpu = if args.no_profile { None } else { workload::gpu(&mut session)? };
     for m in &measured {
         if let Some(profile) = &m.profile {
             opened.trace.launches(&m.program, profile.start, &profile.launches);
@@ -65,17 +66,20 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
             json!({
                 "level": level, "threads": threads, "batch": batch, "len": len,
                 "arena_bytes": session.arena_bytes(), "machine": workload::rates_json(rates.as_ref()),
+                "gpu": gpu.as_ref().map(|(name, copy)| json!({"name": name, "copy_bytes_per_second": copy})),
                 "programs": programs,
             }),
         );
     }
     let arena = bytes(session.arena_bytes() as u64);
     let mut text = format!("{level}, {threads} threads, batch {batch}, length {len}, arena {arena}\n");
-    if !args.no_profile {
-        text.push_str(&format!("{}\n", workload::describe(rates.as_ref())));
+    match &gpu {
+        Some((name, copy)) => text.push_str(&format!("{name}: copies {:.0} GB/s\n", copy / 1e9)),
+        None if args.no_profile => {}
+        None => text.push_str(&format!("{}\n", workload::describe(rates.as_ref()))),
     }
     for m in &measured {
-        text.push_str(&report(m, rates.as_ref()));
+        text.push_str(&report(m, rates.as_ref(), gpu.as_ref().map(|(_, copy)| *copy)));
     }
     print(&text)
 }
@@ -96,7 +100,7 @@ fn quantile(times: &[Duration], share: f64) -> f64 {
     seconds.get(at).copied().unwrap_or(0.0)
 }
 
-fn report(m: &Measured, rates: Option<&MachineRates>) -> String {
+fn report(m: &Measured, rates: Option<&MachineRates>, copy: Option<f64>) -> String {
     let (median, p99) = (quantile(&m.times, 0.5), quantile(&m.times, 0.99));
     let mut text = format!(
         "\n{}: {:.1} tokens/s, median {:.3} ms, p99 {:.3} ms over {} calls\n",
@@ -107,6 +111,15 @@ fn report(m: &Measured, rates: Option<&MachineRates>) -> String {
         m.times.len()
     );
     if let Some(profile) = &m.profile {
+        if let Some(copy) = copy {
+            let moved: i64 = profile.launches.iter().filter_map(|launch| launch.bytes).sum();
+            text.push_str(&format!(
+                "  {} launches, {:.3} ms for their {} at the rate of copies\n",
+                profile.launches.len(),
+                1e3 * moved as f64 / copy,
+                bytes(moved.max(0) as u64)
+            ));
+        }
         text.push_str(&workload::kernels_table(&profile.launches, rates));
     }
     text

@@ -75,7 +75,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     }
     tensors::write(&args.outputs, &found)?;
     if let (Some(path), Some(state)) = (&args.save_state, &state) {
-        fs::write(path, state.save()).map_err(|error| Failure::file(path, error))?;
+        fs::write(path, state.save()?).map_err(|error| Failure::file(path, error))?;
     }
     if json {
         let list: Vec<_> = found

@@ -70,7 +70,7 @@ fn save(args: &SaveArgs, json: bool) -> Outcome {
         }
     };
     language::prefill(&mut session, &mut state, &ids)?;
-    let blob = state.save();
+    let blob = state.save()?;
     fs::write(&args.output, &blob).map_err(|error| Failure::file(&args.output, error))?;
     if json {
         let fields = json!({"output": args.output, "bytes": blob.len(), "position": state.position()});

@@ -374,8 +374,9 @@ fn run_stateful(session: &mut Session, state: &mut State, call: &Call<'_>) -> Ou
 }
 
 fn saved_states(state: &State) -> Outcome<Tensors> {
-    let tensors = state.tensors();
+    let tensors = state.tensors()?;
     tensors
+        .into_iter()
         .map(|(name, view)| {
             let dtype = tensors::graph_dtype(view.dtype())?;
             let tensor = Tensor::from_bytes(dtype, view.dims(), view.bytes())

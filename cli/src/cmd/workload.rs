@@ -45,6 +45,8 @@ impl WorkloadArgs {
             return Err(Failure::usage("--len and --batch must be at least 1"));
         }
         let mut options = args.options(self.batch, self.len);
+        // Nothing is undone.
+        options.rollback_depth = 0;
         for name in names {
             let (program, inputs) = self.inputs(artifact, name)?;
             tensors::fit(&mut options, artifact.manifest(), program, &inputs);
@@ -122,6 +124,18 @@ impl Workload {
 pub(crate) struct Profile {
     pub(crate) start: Instant,
     pub(crate) launches: Vec<LaunchProfile>,
+}
+
+/// The GPU in use and the bytes that it reads and writes per second when it copies, measured now.
+#[cfg(feature = "cuda")]
+pub(crate) fn gpu(session: &mut Session) -> Outcome<Option<(String, f64)>> {
+    Ok(session.gpu_facts()?.map(|facts| (facts.name, facts.copy_rate)))
+}
+
+/// Without the feature `cuda` no GPU is in use.
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn gpu(_: &mut Session) -> Outcome<Option<(String, f64)>> {
+    Ok(None)
 }
 
 /// What the machine allows in the run that was measured; no GPU is measured.

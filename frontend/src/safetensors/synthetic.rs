@@ -105,6 +105,22 @@ impl SyntheticModel {
         }
     }
 
+    /// The shape of `state-spaces/mamba-2.8b-hf`.
+    pub fn mamba_2_8b(storage: Storage) -> Self {
+        Self {
+            mixer: Mixer::Mamba { dt_rank: 160 },
+            d_model: 2560,
+            d_inner: 5120,
+            n_layers: 64,
+            ..Self::mamba_130m(storage)
+        }
+    }
+
+    /// The shape of `state-spaces/mamba2-2.7b`.
+    pub fn mamba2_2_7b(storage: Storage) -> Self {
+        Self { d_model: 2560, d_inner: 5120, n_layers: 64, ..Self::mamba2_130m(storage) }
+    }
+
     /// The shape of `state-spaces/mamba2-130m`.
     pub fn mamba2_130m(storage: Storage) -> Self {
         Self {

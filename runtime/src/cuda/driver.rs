@@ -5,13 +5,14 @@
 
 use std::ffi::{CString, c_void};
 
+use cudarc::driver::result::stream::StreamKind;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
 use super::GpuError;
 
 /// The functions that this runtime calls; a driver that lacks one is too old.
-const SYMBOLS: [&str; 23] = [
+const SYMBOLS: [&str; 33] = [
     "cuInit",
     "cuDeviceGet",
     "cuDeviceGetCount",
@@ -20,15 +21,25 @@ const SYMBOLS: [&str; 23] = [
     "cuDevicePrimaryCtxRetain",
     "cuDevicePrimaryCtxRelease_v2",
     "cuCtxSetCurrent",
-    "cuCtxSynchronize",
     "cuMemAlloc_v2",
     "cuMemFree_v2",
-    "cuMemcpyHtoD_v2",
-    "cuMemcpyDtoH_v2",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemHostAlloc",
+    "cuMemFreeHost",
+    "cuStreamCreate",
+    "cuStreamSynchronize",
+    "cuStreamDestroy_v2",
+    "cuStreamBeginCapture_v2",
+    "cuStreamEndCapture",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
+    "cuGraphExecDestroy",
+    "cuGraphDestroy",
     "cuModuleLoadDataEx",
     "cuModuleGetFunction",
     "cuFuncSetAttribute",
-    "cuLaunchKernel",
+    "cuLaunchKernelEx",
     "cuMemsetD8Async",
     "cuMemcpyDtoDAsync_v2",
     "cuEventCreate",
@@ -37,7 +48,7 @@ const SYMBOLS: [&str; 23] = [
     "cuEventDestroy_v2",
 ];
 
-fn failed(what: impl Into<String>) -> impl FnOnce(DriverError) -> GpuError {
+pub(super) fn failed(what: impl Into<String>) -> impl FnOnce(DriverError) -> GpuError {
     let what = what.into();
     move |source| GpuError::Driver { what, message: message(source) }
 }
@@ -68,11 +79,12 @@ fn initialize() -> Result<i32, GpuError> {
     result::device::get_count().map_err(failed("counting devices"))
 }
 
-/// The first GPU, with a context of this process on it.
+/// The first GPU, with a context of this process on it and a stream, in whose order everything happens.
 #[derive(Debug)]
 pub(super) struct Device {
     device: sys::CUdevice,
     context: sys::CUcontext,
+    stream: sys::CUstream,
 }
 
 // SAFETY: the handles are plain numbers for the driver, which may be called from any thread that has set the context.
@@ -106,9 +118,15 @@ impl Device {
         let device = result::device::get(0).map_err(failed("finding the device"))?;
         // SAFETY: `device` came from the driver; the context is released when this value is dropped.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(failed("making a context"))?;
-        let opened = Device { device, context };
+        let mut opened = Device { device, context, stream: std::ptr::null_mut() };
         opened.enter()?;
+        opened.stream = result::stream::create(StreamKind::NonBlocking).map_err(failed("making a stream"))?;
         Ok(opened)
+    }
+
+    /// The stream of everything that happens here.
+    pub(super) fn stream(&self) -> sys::CUstream {
+        self.stream
     }
 
     /// The name of the device.
@@ -136,120 +154,20 @@ impl Device {
 
     /// Waits for everything that was launched.
     pub(super) fn synchronize(&self, what: &str) -> Result<(), GpuError> {
-        result::ctx::synchronize().map_err(failed(what))
+        // SAFETY: the stream lives as long as `self`.
+        unsafe { result::stream::synchronize(self.stream) }.map_err(failed(what))
     }
 }
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // SAFETY: retained in `open`. There is nobody to tell of a failure.
-        let _ = unsafe { result::primary_ctx::release(self.device) };
-    }
-}
-
-/// Memory of the device; the context is current wherever it is used.
-#[derive(Debug)]
-pub(super) struct DeviceMemory {
-    start: sys::CUdeviceptr,
-    len: usize,
-}
-
-impl DeviceMemory {
-    /// Memory with zeros in it.
-    pub(super) fn zeroed(what: &str, len: usize) -> Result<Self, GpuError> {
-        if len == 0 {
-            return Ok(Self { start: 0, len });
-        }
-        // SAFETY: the memory is freed when this value is dropped, and written before anybody reads it.
-        let start = unsafe { result::malloc_sync(len) }
-            .map_err(failed(format!("allocating {len} bytes for {what}")))?;
-        let memory = Self { start, len };
-        // SAFETY: the range was just allocated.
-        unsafe { result::memset_d8_sync(start, 0, len) }.map_err(failed(format!("clearing {what}")))?;
-        Ok(memory)
-    }
-
-    /// The address of byte `offset`, as kernels see it.
-    pub(super) fn address(&self, offset: usize) -> u64 {
-        self.start + offset as u64
-    }
-
-    pub(super) fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<(), GpuError> {
-        assert!(offset + bytes.len() <= self.len, "the plan made room for what is copied");
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        // SAFETY: the range lies inside the allocation.
-        unsafe { result::memcpy_htod_sync(self.address(offset), bytes) }
-            .map_err(failed("copying to the device"))
-    }
-}
-
-impl DeviceMemory {
-    /// Fills all of it, after what was launched before; returns before that is done.
-    pub(super) fn fill(&self, byte: u8) -> Result<(), GpuError> {
-        // SAFETY: the range is the allocation.
-        unsafe { result::memset_d8_async(self.start, byte, self.len, std::ptr::null_mut()) }
-            .map_err(failed("filling memory of the device"))
-    }
-
-    /// Copies the first half to the second, after what was launched before; returns before that is done.
-    pub(super) fn copy_half(&self) -> Result<(), GpuError> {
-        let half = self.len / 2;
-        // SAFETY: both halves lie inside the allocation and do not overlap.
-        unsafe { result::memcpy_dtod_async(self.address(half), self.start, half, std::ptr::null_mut()) }
-            .map_err(failed("copying on the device"))
-    }
-}
-
-/// A place in the order of launches whose time is taken.
-#[derive(Debug)]
-pub(super) struct Event(sys::CUevent);
-
-impl Event {
-    /// Takes the time at which everything launched so far has ended.
-    pub(super) fn record() -> Result<Event, GpuError> {
-        let event =
-            result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(failed("making an event"))?;
-        let event = Event(event);
-        // SAFETY: the event was just made.
-        unsafe { result::event::record(event.0, std::ptr::null_mut()) }
-            .map_err(failed("recording an event"))?;
-        Ok(event)
-    }
-
-    /// Seconds from this event to a later one, both of which have been reached.
-    pub(super) fn seconds_to(&self, later: &Event) -> Result<f64, GpuError> {
-        // SAFETY: both events live and are of the same stream.
-        let ms = unsafe { result::event::elapsed(self.0, later.0) }.map_err(failed("reading an event"))?;
-        Ok(f64::from(ms) / 1e3)
-    }
-}
-
-impl Drop for Event {
-    fn drop(&mut self) {
-        // SAFETY: made in `record`. There is nobody to tell of a failure.
-        let _ = unsafe { result::event::destroy(self.0) };
-    }
-}
-
-/// Copies from the device.
-///
-/// # Safety
-/// `address` is followed by as many live bytes of device memory.
-pub(super) unsafe fn read(address: u64, bytes: &mut [u8]) -> Result<(), GpuError> {
-    if bytes.is_empty() {
-        return Ok(());
-    }
-    // SAFETY: by the contract of this function.
-    unsafe { result::memcpy_dtoh_sync(bytes, address) }.map_err(failed("copying from the device"))
-}
-
-impl Drop for DeviceMemory {
-    fn drop(&mut self) {
-        if self.len > 0 {
-            // SAFETY: allocated in `zeroed`. There is nobody to tell of a failure.
-            let _ = unsafe { result::free_sync(self.start) };
+        let _ = self.enter();
+        // SAFETY: made and retained in `open`. There is nobody to tell of a failure.
+        unsafe {
+            if !self.stream.is_null() {
+                let _ = result::stream::destroy(self.stream);
+            }
+            let _ = result::primary_ctx::release(self.device);
         }
     }
 }
@@ -325,24 +243,43 @@ impl Handle {
         unsafe { result::function::set_function_attribute(self.0, most, bytes) }.map_err(failed(what()))
     }
 
-    /// Starts `grid` blocks; every argument is 64 bits wide.
+    /// Starts `grid` blocks; every argument is 64 bits wide. With `overlaps` they may begin while the launch before is
+    /// still at work.
     ///
     /// # Safety
     /// The module is loaded, the arguments are those that the kernel takes, and the memory behind them is live and as
-    /// large as the kernel assumes until it has ended.
+    /// large as the kernel assumes until it has ended. A kernel that overlaps waits for the launch before by itself.
     pub(super) unsafe fn launch(
         self,
         grid: u32,
         (block, shared): ([u32; 3], u32),
         args: &mut [u64],
         pointers: &mut Vec<*mut c_void>,
+        (device, overlaps): (&Device, bool),
     ) -> Result<(), DriverError> {
         pointers.clear();
         pointers.extend(args.iter_mut().map(|arg| (&raw mut *arg).cast()));
-        let stream = std::ptr::null_mut();
         let [x, y, z] = block;
-        // SAFETY: by the contract of this function.
-        unsafe { result::launch_kernel(self.0, (grid, 1, 1), (x, y, z), shared, stream, pointers) }
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: grid,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: x,
+            blockDimY: y,
+            blockDimZ: z,
+            sharedMemBytes: shared,
+            hStream: device.stream,
+            attrs: &raw mut attribute,
+            numAttrs: u32::from(overlaps),
+        };
+        let extra = std::ptr::null_mut();
+        // SAFETY: by the contract of this function; the configuration and the attribute live during the call.
+        unsafe { sys::cuLaunchKernelEx(&raw const config, self.0, pointers.as_mut_ptr(), extra) }.result()
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::driver::{DeviceMemory, Event};
+use super::memory::DeviceMemory;
+use super::stream::Event;
 use super::{Gpu, GpuKernel};
 use crate::error::RuntimeError;
 use crate::plan::Call;
@@ -44,9 +45,9 @@ fn timed(
     let mut events = Vec::with_capacity(repetitions);
     for _ in 0..repetitions {
         prepare()?;
-        let start = Event::record()?;
+        let start = Event::record(&gpu.device)?;
         launch(gpu)?;
-        events.push((start, Event::record()?));
+        events.push((start, Event::record(&gpu.device)?));
     }
     gpu.finish("measuring")?;
     let seconds = events.iter().map(|(start, end)| start.seconds_to(end)).collect::<Result<_, _>>()?;
@@ -66,7 +67,7 @@ impl Gpu {
         let seconds = if repetitions <= 1 {
             timed(self, 1, || Ok(()), launch)?
         } else {
-            let flushed = DeviceMemory::zeroed("emptying the cache", CACHE_BYTES)?;
+            let flushed = DeviceMemory::zeroed(&self.device, "emptying the cache", CACHE_BYTES)?;
             self.launch(kernel, call, &name)?;
             timed(self, repetitions, || Ok(flushed.fill(0)?), launch)?
         };
@@ -76,7 +77,7 @@ impl Gpu {
     /// What the device is; measures the rate of its copies.
     pub(crate) fn facts(&mut self) -> Result<GpuFacts, RuntimeError> {
         self.enter()?;
-        let memory = DeviceMemory::zeroed("a copy", COPY_BYTES)?;
+        let memory = DeviceMemory::zeroed(&self.device, "a copy", COPY_BYTES)?;
         let seconds = timed(self, COPIES, || Ok(()), |_| Ok(memory.copy_half()?))?;
         let (multiprocessors, clock) = self.device.multiprocessors()?;
         Ok(GpuFacts {

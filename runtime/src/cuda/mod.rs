@@ -1,15 +1,18 @@
 //! NVIDIA GPUs: an artefact's PTX through the driver.
 //!
-//! Weights are copied to the device once; inputs, outputs, scratch memory and the state have memory there that is
-//! planned once too. A call copies inputs and state to the device, launches the kernels one after another, and copies
-//! outputs and state back, so that states are the same blobs on every device.
+//! Weights are copied to the device once; inputs, outputs and scratch memory have memory there that is planned once too,
+//! and states lie there. A call copies inputs to the device, launches the kernels one after another, and copies outputs
+//! back. The launches of a call that comes again are recorded, and start together from then on.
 #![expect(unsafe_code, reason = "kernels are launched with device addresses")]
 
 mod driver;
 mod measure;
+mod memory;
+mod stream;
 
 use std::ffi::c_void;
 use std::ops::Range;
+use std::sync::Arc;
 
 use ssmc_artifact::{DType, Program, TensorInfo};
 
@@ -18,10 +21,22 @@ use crate::code::BufPtr;
 use crate::error::RuntimeError;
 use crate::memory::ALIGN;
 use crate::plan::{Call, Region};
-use driver::{Device, DeviceMemory, Handle, Module};
+use driver::{Device, Handle, Module};
+use memory::Pinned;
+use stream::Graph;
 
 pub(crate) use driver::capability;
 pub use measure::GpuFacts;
+pub(crate) use memory::DeviceMemory;
+
+/// Outputs up to this many bytes are copied through page-locked memory.
+const PINNED: usize = 8 << 20;
+
+/// How kernels wait for the launch before them; those of a module all do, or none.
+const WAIT: &[u8] = b"griddepcontrol.wait";
+
+/// Recorded calls that are kept, the latest used; a state and its generations need one for each pair of them.
+const RECORDED: usize = 64;
 
 /// What the driver or the device refused.
 #[derive(Debug, thiserror::Error)]
@@ -85,20 +100,45 @@ pub(crate) struct GpuKernel {
     shared: u32,
 }
 
-/// An artefact on a device. Fields are dropped in order: memory and module before the context.
+/// An artefact on a device. Fields are dropped in order: recorded launches before the module.
 #[derive(Debug)]
 pub(crate) struct Gpu {
     kernels: Vec<Option<GpuKernel>>,
+    recorded: Vec<(CallKey, Graph)>,
+    /// Calls that came before, whatever their state was.
+    known: Vec<CallKey>,
     weights: DeviceMemory,
     weight_ranges: Vec<Range<usize>>,
     arena: DeviceMemory,
     /// Inputs, then outputs of the running program.
     io: DeviceMemory,
-    states: [DeviceMemory; 2],
+    pinned: Pinned,
     scratch: Scratch,
     name: String,
+    /// Whether kernels wait for the launch before them by themselves.
+    overlaps: bool,
     _module: Module,
-    device: Device,
+    device: Arc<Device>,
+}
+
+/// What the launches of a call depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CallKey {
+    pub(crate) plan: usize,
+    pub(crate) symbols: Vec<i64>,
+    /// Addresses of the state before and after.
+    pub(crate) states: [u64; 2],
+}
+
+/// Memory of a device for anybody.
+#[derive(Clone, Debug)]
+pub(crate) struct Allocator(Arc<Device>);
+
+impl Allocator {
+    /// Memory for a state, with zeros in it.
+    pub(crate) fn allocate(&self, len: usize) -> Result<DeviceMemory, GpuError> {
+        DeviceMemory::zeroed(&self.0, "the state", len)
+    }
 }
 
 /// Arguments of a launch, kept so that launches allocate nothing.
@@ -113,18 +153,11 @@ unsafe impl Send for Scratch {}
 // SAFETY: as above.
 unsafe impl Sync for Scratch {}
 
-/// What memory a session needs on the device besides weights.
-pub(crate) struct Sizes {
-    pub(crate) arena: usize,
-    pub(crate) io: usize,
-    pub(crate) state: usize,
-}
-
 impl Gpu {
     /// Loads the PTX module of `level` and copies the weights.
     pub(crate) fn load(artifact: &Artifact, level: usize) -> Result<Self, RuntimeError> {
         let manifest = artifact.manifest();
-        let device = Device::open()?;
+        let device = Arc::new(Device::open()?);
         let module = Module::load(artifact.code(level))?;
         let mut kernels = Vec::with_capacity(manifest.kernels.len());
         for kernel in &manifest.kernels {
@@ -149,34 +182,40 @@ impl Gpu {
             weight_ranges.push(end..end + len);
             end = (end + len).next_multiple_of(ALIGN);
         }
-        let mut weights = DeviceMemory::zeroed("the weights", end)?;
+        let mut weights = DeviceMemory::zeroed(&device, "the weights", end)?;
         for (index, range) in weight_ranges.iter().enumerate() {
             weights.write(range.start, artifact.weight(index))?;
         }
-        let empty = || DeviceMemory::zeroed("nothing", 0);
+        device.synchronize("copying the weights")?;
+        let empty = || DeviceMemory::zeroed(&device, "nothing", 0);
         Ok(Self {
             kernels,
+            recorded: Vec::new(),
+            known: Vec::new(),
             weights,
             weight_ranges,
             arena: empty()?,
             io: empty()?,
-            states: [empty()?, empty()?],
+            pinned: Pinned::new(&device, 0)?,
             scratch: Scratch::default(),
             name: device.name()?,
+            overlaps: artifact.code(level).windows(WAIT.len()).any(|text| text == WAIT),
             _module: module,
             device,
         })
     }
 
     /// Allocates what the programs need.
-    pub(crate) fn allocate(&mut self, sizes: &Sizes) -> Result<(), RuntimeError> {
-        self.device.enter()?;
-        self.arena = DeviceMemory::zeroed("the arena", sizes.arena)?;
-        self.io = DeviceMemory::zeroed("inputs and outputs", sizes.io)?;
-        for state in &mut self.states {
-            *state = DeviceMemory::zeroed("the state", sizes.state)?;
-        }
+    pub(crate) fn allocate(&mut self, arena: usize, io: usize) -> Result<(), RuntimeError> {
+        self.arena = DeviceMemory::zeroed(&self.device, "the arena", arena)?;
+        self.io = DeviceMemory::zeroed(&self.device, "inputs and outputs", io)?;
+        self.pinned = Pinned::new(&self.device, io.min(PINNED))?;
         Ok(())
+    }
+
+    /// Memory of the device for states.
+    pub(crate) fn allocator(&self) -> Allocator {
+        Allocator(Arc::clone(&self.device))
     }
 
     /// The name of the device.
@@ -216,21 +255,51 @@ impl Gpu {
         Ok(self.io.write(offset, bytes)?)
     }
 
-    /// Copies the states before and, for those that are updated in place, after a call.
-    pub(crate) fn write_states(&mut self, before: &[u8], after: &[u8]) -> Result<(), RuntimeError> {
-        self.states[0].write(0, before)?;
-        Ok(self.states[1].write(0, after)?)
+    /// Copies a buffer back, once everything launched has ended.
+    pub(crate) fn read(&mut self, from: BufPtr, bytes: &mut [u8]) -> Result<(), RuntimeError> {
+        if bytes.len() > self.pinned.len() {
+            // SAFETY: callers pass regions of this device's memory, which live as long as `self`.
+            return Ok(unsafe { memory::read(&self.device, from.address(), bytes) }?);
+        }
+        // SAFETY: as above.
+        let copied = unsafe { self.pinned.fetch(from.address(), bytes.len()) }?;
+        bytes.copy_from_slice(copied);
+        Ok(())
     }
 
-    /// Where the states before and after a call lie.
-    pub(crate) fn states(&self) -> [BufPtr; 2] {
-        [0, 1].map(|i| BufPtr::device(self.states[i].address(0)))
-    }
-
-    /// Copies a buffer back.
-    pub(crate) fn read(&self, from: BufPtr, bytes: &mut [u8]) -> Result<(), RuntimeError> {
-        // SAFETY: callers pass regions of this device's memory, which live as long as `self`.
-        Ok(unsafe { driver::read(from.address(), bytes) }?)
+    /// Does what `launch` does: at the first call of its kind right away, later by recorded launches.
+    pub(crate) fn run(
+        &mut self,
+        key: CallKey,
+        what: &str,
+        launch: impl FnOnce(&mut Self) -> Result<(), RuntimeError>,
+    ) -> Result<(), RuntimeError> {
+        let start = |graph: &Graph| {
+            // SAFETY: what was recorded needs the module and memory of `self`, weights among it, and the state of the
+            // call, whose addresses are in the key.
+            unsafe { graph.launch(what) }
+        };
+        if let Some(at) = self.recorded.iter().position(|(known, _)| *known == key) {
+            self.recorded[at..].rotate_left(1);
+            let (_, graph) = self.recorded.last().expect("one was found");
+            return Ok(start(graph)?);
+        }
+        let kind = CallKey { states: [0; 2], ..key.clone() };
+        if !self.known.contains(&kind) {
+            self.known.push(kind);
+            if self.known.len() > RECORDED {
+                self.known.remove(0);
+            }
+            return launch(self);
+        }
+        let device = Arc::clone(&self.device);
+        let graph = Graph::record(&device, || launch(self))?;
+        start(&graph)?;
+        self.recorded.push((key, graph));
+        if self.recorded.len() > RECORDED {
+            self.recorded.remove(0);
+        }
+        Ok(())
     }
 
     /// Starts a launch.
@@ -246,9 +315,11 @@ impl Gpu {
         args.clear();
         args.extend(call.bufs.iter().map(|buffer| buffer.address()));
         args.extend(call.dims.iter().map(|dim| *dim as u64));
+        let (shape, place) = ((kernel.block, kernel.shared), (&*self.device, self.overlaps));
         // SAFETY: the module lives as long as `self`; the plan gave as many buffers and dims as the kernel takes, in
-        // device memory that lives as long as `self`; that kernels stay inside is the compiler's part.
-        unsafe { kernel.handle.launch(grid, (kernel.block, kernel.shared), args, pointers) }
+        // device memory that lives as long as `self` or, for states, as the call; that kernels stay inside is the
+        // compiler's part.
+        unsafe { kernel.handle.launch(grid, shape, args, pointers, place) }
             .map_err(|error| driver::launch_error(&name(), error))?;
         Ok(())
     }
@@ -261,8 +332,8 @@ impl Gpu {
 
 impl Drop for Gpu {
     fn drop(&mut self) {
-        // What is freed belongs to the context. There is nobody to tell of a failure.
-        let _ = self.device.enter();
+        // The module belongs to the context, and launches must have ended. There is nobody to tell of a failure.
+        let _ = self.device.enter().and_then(|()| self.device.synchronize("ending"));
     }
 }
 

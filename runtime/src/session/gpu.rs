@@ -7,27 +7,28 @@ use ssmc_artifact::BufferKind;
 use super::execute::{STATEFUL, check_outputs, kernel_name};
 use super::{Backend, Session};
 use crate::code::Entry;
-use crate::cuda::Gpu;
+use crate::cuda::{CallKey, Gpu};
 use crate::error::RuntimeError;
 use crate::observe::{LaunchObserver, LaunchView};
 use crate::plan::Call;
-use crate::state::Turn;
+use crate::state::{StateMemory, Turn};
 use crate::symbols;
 use crate::tensor::{TensorMut, TensorRef};
 
 impl Session {
-    /// Copies inputs and state to the device, runs all launches of a plan that was bound to `inputs`, and copies outputs
-    /// and state back.
+    /// Copies inputs to the device, runs all launches of a plan that was bound to `inputs`, and copies outputs back. The
+    /// state lies on the device.
     pub(super) fn execute_on_gpu(
         &mut self,
         plan: usize,
         mut turn: Option<Turn<'_>>,
         inputs: &[(&str, TensorRef<'_>)],
         outputs: &mut [(&str, TensorMut<'_>)],
-        mut observer: Option<&mut dyn LaunchObserver>,
+        observer: Option<&mut dyn LaunchObserver>,
     ) -> Result<(), RuntimeError> {
         let manifest = self.artifact.manifest();
-        let plan = &mut self.plans[plan];
+        let index = plan;
+        let plan = &mut self.plans[index];
         let program = &manifest.programs[plan.program];
         check_outputs(manifest, program, &self.symbols, outputs)?;
         let Backend::Gpu(gpu) = &mut self.backend else { unreachable!("the caller looked") };
@@ -49,13 +50,7 @@ impl Session {
             self.outputs.push(region);
             offset = next;
         }
-        if let Some(turn) = &mut turn {
-            // Copies what is updated in place.
-            turn.memory();
-            let (before, after) = turn.bytes();
-            gpu.write_states(before, after)?;
-        }
-        let state = turn.as_mut().map(|turn| turn.memory_at(gpu.states()));
+        let state = turn.as_mut().map(Turn::memory);
         plan.resolve(program, |slots, kind, index| match kind {
             BufferKind::Input => self.inputs[index],
             BufferKind::Output => self.outputs[index],
@@ -65,33 +60,47 @@ impl Session {
             BufferKind::StateOut => state.as_ref().expect(STATEFUL).write(index),
             BufferKind::Unspecified => unreachable!("the reader refuses unknown buffer kinds"),
         })?;
-        for index in 0..plan.n_launches() {
-            let call = plan.call(index);
-            let name = || kernel_name(manifest, program, index);
-            let Entry::Gpu(kernel) = call.entry else { unreachable!("a plan has kernels of one device") };
-            match observer.as_deref_mut() {
-                None if call.grid > 0 => gpu.launch(kernel, &call, name)?,
-                None => {}
-                Some(observer) => {
+        let states = state.as_ref().map_or([0; 2], StateMemory::addresses);
+        let copy = || turn.as_ref().map_or(Ok(()), Turn::copy_in_place);
+        let entry = |call: &Call<'_>| match call.entry {
+            Entry::Gpu(kernel) => kernel,
+            Entry::Cpu(_) => unreachable!("a plan has kernels of one device"),
+        };
+        let what = format!("running program {}", program.name);
+        match observer {
+            None => {
+                let key = CallKey { plan: index, symbols: self.symbols.clone(), states };
+                gpu.run(key, &what, |gpu| {
+                    copy()?;
+                    for index in 0..plan.n_launches() {
+                        let call = plan.call(index);
+                        if call.grid > 0 {
+                            gpu.launch(entry(&call), &call, || kernel_name(manifest, program, index))?;
+                        }
+                    }
+                    Ok(())
+                })?;
+            }
+            Some(observer) => {
+                copy()?;
+                for index in 0..plan.n_launches() {
+                    let call = plan.call(index);
+                    let name = || kernel_name(manifest, program, index);
                     show(gpu, &call, (index, None), observer, |o, view| o.before(view))?;
                     let mut time = None;
                     if call.grid > 0 {
-                        time = Some(gpu.measure(kernel, &call, observer.repetitions(), name)?);
-                        gpu.finish(&format!("running kernel {}", name()))?;
+                        time = Some(gpu.measure(entry(&call), &call, observer.repetitions(), name)?);
+                        gpu.finish(&format!("running kernel {} (launch {index})", name()))?;
                     }
                     show(gpu, &call, (index, time), observer, |o, view| o.after(view))?;
                 }
             }
         }
-        gpu.finish(&format!("running program {}", program.name))?;
+        gpu.finish(&what)?;
         for (info, region) in program.outputs.iter().zip(&self.outputs) {
             let (_, tensor) =
                 outputs.iter_mut().find(|(name, _)| *name == info.name).expect("names were checked");
             gpu.read(region.start, tensor.bytes_mut())?;
-        }
-        if let Some(turn) = &mut turn {
-            let [_, after] = gpu.states();
-            gpu.read(after, turn.bytes().1)?;
         }
         Ok(())
     }
@@ -99,7 +108,7 @@ impl Session {
 
 /// Shows a launch to an observer, with copies of its buffers if it reads them.
 fn show(
-    gpu: &Gpu,
+    gpu: &mut Gpu,
     call: &Call<'_>,
     (launch, time): (usize, Option<Duration>),
     observer: &mut dyn LaunchObserver,

@@ -7,7 +7,16 @@ fn value(tensor: &Tensor) -> i32 {
 }
 
 fn h(state: &State) -> Vec<i32> {
-    state.tensors().find(|(name, _)| *name == "h").unwrap().1.as_slice::<i32>().unwrap().to_vec()
+    state
+        .tensors()
+        .unwrap()
+        .into_iter()
+        .find(|(name, _)| *name == "h")
+        .unwrap()
+        .1
+        .as_slice::<i32>()
+        .unwrap()
+        .to_vec()
 }
 
 #[test]
@@ -78,12 +87,12 @@ fn saved_states_load_in_other_sessions() {
     let mut session = toy::session();
     let mut state = session.new_state(2).unwrap();
     session.prefill(&mut state, &[1, 2, 3, 4]).unwrap();
-    let bytes = state.save();
+    let bytes = state.save().unwrap();
     let mut other = toy::session_with(&SessionOptions { threads: 1, rollback_depth: 0, ..toy::options() });
     let mut loaded = other.load_state(&bytes).unwrap();
     assert_eq!((loaded.position(), loaded.batch(), h(&loaded)), (2, 2, h(&state)));
     assert_eq!(loaded.rollback_available(), 0);
-    assert_eq!(loaded.save(), bytes);
+    assert_eq!(loaded.save().unwrap(), bytes);
     let expected = session.step(&mut state, &[5, 6]).unwrap();
     let found = other.step(&mut loaded, &[5, 6]).unwrap();
     assert_eq!(found.bytes(), expected.bytes());
@@ -96,7 +105,7 @@ fn load_error(session: &Session, bytes: &[u8]) -> String {
 #[test]
 fn foreign_and_corrupt_states_are_refused() {
     let session = toy::session();
-    let bytes = session.new_state(3).unwrap().save();
+    let bytes = session.new_state(3).unwrap().save().unwrap();
     assert!(load_error(&session, &bytes[..bytes.len() - 1]).contains("truncated"));
     let mut flipped = bytes.clone();
     *flipped.last_mut().unwrap() ^= 1;
@@ -133,13 +142,13 @@ fn a_failing_call_leaves_the_state() {
     let mut session = toy::session();
     let mut state = session.new_state(1).unwrap();
     session.prefill(&mut state, &[1, 2]).unwrap();
-    let before = state.save();
+    let before = state.save().unwrap();
     // The second block holds an id that is out of bounds.
     let mut ids = vec![1; 12];
     ids[10] = 1000;
     assert!(matches!(session.prefill(&mut state, &ids), Err(RuntimeError::Value { index: 2, .. })));
     assert!(session.step(&mut state, &[1, 2]).is_err());
-    assert_eq!(state.save(), before);
+    assert_eq!(state.save().unwrap(), before);
     assert_eq!(value(&session.step(&mut state, &[3]).unwrap()), 11);
 }
 
@@ -152,7 +161,15 @@ fn states_updated_in_place_keep_their_contents() {
         let inputs = [("input_ids", TensorRef::new(&[1, 1], &ids).unwrap())];
         session.run_stateful("step_total", state, 1, &inputs).unwrap();
         session.step(state, &[1]).unwrap();
-        state.tensors().find(|(name, _)| *name == "total").unwrap().1.as_slice::<i32>().unwrap()[0]
+        state
+            .tensors()
+            .unwrap()
+            .into_iter()
+            .find(|(name, _)| *name == "total")
+            .unwrap()
+            .1
+            .as_slice::<i32>()
+            .unwrap()[0]
     };
     assert_eq!(total(&mut state, 5), 5);
     assert_eq!(total(&mut state, 1), 11);

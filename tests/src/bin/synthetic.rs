@@ -1,5 +1,5 @@
 //! Writes a model folder with random weights: `ssmc-synthetic FOLDER SHAPE STORAGE [STEPS [LAYERS]]`. With a number of
-//! steps, also `model.onnx` over the same weights, with the recurrence of one sequence written out step by step.
+//! steps above 0, also `model.onnx` over the same weights, with the recurrence of one sequence written out step by step.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     let (steps, layers) = match counts.as_deref() {
         Ok([]) => (None, None),
         Ok([steps]) => (Some(*steps), None),
+        Ok([0, layers]) => (None, Some(*layers)),
         Ok([steps, layers]) => (Some(*steps), Some(*layers)),
         _ => return usage(),
     };
@@ -27,6 +28,8 @@ fn main() -> ExitCode {
     let mut model = match shape {
         "mamba-130m" => SyntheticModel::mamba_130m(storage),
         "mamba2-130m" => SyntheticModel::mamba2_130m(storage),
+        "mamba-2.8b" => SyntheticModel::mamba_2_8b(storage),
+        "mamba2-2.7b" => SyntheticModel::mamba2_2_7b(storage),
         _ => return usage(),
     };
     model.n_layers = layers.unwrap_or(model.n_layers);
@@ -44,6 +47,8 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: ssmc-synthetic FOLDER mamba-130m|mamba2-130m f32|f16|bf16 [STEPS [LAYERS]]");
+    eprintln!(
+        "usage: ssmc-synthetic FOLDER mamba-130m|mamba2-130m|mamba-2.8b|mamba2-2.7b f32|f16|bf16 [STEPS [LAYERS]]"
+    );
     ExitCode::from(2)
 }
