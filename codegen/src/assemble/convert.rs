@@ -134,7 +134,7 @@ pub(super) fn elem(elem: Elem) -> artifact::DType {
 
 pub(super) fn access(access: Access) -> artifact::Access {
     match access {
-        Access::Read => artifact::Access::Read,
+        Access::Read | Access::Constant => artifact::Access::Read,
         Access::Write => artifact::Access::Write,
         Access::ReadWrite => artifact::Access::ReadWrite,
     }

@@ -124,6 +124,11 @@ impl KernelBuilder {
         }
     }
 
+    /// Threads of a block.
+    pub fn n_threads(&self) -> u32 {
+        self.kernel.block.iter().product()
+    }
+
     /// From here on constants in index arithmetic are added last, so that indices that differ by a constant have the
     /// rest in common: accesses take the constant as the offset of their address. Quotients and remainders by powers of
     /// two become shifts and masks where the index is known not to be negative, for machines that divide slowly.

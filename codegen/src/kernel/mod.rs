@@ -81,13 +81,15 @@ impl From<LocalId> for Mem {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Access {
     Read,
+    /// Read; nothing writes it while any kernel of the model runs.
+    Constant,
     Write,
     ReadWrite,
 }
 
 impl Access {
     pub const fn reads(self) -> bool {
-        matches!(self, Access::Read | Access::ReadWrite)
+        matches!(self, Access::Read | Access::Constant | Access::ReadWrite)
     }
 
     pub const fn writes(self) -> bool {

@@ -131,7 +131,10 @@ impl<'a> Cx<'a> {
             return Ok(*param);
         }
         let elem = elem_of(self.graph.ty(value).dtype)?;
-        let param = b.param(&format!("p{}", self.args.len()), elem, Access::Read);
+        // Only where kernels follow each other closely it matters that weights never change.
+        let is_weight = matches!(self.graph.def_op(value), Some(Op::WeightRef(_) | Op::Constant(_)));
+        let access = if is_weight && b.n_threads() > 1 { Access::Constant } else { Access::Read };
+        let param = b.param(&format!("p{}", self.args.len()), elem, access);
         self.args.push(Arg::Value(value));
         self.params.insert(value, param);
         Ok(param)

@@ -94,6 +94,33 @@ impl<'a> Conv<'a> {
         })
     }
 
+    /// As [`Conv::filter`] for the channels from `base` on, whose taps lie together in memory.
+    pub(super) fn filter_together(
+        &self,
+        cx: &mut Cx<'_>,
+        b: &mut KernelBuilder,
+        base: Reg,
+    ) -> Result<(Vec<Reg>, Reg), LowerError> {
+        let c = cx.lanes_from(base);
+        if cx.is_inside(self.w) || cx.lanes == 1 {
+            return self.filter(cx, b, c);
+        }
+        let width = self.width as u16;
+        let param = cx.read_param(b, self.w)?;
+        let at = b.mul(base, self.width);
+        let all = b.load(param, at, cx.lanes * width);
+        let mut taps = Vec::new();
+        for j in 0..width {
+            let mut tap = b.zero(b.ty(all).elem().x(cx.lanes));
+            for lane in 0..cx.lanes {
+                let x = b.extract(all, lane * width + j);
+                tap = b.insert(tap, x, lane);
+            }
+            taps.push(b.cast(tap, self.acc));
+        }
+        Ok((taps, self.offset(cx, b, c)?))
+    }
+
     /// Taps of the channels, and the bias or zeros.
     pub(super) fn filter(
         &self,
@@ -106,11 +133,14 @@ impl<'a> Conv<'a> {
             let j = Idx::Uniform(b.const_i64(j));
             taps.push(cx.get_wide_as(b, (self.w, self.acc), &[c, j])?);
         }
-        let offset = match self.bias {
-            Some(bias) => cx.get_wide_as(b, (bias, self.acc), &[c])?,
-            None => b.zero(self.acc.x(cx.lanes)),
-        };
-        Ok((taps, offset))
+        Ok((taps, self.offset(cx, b, c)?))
+    }
+
+    fn offset(&self, cx: &mut Cx<'_>, b: &mut KernelBuilder, c: Idx) -> Result<Reg, LowerError> {
+        match self.bias {
+            Some(bias) => cx.get_wide_as(b, (bias, self.acc), &[c]),
+            None => Ok(b.zero(self.acc.x(cx.lanes))),
+        }
     }
 }
 

@@ -249,6 +249,10 @@ pub(super) enum Inst {
         label: u32,
     },
     Barrier,
+    /// Waits until the launch before this one has ended and what it wrote is seen.
+    WaitForLaunch,
+    /// Lets the launch after this one begin, as far as that is up to this block.
+    AllowLaunch,
     /// Lanes whose source lies outside the warp keep their own value, for amounts below 32.
     Shuffle {
         op: Shuffle,

@@ -299,6 +299,8 @@ impl Display for Spelled<'_> {
             }
             Inst::Branch { label } => write!(f, "bra L{label}"),
             Inst::Barrier => f.write_str("bar.sync 0"),
+            Inst::WaitForLaunch => f.write_str("griddepcontrol.wait"),
+            Inst::AllowLaunch => f.write_str("griddepcontrol.launch_dependents"),
             Inst::Shuffle { op, dst, src, amount } => {
                 let (mode, bound) = match op {
                     Shuffle::Up => ("up", 0),

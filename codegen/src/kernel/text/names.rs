@@ -30,7 +30,7 @@ macro_rules! names {
 }
 
 names! {
-    Access { Read = "read", Write = "write", ReadWrite = "readwrite" }
+    Access { Read = "read", Constant = "constant", Write = "write", ReadWrite = "readwrite" }
     Axis { X = "x", Y = "y", Z = "z" }
     UnaryOp {
         Neg = "neg", Abs = "abs", Sqrt = "sqrt", Floor = "floor", Ceil = "ceil", Trunc = "trunc", Round = "round",

@@ -139,7 +139,7 @@ fn kernel(numbers: &[u64]) -> Kernel {
         params: vec![Param {
             name: "x".into(),
             elem: d.pick(&Elem::ALL),
-            access: d.pick(&[Access::Read, Access::Write, Access::ReadWrite]),
+            access: d.pick(&[Access::Read, Access::Constant, Access::Write, Access::ReadWrite]),
         }],
         dims: vec!["n".into(), "mask".into()],
         block: [d.bits() as u32, d.bits() as u32, 1],

@@ -47,6 +47,7 @@ use crate::target::{GpuArch, GpuTarget};
 use product::{Factor, Product, recognize};
 use ssmc_ir::ops::{Contract, Label};
 use ssmc_ir::{Def, Dim, Graph, Group};
+pub(super) use vector::group_sum;
 
 /// Tiles of m whose blocks follow each other, so that the columns of w that they share stay in the second-level cache.
 const GROUP: i64 = 8;
@@ -63,8 +64,8 @@ pub(super) enum Schedule {
     Mma(mma::Size),
     /// Products of warp groups.
     Group(group::Shape),
-    /// Scalar fused multiply-adds of few rows, a warp per pair of columns.
-    Vector,
+    /// Scalar fused multiply-adds of few rows.
+    Vector(vector::Few),
 }
 
 impl Schedule {
@@ -78,15 +79,16 @@ impl Schedule {
         target: &GpuTarget,
     ) -> Result<Vec<(Schedule, Dim)>, LowerError> {
         let tiled = Schedule::tiled(graph, group, target)?;
-        let Some(rows) = vector::n_rows(graph, group) else { return Ok(tiled) };
-        let with = |is_many: &Dim| tiled.iter().map(|(s, share)| (*s, share.clone() * is_many)).collect();
+        let Some([rows, columns]) = vector::extents(graph, group) else { return Ok(tiled) };
+        let few = |is_one| Schedule::Vector(vector::Few::of(is_one, &columns));
         Ok(match rows.as_const() {
             Some(rows) if rows > vector::ROWS_MAX => tiled,
-            Some(_) => vec![(Schedule::Vector, Dim::from(1))],
+            Some(rows) => vec![(few(rows == 1), Dim::from(1))],
             None => {
-                let is_many = rows.floordiv(&Dim::from(vector::ROWS_MAX + 1)).at_most(&Dim::from(1));
-                let mut all: Vec<(Schedule, Dim)> = with(&is_many);
-                all.insert(0, (Schedule::Vector, Dim::from(1) - &is_many));
+                let at_least = |n: i64| rows.floordiv(&Dim::from(n)).at_most(&Dim::from(1));
+                let (are_some, are_many) = (at_least(2), at_least(vector::ROWS_MAX + 1));
+                let mut all = vec![(few(true), at_least(1) - &are_some), (few(false), are_some - &are_many)];
+                all.extend(tiled.into_iter().map(|(schedule, share)| (schedule, share * &are_many)));
                 all
             }
         })
@@ -153,7 +155,7 @@ impl Schedule {
             Schedule::Fma => fma::THREADS,
             Schedule::Mma(size) => size.threads(),
             Schedule::Group(_) => group::THREADS,
-            Schedule::Vector => vector::THREADS,
+            Schedule::Vector(few) => few.threads(),
         }
     }
 
@@ -163,7 +165,7 @@ impl Schedule {
             Schedule::Fma => (fma::TILE, fma::TILE),
             Schedule::Mma(size) => (size.tile(), size.tile()),
             Schedule::Group(shape) => shape.tile(),
-            Schedule::Vector => unreachable!("vectors have no tiles"),
+            Schedule::Vector(_) => unreachable!("vectors have no tiles"),
         }
     }
 }
@@ -212,8 +214,8 @@ pub(super) fn lower(
     group: &Group,
     schedule: Schedule,
 ) -> Result<Launch, LowerError> {
-    if schedule == Schedule::Vector {
-        return vector::lower(l, op, group);
+    if let Schedule::Vector(few) = schedule {
+        return vector::lower(l, op, group, few);
     }
     let p = recognize(l.graph, l.node, &|id| group.members.contains(&id))?;
     let extents = op.extents(&[Some(l.graph.ty(l.operand(0)?)), Some(l.graph.ty(l.operand(1)?))]);
@@ -266,7 +268,7 @@ pub(super) fn lower(
             Schedule::Fma => fma::lower(cx, b, sink, &block),
             Schedule::Mma(size) => mma::lower(cx, b, sink, &block, size),
             Schedule::Group(shape) => group::lower(cx, b, sink, &block, shape),
-            Schedule::Vector => unreachable!("taken above"),
+            Schedule::Vector(_) => unreachable!("taken above"),
         });
     });
     result?;

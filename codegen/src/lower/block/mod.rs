@@ -14,6 +14,7 @@ mod selective_scan;
 mod staging;
 #[cfg(test)]
 mod tests;
+mod update;
 
 pub(crate) use reduce::block_sum;
 
@@ -47,6 +48,7 @@ pub fn lower_alternatives(
             };
             schedules.into_iter().map(lower).collect()
         }
+        _ if update::Update::of(graph, node).is_some() => Ok(vec![lower_block(graph, group, target)?]),
         Op::SelectiveScan(op) if let Some(schedules) = scan_schedules(graph, node, op, target) => {
             let lower = |(schedule, share): (selective_scan::Schedule, Dim)| {
                 let lowered =
@@ -79,6 +81,9 @@ fn scan_schedules(
 /// An element type or a symbolic extent has no kernel.
 pub fn lower_block(graph: &Graph, group: &Group, target: &GpuTarget) -> Result<Lowered, LowerError> {
     let node = graph.node(group.root);
+    if let Some(update) = update::Update::of(graph, node) {
+        return in_block(graph, group, update::THREADS, |l| update.lower(l));
+    }
     match &node.op {
         Op::SelectiveScan(op) if let Some(schedules) = scan_schedules(graph, node, op, target) => {
             let (schedule, _) = schedules[0];
@@ -87,7 +92,9 @@ pub fn lower_block(graph: &Graph, group: &Group, target: &GpuTarget) -> Result<L
         Op::Contract(op) if let Ok(schedule) = matmul::Schedule::choose(graph, group, target) => {
             in_block(graph, group, schedule.threads(), |l| matmul::lower(l, op, group, schedule))
         }
-        Op::CausalConv1d(op) => in_block(graph, group, conv1d::THREADS, |l| conv1d::lower(l, op)),
+        Op::CausalConv1d(op) => {
+            in_block(graph, group, conv1d::threads(graph, node), |l| conv1d::lower(l, op))
+        }
         _ => generic::lower(graph, group),
     }
 }

@@ -4,7 +4,7 @@
 use super::super::Arg;
 use super::memory::Memory;
 use super::problem::Launch;
-use crate::kernel::{Access, Kernel};
+use crate::kernel::Kernel;
 use crate::llvm::compile;
 use crate::target::CpuTarget;
 use memmap2::{Mmap, MmapMut};
@@ -61,7 +61,7 @@ impl Code {
             let found = &as_bytes(storage.get_mut(arg).unwrap())[sizes[arg]..];
             let bytes = memory.buffers.get_mut(arg).unwrap();
             let found = &found[..bytes.len()];
-            assert!(param.access != Access::Read || found == bytes.as_slice(), "{} is written", param.name);
+            assert!(param.access.writes() || found == bytes.as_slice(), "{} is written", param.name);
             bytes.copy_from_slice(found);
         }
     }

@@ -3,8 +3,8 @@
 
 use super::super::{Arg, Lowered};
 use super::problem::Launch;
+use crate::kernel::Kernel;
 use crate::kernel::interp::{self, Interpreter};
-use crate::kernel::{Access, Kernel};
 use ssmc_ir::ops::Op;
 use ssmc_ir::{Bindings, Place, Plan, Tensor, ValueId, Weights};
 use std::collections::BTreeMap;
@@ -42,7 +42,7 @@ impl<'a> Memory<'a> {
                         .find(|port| port.value == *value)
                         .map(|port| inputs[&port.name].to_bytes()),
                 };
-                assert!(stored.is_none() || param.access == Access::Read, "{value} is written");
+                assert!(stored.is_none() || !param.access.writes(), "{value} is written");
                 let size = dims.iter().product::<usize>() * ty.dtype.bits() / 8;
                 let bytes = match (arg, stored) {
                     (Arg::Packed(_, packing), Some(bytes)) => {

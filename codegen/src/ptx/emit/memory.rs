@@ -109,12 +109,13 @@ impl Emitter<'_> {
         Address { offset: first.offset + (i * self.kernel.mem_elem(mem).size()) as i64, ..first }
     }
 
-    /// How many contiguous elements from `index` may be accessed at once: 1, 2 or 4.
+    /// How many contiguous elements from `index` may be accessed at once: 1, 2 or 4, or 8 of two bytes.
     fn run(&self, mem: Mem, index: Reg, lanes: usize) -> usize {
         let size = self.kernel.mem_elem(mem).size();
         let aligned = size << self.alignment.exponent(index).min(4);
-        let fits = |n: &usize| lanes.is_multiple_of(*n) && n * size <= aligned.min(WIDEST);
-        [4, 2].into_iter().find(fits).unwrap_or(1)
+        let fits =
+            |n: &usize| (*n <= 4 || size == 2) && lanes.is_multiple_of(*n) && n * size <= aligned.min(WIDEST);
+        [8, 4, 2].into_iter().find(fits).unwrap_or(1)
     }
 
     pub(super) fn load(&mut self, dst: Reg, mem: Mem, index: Reg, mask: Option<Reg>) {
@@ -130,6 +131,15 @@ impl Emitter<'_> {
 
     /// Loads neighbors; one that a mask switches off is 0.
     fn load_lanes(&mut self, (space, elem): (Space, Elem), dst: &[Var], from: Address, mask: Option<Var>) {
+        if dst.len() > 4 {
+            // Two to a register.
+            let words: Vec<Var> = (0..dst.len() / 2).map(|_| self.var(Class::B32)).collect();
+            self.push(Inst::Load { space, ty: Ty::B32, dst: words.clone(), from });
+            for (pair, word) in dst.chunks(2).zip(words) {
+                self.push(Inst::Unpack { ty: Ty::B32, low: pair[0], high: pair[1], src: word });
+            }
+            return;
+        }
         // The mask may be among the registers that are written.
         let fresh: Vec<Var> = dst
             .iter()
@@ -192,6 +202,16 @@ impl Emitter<'_> {
                 let (on_true, on_false) = (Src::Int(1), Src::Int(0));
                 self.push(Inst::Select { ty: Ty::B16, dst: byte, on_true, on_false, cond: *cond });
                 vec![byte]
+            }
+            _ if src.len() > 4 => {
+                let mut words = Vec::new();
+                for pair in src.chunks(2) {
+                    let word = self.var(Class::B32);
+                    self.push(Inst::Pack { ty: Ty::B32, dst: word, low: pair[0], high: pair[1] });
+                    words.push(word);
+                }
+                self.push(Inst::Store { space, ty: Ty::B32, src: words, to });
+                return;
             }
             _ => src.to_vec(),
         };

@@ -5,6 +5,7 @@ mod convert;
 mod group;
 mod memory;
 mod tile;
+mod wait;
 mod warp;
 
 use super::align::Alignment;
@@ -43,7 +44,7 @@ pub(super) fn entry(kernel: &Kernel, target: &GpuTarget) -> Result<Entry, PtxErr
     }
     e.registers()?;
     e.prologue(is_dynamic);
-    e.list(&kernel.body)?;
+    e.body(target.arch >= GpuArch::Sm90a)?;
     e.push(Inst::Return);
     let shared = if is_dynamic { &[][..] } else { &kernel.shared[..] };
     let declared = [(Space::Shared, shared), (Space::Local, &kernel.locals[..])];

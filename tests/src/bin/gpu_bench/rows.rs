@@ -39,6 +39,8 @@ pub(crate) struct Row {
     pub(crate) tolerance: f64,
     exponentials: Count,
     flops: Count,
+    /// Bytes of what is written besides the output.
+    also_written: Count,
     /// Microseconds; 0 if there is no figure.
     pub(crate) must: f64,
     pub(crate) aim: f64,
@@ -58,7 +60,9 @@ impl Row {
     /// Bytes of inputs and output, each once.
     pub(crate) fn bytes(&self) -> f64 {
         let input = |input: &Input| self.elements(&input.axes) * if input.is_half { 2.0 } else { 4.0 };
-        self.inputs.iter().map(input).sum::<f64>() + self.elements(&self.output) * self.output_bytes as f64
+        self.inputs.iter().map(input).sum::<f64>()
+            + self.elements(&self.output) * self.output_bytes as f64
+            + (self.also_written)(&self.sizes)
     }
 
     pub(crate) fn exponentials(&self) -> f64 {
@@ -121,6 +125,7 @@ fn scan(batch: usize, len: usize, e: usize, [peer, must, aim]: [f64; 3]) -> Row 
         tolerance: 8e-3,
         exponentials: |s| (s["batch"] * s["len"] * s["e"] * s["n"]) as f64,
         flops: |s| (s["batch"] * s["len"] * s["e"] * (6 * s["n"] + 8)) as f64,
+        also_written: none,
         must,
         aim,
         peer,
@@ -153,6 +158,7 @@ fn conv(batch: usize, len: usize, e: usize, [peer, must, aim]: [f64; 3]) -> Row 
         tolerance: 8e-3,
         exponentials: none,
         flops: |s| (s["batch"] * s["len"] * s["e"] * 8) as f64,
+        also_written: none,
         must,
         aim,
         peer,
@@ -179,6 +185,7 @@ fn product(m: usize, k: usize, n: usize, peer: f64) -> Row {
         tolerance: 8e-3,
         exponentials: none,
         flops: |s| 2.0 * (s["rows"] * s["k"] * s["n"]) as f64,
+        also_written: none,
         must: peer / 0.7,
         aim: peer / 0.95,
         peer,
@@ -205,9 +212,63 @@ fn norm(rows: usize, e: usize) -> Row {
         tolerance: 8e-3,
         exponentials: none,
         flops: |s| (s["rows"] * s["e"] * 4) as f64,
+        also_written: none,
         must: 0.0,
         aim: 0.0,
         peer: 0.0,
+    }
+}
+
+fn update_graph(s: &Sizes) -> String {
+    let (r, p, n) = (s["r"], s["p"], s["n"]);
+    let rows = format!("bf16[batch, 1, 1, {r}, {p}]");
+    let pairs = format!("bf16[batch, 1, 1, {n}]");
+    let states = format!("f32[batch, 1, {r}, {p}, {n}]");
+    let widened = [("x", &rows), ("b", &pairs), ("c", &pairs), ("z", &rows)].map(|(name, ty)| {
+        let ty = ty.replace("bf16", "f32");
+        format!("  %{name}32 = cast %{name} {{to=f32}} : {ty}\n")
+    });
+    let wide = rows.replace("bf16", "f32");
+    format!(
+        "func @update(%x: {rows}, %dt: f32[batch, 1, 1, {r}], %a: f32[1, {r}], %b: {pairs}, %c: {pairs}, \
+         %d: f32[1, {r}, 1], %z: {rows}, %bias: f32[1, {r}], %h0: {states}) {{\n{}  \
+         %y32, %h = ssm.ssd %x32, %dt, %a, %b32, %c32, %d, %z32, %bias, %h0 {{dt_softplus=true}} : {wide}, {states}\n  \
+         %y = cast %y32 {{to=bf16}} : {rows}\n  return %y \"y\", %h \"h\"\n}}",
+        widened.concat()
+    )
+}
+
+/// `must` and `aim` are shares of the copy bandwidth, of 3.0 TB/s.
+fn update(batch: usize, peer: f64) -> Row {
+    let (r, p, n) = (80, 64, 128);
+    let moved = |share: f64| 8.0 * (batch * r * p * n) as f64 / 3.0e12 / share * 1e6;
+    let row = &["batch", "1", "1", "r", "p"];
+    let pairs = &["batch", "1", "1", "n"];
+    Row {
+        name: format!("state update B{batch} H{r} P{p} N{n} f32 state"),
+        graph: update_graph,
+        inputs: vec![
+            input("x", row, true, UNIT),
+            input("dt", &["batch", "1", "1", "r"], false, UNIT),
+            input("a", &["1", "r"], false, (-4.0, -0.1)),
+            input("b", pairs, true, UNIT),
+            input("c", pairs, true, UNIT),
+            input("d", &["1", "r", "1"], false, UNIT),
+            input("z", row, true, UNIT),
+            input("bias", &["1", "r"], false, (-5.0, -1.0)),
+            input("h0", &["batch", "1", "r", "p", "n"], false, UNIT),
+        ],
+        output: row.to_vec(),
+        output_bytes: 2,
+        sizes: Sizes::from([("batch", batch), ("r", r), ("p", p), ("n", n)]),
+        window: vec![("batch", some(batch))],
+        tolerance: 8e-3,
+        exponentials: none,
+        flops: |s| (s["batch"] * s["r"] * s["p"] * 5 * s["n"]) as f64,
+        also_written: |s| 4.0 * (s["batch"] * s["r"] * s["p"] * s["n"]) as f64,
+        must: if batch >= 256 { moved(0.9) } else { 0.0 },
+        aim: if batch >= 256 { moved(0.95) } else { 0.0 },
+        peer,
     }
 }
 
@@ -220,7 +281,17 @@ pub(crate) fn rows() -> Vec<Row> {
         conv(1, 2048, 1536, [10.1, 6.0, 4.0]),
         conv(8, 2048, 5120, [122.5, 0.0, 0.0]),
         norm(16384, 2560),
+        update(1, 89.0),
+        update(64, 134.0),
+        update(256, 575.0),
+        product(1, 768, 3072, 0.0),
+        product(1, 1536, 768, 0.0),
+        product(1, 1536, 80, 0.0),
+        product(1, 48, 1536, 0.0),
         product(1, 2560, 10240, 0.0),
+        product(1, 5120, 2560, 0.0),
+        product(1, 768, 50280, 0.0),
+        product(4, 2560, 10240, 0.0),
         product(2048, 768, 3072, 20.2),
         product(2048, 1536, 768, 13.6),
         product(2048, 2560, 10240, 152.5),

@@ -259,6 +259,9 @@ fn few_rows_and_many() {
             ..CASE
         },
         Case { x: &["rows", "12"], w: &["9", "12"], dtypes: BF16, prologue: true, ..CASE },
+        Case { x: &["rows", "48"], w: &["37", "48"], dtypes: BF16, ..CASE },
+        Case { x: &["rows", "768"], w: &["5", "768"], dtypes: BF16, ..CASE },
+        Case { x: &["rows", "1304"], w: &["3", "1304"], dtypes: (DType::F32, DType::BF16), ..CASE },
         Case { spec: "mk,kn->mn", x: &["rows", "12"], w: &["12", "9"], ..CASE },
         Case { spec: "bmk,bnk->bmn", x: &["2", "rows", "12"], w: &["2", "9", "12"], ..CASE },
     ];
@@ -272,16 +275,15 @@ fn few_rows_and_many() {
                 lower_block(graph, group, &target)
             })
             .unwrap();
-            assert_eq!(alternatives.len(), 2);
-            let chosen = usize::from(rows > 8);
+            assert_eq!(alternatives.len(), 3);
+            let chosen = usize::from(rows > 1) + usize::from(rows > 8);
             p.check(&alternatives[chosen], tolerance(case.dtypes.0))
                 .unwrap_or_else(|e| panic!("{case:?}: {e}"));
-            assert!(
-                p.run(&alternatives[1 - chosen])
-                    .unwrap()
-                    .iter()
-                    .all(|y| y.to_f64().iter().all(|y| y.is_nan()))
-            );
+            let others = alternatives.iter().enumerate().filter(|(i, _)| *i != chosen);
+            for (_, other) in others {
+                let outputs = p.run(other).unwrap();
+                assert!(outputs.iter().all(|y| y.to_f64().iter().all(|y| y.is_nan())));
+            }
         }
     }
 }

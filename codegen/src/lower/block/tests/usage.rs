@@ -36,16 +36,23 @@ fn table(arch: GpuArch) -> Option<String> {
         add(&format!("scan_of_{many}_in_bf16"), &half.problem(), i);
     }
     let product = matmul::Case { x: &["rows", "64"], w: &["64", "64"], ..matmul::CASE };
-    add("product_of_few_rows", &product.problem(), 0);
-    add("product_in_f32", &product.problem(), 1);
-    add("product_in_bf16", &matmul::Case { dtypes: (DType::BF16, DType::BF16), ..product }.problem(), 1);
+    let long = matmul::Case { x: &["rows", "2560"], w: &["10240", "2560"], ..product };
+    let long = matmul::Case { dtypes: (DType::BF16, DType::BF16), ..long };
+    add("product_of_one_row", &product.problem(), 0);
+    add("product_of_one_long_row", &long.problem(), 0);
+    add("product_of_few_rows", &product.problem(), 1);
+    add("product_in_f32", &product.problem(), 2);
+    add("product_in_bf16", &matmul::Case { dtypes: (DType::BF16, DType::BF16), ..product }.problem(), 2);
     let large = matmul::Case { w: &["256", "64"], dtypes: (DType::BF16, DType::BF16), ..product };
-    add("large_product_in_bf16", &large.problem(), 1);
+    add("large_product_in_bf16", &large.problem(), 2);
     add(
         "large_product_of_columns_in_bf16",
         &matmul::Case { spec: "mk,kn->mn", w: &["64", "256"], ..large }.problem(),
-        1,
+        2,
     );
+    add("conv1d", &conv1d::Case { channels: 1536, dtype: DType::BF16, ..conv1d::CASE }.problem(), 0);
+    add("update_of_heads", &update::CASE.problem(), 0);
+    add("update_of_channels", &update::Case { heads: 0, n: 16, ..update::CASE }.problem(), 0);
     add("exp", &rows(Unary { f: UnaryFn::Exp }.into(), &[]), 0);
     add("rms_norm", &rows(RmsNorm { eps: 1e-5.into() }.into(), &[None]), 0);
     let text = module(&kernels, &target).unwrap();
