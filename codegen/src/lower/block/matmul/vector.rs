@@ -74,9 +74,10 @@ impl Depth {
         let widest = elems.iter().map(|elem| elem.size()).min().unwrap_or(4).max(2);
         let lanes = 16 / widest as i64;
         let last = |factor: &&Factor| factor.labels.last() == k.labels.first();
-        let depth = k.n().as_const().filter(|n| {
-            k.labels.len() == 1 && *n > 0 && n % lanes == 0 && factors.iter().all(|factor| last(factor))
-        });
+        let depth = k
+            .n()
+            .as_const()
+            .filter(|n| k.labels.len() == 1 && *n > 0 && n % lanes == 0 && factors.iter().all(last));
         let Some(depth) = depth else {
             return Self { lanes: 1, group: WARP_SIZE.into(), together: 1, rounds: 0 };
         };
