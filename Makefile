@@ -4,11 +4,12 @@
 CORPUS_CASES = ^(ckpt_(mamba|mamba2|falcon_mamba|mamba2_f16|mamba_bf16_sharded|mamba_ssm_original|mamba_tokenizer)|[^c].*)$$
 DEMO = .cache/demo
 
-.PHONY: help setup demo test check
+.PHONY: help setup demo test check oracle
 
 help:
 	@echo "make demo    compile two trained models and run them"
 	@echo "make test    every test; with SSMC_CORPUS=DIR also the models of a corpus folder"
+	@echo "make oracle  what compares with tract, an engine of others; not part of make test"
 	@echo "make check   format, lints, documentation, rules of the code base"
 
 setup:
@@ -37,3 +38,8 @@ check: setup
 	cargo clippy --workspace --all-targets -- --deny warnings
 	RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --document-private-items
 	cargo xtask tidy
+
+oracle:
+	cargo test --package ssmc-frontend --features oracle --lib oracle
+	cargo clippy --package ssmc --package xtask --no-default-features \
+		--features ssmc/bin,ssmc/oracle,xtask/oracle -- --deny warnings

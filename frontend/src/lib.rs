@@ -3,6 +3,8 @@
 pub mod error;
 mod map;
 pub mod onnx;
+#[cfg(feature = "oracle")]
+pub mod oracle;
 pub mod safetensors;
 pub mod shapes;
 

@@ -1,4 +1,5 @@
-//! Developer tasks of ssmc. Drives the `ssmc` binary; links neither the compiler nor LLVM.
+//! Developer tasks of ssmc. Drives the `ssmc` binary; links neither the compiler nor LLVM, but for tract, which the
+//! frontend wraps, with the feature `oracle`.
 
 mod args;
 mod bench;
@@ -33,7 +34,7 @@ tasks:
     --profile NAME            cargo profile of what is built (dev)
   scramble SEED DIR [options]
                             corpus with every ONNX model rewritten into an equivalent one
-  onnx-node-tests [options] compile and run the backend tests of the package onnx
+  onnx-node-tests [options] compile and run the backend tests of the package onnx; with the feature `oracle` in tract too
     --wheel FILE              the package instead of the one that scripts/onnx-node-tests.sh fetches
     --filter RE               tests whose name matches
     --json FILE               write the results, - for stdout
@@ -75,6 +76,8 @@ fn main() -> ExitCode {
         "bench" => bench::main(&rest),
         "bless" => bless::bless(&rest),
         "codegen" => bless::codegen(&rest),
+        #[cfg(feature = "oracle")]
+        onnx_tests::PEER => onnx_tests::peer(&rest),
         "demo-typeseg" => demo::main(&rest),
         _ => {
             eprintln!("{USAGE}");

@@ -2,6 +2,8 @@
 
 mod blame;
 mod layers;
+#[cfg(feature = "oracle")]
+mod oracle;
 mod sequences;
 #[cfg(test)]
 #[cfg(feature = "llvm")]
@@ -9,7 +11,7 @@ mod tests;
 
 use super::language;
 use crate::compare::{Difference, Tolerance, compare};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Kind, Outcome};
 use crate::model::Job;
 use crate::options::{CompileArgs, SessionArgs};
 use crate::output::{Progress, print, print_json, table};
@@ -30,6 +32,10 @@ pub(crate) struct Args {
     /// a folder with inputs_0.npz, outputs_0.npz, inputs_1.npz ...
     #[arg(long, value_name = "PATH")]
     reference: Option<PathBuf>,
+    /// Compare with what another engine computes from the same file, on the recorded inputs or on random ones; needs
+    /// ssmc built with the feature `oracle`
+    #[arg(long, value_name = "ENGINE")]
+    against: Option<Engine>,
     /// Compare every kernel's outputs even if all outputs agree. Where one does not, the first kernel that differs and
     /// the pass, rule or kernel at fault are named in any case
     #[arg(long)]
@@ -51,6 +57,13 @@ pub(crate) struct Args {
     session: SessionArgs,
     #[command(flatten)]
     compile: CompileArgs,
+}
+
+/// An engine of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Engine {
+    /// tract-onnx
+    Tract,
 }
 
 /// The comparison of one output.
@@ -80,6 +93,52 @@ struct Verifier<'a> {
     layers: Vec<layers::Layer>,
     /// What makes the first wrong answer wrong.
     culprit: Option<blame::Culprit>,
+    /// The results of nodes beside those of another engine.
+    nodes: Vec<NodeResult>,
+}
+
+/// The comparison of a result of a node of the file, as the interpreter and another engine compute it.
+struct NodeResult {
+    case: String,
+    node: String,
+    op: String,
+    value: String,
+    /// `None` if the shapes differ.
+    difference: Option<Difference>,
+}
+
+impl NodeResult {
+    fn passed(&self) -> bool {
+        self.difference.as_ref().is_some_and(Difference::passed)
+    }
+
+    fn describe(&self) -> String {
+        format!("node {:?} ({}), result {:?}", self.node, self.op, self.value)
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            if self.passed() { "  ok" } else { "  FAILED" }.to_owned(),
+            self.case.clone(),
+            format!("{} {}", self.op, self.node),
+            self.value.clone(),
+            outcome(self.difference.as_ref()),
+        ]
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "case": self.case, "node": self.node, "op": self.op, "value": self.value, "passed": self.passed(),
+            "difference": self.difference.as_ref().map(Difference::to_json),
+        })
+    }
+}
+
+fn outcome(difference: Option<&Difference>) -> String {
+    match difference {
+        None => "the shapes differ".to_owned(),
+        Some(d) => format!("error {:.2e} of {:.2e}", d.error, d.peak),
+    }
 }
 
 /// One call: inputs without states, and the states before it.
@@ -93,6 +152,10 @@ struct Call<'a> {
 pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     if args.len < 2 {
         return Err(Failure::usage("--len must be at least 2"));
+    }
+    if args.against.is_some() && cfg!(not(feature = "oracle")) {
+        let message = "--against: this ssmc is built without the feature `oracle`";
+        return Err(Failure::new(Kind::Unsupported, message));
     }
     let mut job = Job::new(&args.model, &args.compile)?;
     let model = job.import()?;
@@ -111,15 +174,26 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
         compared: Vec::new(),
         layers: Vec::new(),
         culprit: None,
+        nodes: Vec::new(),
     };
     job.progress.say("comparing");
-    match &args.reference {
-        Some(path) => verifier.with_reference(path)?,
-        None => verifier.with_interpreter()?,
+    match (&args.reference, args.against) {
+        (Some(path), _) => verifier.with_reference(path)?,
+        (None, None) => verifier.with_interpreter()?,
+        (None, Some(_)) => {}
     }
-    let (compared, layers, culprit) = (verifier.compared, verifier.layers, verifier.culprit);
+    #[cfg(feature = "oracle")]
+    if let Some(Engine::Tract) = args.against {
+        verifier.with_tract()?;
+    }
+    let found = Found {
+        compared: verifier.compared,
+        layers: verifier.layers,
+        culprit: verifier.culprit,
+        nodes: verifier.nodes,
+    };
     drop(job);
-    finish(args, &compared, &layers, culprit.as_ref(), json)
+    finish(args, &found, json)
 }
 
 impl Verifier<'_> {
@@ -309,16 +383,20 @@ struct Chain {
     states: Tensors,
 }
 
+/// All comparisons.
+struct Found {
+    compared: Vec<Compared>,
+    layers: Vec<layers::Layer>,
+    culprit: Option<blame::Culprit>,
+    nodes: Vec<NodeResult>,
+}
+
 /// Prints the comparisons; fails if one of them has.
-fn finish(
-    args: &Args,
-    compared: &[Compared],
-    layers: &[layers::Layer],
-    culprit: Option<&blame::Culprit>,
-    json: bool,
-) -> Outcome {
+fn finish(args: &Args, found: &Found, json: bool) -> Outcome {
+    let Found { compared, layers, culprit, nodes } = found;
     let n_failed = compared.iter().filter(|c| !c.passed()).count();
     let first = layers.iter().find(|l| !l.difference.passed());
+    let node = nodes.iter().find(|node| !node.passed());
     if json {
         let outputs: Vec<Value> = compared.iter().map(compared_json).collect();
         let all: Vec<Value> = layers.iter().map(layers::Layer::to_json).collect();
@@ -327,7 +405,9 @@ fn finish(
             json!({
                 "passed": n_failed == 0, "outputs": outputs, "layers": all,
                 "first_difference": first.map(layers::Layer::to_json),
-                "culprit": culprit.map(blame::Culprit::to_json),
+                "culprit": culprit.as_ref().map(blame::Culprit::to_json),
+                "nodes": nodes.iter().map(NodeResult::to_json).collect::<Vec<_>>(),
+                "first_node": node.map(NodeResult::to_json),
             }),
         )?;
     } else {
@@ -335,16 +415,27 @@ fn finish(
         if args.per_layer {
             text.push_str("kernels\n");
             text.push_str(&table(&layers.iter().map(layers::Layer::row).collect::<Vec<_>>()));
+            if !nodes.is_empty() {
+                text.push_str("nodes\n");
+                text.push_str(&table(&nodes.iter().map(NodeResult::row).collect::<Vec<_>>()));
+            }
         }
         print(&text)?;
     }
     if n_failed == 0 {
         return Ok(());
     }
-    let kernel = first.map(|layer| format!("; the first kernel that differs: {}", layer.describe()));
-    let culprit = culprit.map(|culprit| format!("; {culprit}")).unwrap_or_default();
-    let n = compared.len();
-    Err(Failure::check(format!("{n_failed} of {n} outputs differ{}{culprit}", kernel.unwrap_or_default())))
+    let mut said = format!("{n_failed} of {} outputs differ", compared.len());
+    if let Some(layer) = first {
+        said += &format!("; the first kernel that differs: {}", layer.describe());
+    }
+    if let Some(node) = node {
+        said += &format!("; the first node that differs: {}", node.describe());
+    }
+    if let Some(culprit) = culprit {
+        said += &format!("; {culprit}");
+    }
+    Err(Failure::check(said))
 }
 
 fn pair((name, tensor): (&String, &Tensor)) -> (String, Tensor) {

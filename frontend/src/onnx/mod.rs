@@ -81,7 +81,12 @@ pub fn opset(path: &Path) -> Result<i64, ImportError> {
     Ok(standard.map(|o| o.version()).max().unwrap_or(1))
 }
 
-fn import_model(proto: &ModelProto, path: &Path, shapes: &[InputShape]) -> Result<Model, ImportError> {
+/// Imports a message; `path` is the file that it is from, beside which its data files lie.
+pub(crate) fn import_model(
+    proto: &ModelProto,
+    path: &Path,
+    shapes: &[InputShape],
+) -> Result<Model, ImportError> {
     let refuse = |faults: Faults| {
         let (path, list) = (path.to_owned(), faults.list);
         if faults.invalid {

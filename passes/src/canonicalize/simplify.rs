@@ -1,5 +1,6 @@
 //! Identities that need no choice.
 
+use super::products::is_weight;
 use crate::pass::{Changed, Pass, PassCtx, PassError};
 use crate::view;
 use ssmc_ir::edit::{Action, EditError, rewrite};
@@ -62,7 +63,7 @@ fn identity(b: &mut GraphBuilder, node: &Node, operands: &[Option<ValueId>]) -> 
         return Ok(Some(y));
     }
     match &node.op {
-        Op::Reshape(op) => view::reshape(b, x, &op.shape).map(Some),
+        Op::Reshape(op) => reshape(b, x, &op.shape).map(Some),
         Op::Transpose(op) => view::permute(b, x, &op.perm).map(Some),
         Op::Broadcast(op) => broadcast(b, x, op).map(Some),
         Op::Slice(op) => slice(b, x, op),
@@ -78,6 +79,19 @@ fn identity(b: &mut GraphBuilder, node: &Node, operands: &[Option<ValueId>]) -> 
         Op::Binary(op) => binary(b, op.f, x, xs[1]),
         _ => Ok(None),
     }
+}
+
+/// Views of values, not of weights, come before casts, so that views on both sides of a cast meet.
+fn reshape(b: &mut GraphBuilder, x: ValueId, shape: &[Dim]) -> Result<ValueId, BuildError> {
+    if let Some((Op::Cast(cast), xs)) = def(b, x)
+        && b.ty(xs[0]).dtype.is_float()
+        && cast.to.is_float()
+        && !is_weight(b.graph(), xs[0])
+    {
+        let y = view::reshape(b, xs[0], shape)?;
+        return b.cast(y, cast.to);
+    }
+    view::reshape(b, x, shape)
 }
 
 /// Broadcasts take a tensor without axes that they repeat, and are no mere reshapes.

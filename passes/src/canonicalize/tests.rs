@@ -222,6 +222,19 @@ fn slices_of_joined_tensors_are_slices_of_the_parts() {
 }
 
 #[test]
+fn views_on_both_sides_of_a_cast_meet() {
+    let found = canonical(
+        "func @f(%x: f16[2, 4]) {
+           %1 = reshape %x {shape=[2, 4, 1]} : f16[2, 4, 1]
+           %2 = cast %1 : f32[2, 4, 1]
+           %3 = reshape %2 {shape=[2, 4]} : f32[2, 4]
+           return %3 \"y\"
+         }",
+    );
+    assert_eq!(found, ["cast"]);
+}
+
+#[test]
 fn equal_nodes_merge() {
     let found = canonical(
         "func @f(%x: f32[batch]) {

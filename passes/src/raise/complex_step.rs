@@ -105,7 +105,8 @@ fn find(graph: &Graph, output: ValueId) -> Option<Update> {
     let states = graph.inputs().iter().map(|port| port.value).filter(|v| graph.ty(*v) == ty);
     for state in states {
         let part_of = |view: &View| part_index(graph, view, (state, axis), &labels);
-        let mixed = |i: usize| mixed(terms(graph, parts[i].clone())?, &part_of);
+        let is_part = |view: &View| part_of(view).is_some();
+        let mixed = |i: usize| mixed(terms(graph, parts[i].clone(), &is_part)?, &part_of);
         let (Some((re, before)), Some((im, _))) = (mixed(0), mixed(1)) else { continue };
         let [p, q] = re.coefs;
         let [q2, p2] = im.coefs;
@@ -298,6 +299,17 @@ mod tests {
         let found = ops(&model.graph);
         assert_eq!(found.iter().filter(|op| *op == "ssm.complex_scan").count(), 1, "{}", model.graph);
         assert!(report.remarks.iter().any(|r| r.pass == "complex-step"));
+    }
+
+    #[test]
+    fn what_does_not_depend_on_the_state_is_computed_once() {
+        let sum = "%v = add %u, %u2 : f32[batch, 4]\n%b = broadcast %v";
+        let text =
+            step("sub").replace("%b = broadcast %u", sum).replace("(%u: ", "(%u2: f32[batch, 4], %u: ");
+        let (model, _) = optimized(&text, &[CANONICAL, RAISED]);
+        let found = ops(&model.graph);
+        assert_eq!(found.iter().filter(|op| *op == "ssm.complex_scan").count(), 1, "{}", model.graph);
+        assert_eq!(found.iter().filter(|op| *op == "add").count(), 1, "{}", model.graph);
     }
 
     #[test]

@@ -17,9 +17,10 @@ pub(super) struct Term {
     pub(super) factors: Vec<View>,
 }
 
-/// The terms of a value, with the factors of each in order of their ids; `None` if there are too many.
-pub(super) fn terms(graph: &Graph, view: View) -> Option<Vec<Term>> {
-    let mut terms = read(graph, view, 0)?;
+/// The terms of a value, with the factors of each in order of their ids; `None` if there are too many. Sums and
+/// products without a factor that is `sought` stay whole: taking them apart would compute them several times.
+pub(super) fn terms(graph: &Graph, view: View, sought: &dyn Fn(&View) -> bool) -> Option<Vec<Term>> {
+    let mut terms = read(graph, view, sought, 0)?;
     for term in &mut terms {
         term.factors.sort_by(|x, y| (x.value, &x.labels).cmp(&(y.value, &y.labels)));
     }
@@ -29,7 +30,7 @@ pub(super) fn terms(graph: &Graph, view: View) -> Option<Vec<Term>> {
 /// How deep sums and products nest.
 const MAX_DEPTH: usize = 16;
 
-fn read(graph: &Graph, view: View, depth: usize) -> Option<Vec<Term>> {
+fn read(graph: &Graph, view: View, sought: &dyn Fn(&View) -> bool, depth: usize) -> Option<Vec<Term>> {
     if depth > MAX_DEPTH {
         return None;
     }
@@ -39,8 +40,10 @@ fn read(graph: &Graph, view: View, depth: usize) -> Option<Vec<Term>> {
     let view = view.base(graph);
     let atom = |view: View| Some(vec![Term { scale: 1.0, factors: vec![view] }]);
     let Some(node) = graph.def_node(view.value) else { return atom(view) };
+    let whole = view.clone();
     let operand = |i: usize| node.operands.get(i).copied().flatten();
-    let inner = |i: usize, labels: Labels| read(graph, View { value: operand(i)?, labels }, depth + 1);
+    let inner =
+        |i: usize, labels: Labels| read(graph, View { value: operand(i)?, labels }, sought, depth + 1);
     let terms = match &node.op {
         Op::Unary(Unary { f: UnaryFn::Neg }) => scaled(inner(0, view.labels)?, -1.0),
         Op::Binary(Binary { f: BinaryFn::Add }) => {
@@ -70,6 +73,10 @@ fn read(graph: &Graph, view: View, depth: usize) -> Option<Vec<Term>> {
         }
         _ => return atom(view),
     };
+    let mut factors = terms.iter().flat_map(|term| &term.factors).peekable();
+    if factors.peek().is_some() && !factors.any(sought) {
+        return atom(whole);
+    }
     (terms.len() <= MAX_TERMS).then_some(terms)
 }
 

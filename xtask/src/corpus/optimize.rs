@@ -11,8 +11,14 @@ use super::report::{Row, Verdict};
 use super::run::{UNSUPPORTED, empty_row, head};
 use crate::{Result, process};
 
+/// The operator set that has recurrences as operators; onnxruntime does not know it.
+const LATEST: &str = "27";
+
 /// Exit code of the script that makes the Python environment where it cannot.
 const NO_ENVIRONMENT: i32 = 3;
+
+/// How much longer than the original a written model may take.
+const SLOWER: f64 = 1.05;
 
 /// Microseconds of one run.
 pub(super) struct Times {
@@ -51,21 +57,24 @@ pub(super) fn run(case: &Case, ssmc: &Path, python: &Path) -> (Row, Option<Times
 
 fn optimize_and_compare(case: &Case, ssmc: &Path, python: &Path, row: &mut Row) -> Result<Option<Times>> {
     let folder = tempfile::tempdir()?;
-    let optimized = folder.path().join("optimized.onnx");
+    let [optimized, latest] = ["optimized.onnx", "latest.onnx"].map(|name| folder.path().join(name));
     let start = Instant::now();
-    let output =
-        process::run(Command::new(ssmc).arg("optimize").arg(case.model()).arg("-o").arg(&optimized))?;
-    row.compile_seconds = start.elapsed().as_secs_f64();
-    let said = String::from_utf8_lossy(&output.stderr);
-    match output.status.code() {
-        Some(0) => {}
-        Some(UNSUPPORTED) => {
-            row.verdict = Verdict::Unsupported;
-            row.reasons.push(head(&said));
-            return Ok(None);
+    for (file, options) in [(&optimized, &[][..]), (&latest, &["--opset", LATEST])] {
+        let mut command = Command::new(ssmc);
+        let output =
+            process::run(command.arg("optimize").arg(case.model()).arg("-o").arg(file).args(options))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        match output.status.code() {
+            Some(0) => {}
+            Some(UNSUPPORTED) => {
+                row.verdict = Verdict::Unsupported;
+                row.reasons.push(head(&said));
+                return Ok(None);
+            }
+            _ => return Err(format!("ssmc optimize: {}: {}", output.status, head(&said)).into()),
         }
-        _ => return Err(format!("ssmc optimize: {}: {}", output.status, head(&said)).into()),
     }
+    row.compile_seconds = start.elapsed().as_secs_f64();
     let start = Instant::now();
     let mut command = Command::new(python);
     command.arg(process::root().join("scripts/compare_onnx.py"));
@@ -75,6 +84,7 @@ fn optimize_and_compare(case: &Case, ssmc: &Path, python: &Path, row: &mut Row) 
         Kind::Checkpoint | Kind::Invalid { .. } => command.arg("-"),
     };
     command.arg(&optimized).arg(case.tolerance.to_string()).arg("--time");
+    command.arg(format!("--latest={}", latest.display()));
     for set in 0..case.sets {
         command.arg(case.inputs(set)).arg(case.outputs(set));
     }
@@ -93,13 +103,21 @@ fn read(found: &Value, row: &mut Row) -> Result<Option<Times>> {
     row.error = Some(found["error"].as_f64().ok_or("the comparison gives no error")?);
     let faults = found["faults"].as_array().ok_or("the comparison gives no faults")?;
     row.reasons.extend(faults.iter().filter_map(Value::as_str).map(str::to_owned));
-    if let Some(fault) = found["original_fault"].as_str() {
-        row.note = format!("the original does not run: {fault}");
-    }
+    let mut notes = Vec::new();
+    notes.extend(found["latest"].as_f64().map(|error| format!("opset {LATEST}: error {error:.1e}")));
+    notes.extend(found["original_fault"].as_str().map(|fault| format!("the original does not run: {fault}")));
     let microseconds = found["microseconds"].as_array().map(|pair| pair.iter().filter_map(Value::as_f64));
     let pair: Vec<f64> = microseconds.into_iter().flatten().collect();
-    let [original, optimized] = pair[..] else { return Ok(None) };
-    row.note = format!("original {original:.1} us, optimized {optimized:.1} us, {:.2}", original / optimized);
+    let [original, optimized] = pair[..] else {
+        row.note = notes.join("; ");
+        return Ok(None);
+    };
+    let ratio = original / optimized;
+    notes.insert(0, format!("original {original:.1} us, optimized {optimized:.1} us, {ratio:.2}"));
+    row.note = notes.join("; ");
+    if optimized > SLOWER * original {
+        row.reasons.push(format!("onnxruntime takes {:.2} times as long", optimized / original));
+    }
     Ok(Some(Times { original, optimized }))
 }
 
@@ -123,6 +141,18 @@ pub(super) fn table(times: &[(String, Times)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slower_models_fail() {
+        let found = |optimized: f64| {
+            let found = serde_json::json!({"error": 0.0, "faults": [], "microseconds": [100.0, optimized]});
+            let mut row = Row::new("case", 1e-5);
+            read(&found, &mut row).unwrap();
+            row.reasons
+        };
+        assert_eq!(found(104.0), Vec::<String>::new());
+        assert_eq!(found(110.0), ["onnxruntime takes 1.10 times as long"]);
+    }
 
     #[test]
     fn the_mean_is_geometric() {

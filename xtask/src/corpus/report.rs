@@ -40,6 +40,23 @@ pub(super) struct Row {
     pub(super) note: String,
 }
 
+impl Row {
+    /// A case of which nothing bad is known yet.
+    pub(super) fn new(name: &str, tolerance: f64) -> Self {
+        Self {
+            name: name.to_owned(),
+            verdict: Verdict::Pass,
+            reasons: Vec::new(),
+            error: None,
+            tolerance,
+            structure: None,
+            compile_seconds: 0.0,
+            run_seconds: 0.0,
+            note: String::new(),
+        }
+    }
+}
+
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:<11} {:<36}", self.verdict.name(), self.name)?;

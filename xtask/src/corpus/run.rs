@@ -26,17 +26,7 @@ const INVALID: i32 = 6;
 
 /// A row without results.
 pub(super) fn empty_row(case: &Case) -> Row {
-    Row {
-        name: case.name.clone(),
-        verdict: Verdict::Pass,
-        reasons: Vec::new(),
-        error: None,
-        tolerance: case.tolerance,
-        structure: None,
-        compile_seconds: 0.0,
-        run_seconds: 0.0,
-        note: String::new(),
-    }
+    Row::new(&case.name, case.tolerance)
 }
 
 pub(super) fn run(case: &Case, tools: &Tools) -> Row {

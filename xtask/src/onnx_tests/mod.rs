@@ -2,6 +2,8 @@
 
 mod archive;
 mod list;
+#[cfg(feature = "oracle")]
+mod peer;
 mod proto;
 mod report;
 mod run;
@@ -22,6 +24,9 @@ use archive::Test;
 use report::{Counts, Row};
 use run::{Tools, Verdict};
 
+#[cfg(feature = "oracle")]
+pub(crate) use peer::{PEER, main as peer};
+
 const OPTIONS: &[&str] = &["wheel", "filter", "json", "bin", "runner", "profile", "jobs", "bless", "twins"];
 
 /// Runs the tests; whether the results are those of the list.
@@ -32,7 +37,13 @@ pub(crate) fn main(args: &[String]) -> Result<bool> {
     }
     let bless = match args.get("bless") {
         None => false,
-        Some("all") if args.get("filter").is_none() => true,
+        Some("all") if args.get("filter").is_none() && cfg!(feature = "oracle") => true,
+        Some("all") if args.get("filter").is_none() => {
+            return Err(
+                "--bless: the table has a column for tract; use `cargo run -p xtask --features oracle --`"
+                    .into(),
+            );
+        }
         Some(_) => return Err("--bless: expected all, and no --filter".into()),
     };
     let wheel = archive::wheel(args.get("wheel"))?;
@@ -56,12 +67,19 @@ pub(crate) fn main(args: &[String]) -> Result<bool> {
     if let Some(pattern) = args.get("twins") {
         return twins::compare(&tests, &tools, &Regex::new(pattern)?);
     }
-    let results = run_all(&tests, &tools, threads);
+    let results = run_all(&tests, threads, |test| run::run(test, &tools));
     let ops = operators(&tests);
-    let rows: Vec<Row> = results
-        .iter()
-        .map(|(name, verdict)| Row { op: ops[name].clone(), name: name.clone(), verdict: verdict.clone() })
-        .collect();
+    #[cfg(feature = "oracle")]
+    let peers = run_all(&tests, threads, peer::run);
+    #[cfg(not(feature = "oracle"))]
+    let peers: BTreeMap<String, Verdict> = BTreeMap::new();
+    let row = |(name, verdict): (&String, &Verdict)| Row {
+        op: ops[name].clone(),
+        name: name.clone(),
+        verdict: verdict.clone(),
+        tract: peers.get(name).cloned(),
+    };
+    let rows: Vec<Row> = results.iter().map(row).collect();
     for row in &rows {
         match &row.verdict {
             Verdict::Fail(reason) => println!("fail         {}\n             {reason}", row.name),
@@ -90,13 +108,17 @@ pub(crate) fn main(args: &[String]) -> Result<bool> {
 }
 
 /// Runs tests on several threads.
-fn run_all(tests: &[Test], tools: &Tools, threads: usize) -> BTreeMap<String, Verdict> {
+fn run_all(
+    tests: &[Test],
+    threads: usize,
+    run: impl Fn(&Test) -> Verdict + Sync,
+) -> BTreeMap<String, Verdict> {
     let (next, results) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
                 while let Some(test) = tests.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let verdict = run::run(test, tools);
+                    let verdict = run(test);
                     let mut results = results.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     results.insert(test.name.clone(), verdict);
                 }

@@ -30,6 +30,8 @@ pub(super) struct Row {
     pub(super) op: String,
     pub(super) name: String,
     pub(super) verdict: Verdict,
+    /// How tract does, if it was run.
+    pub(super) tract: Option<Verdict>,
 }
 
 /// How many tests ended how.
@@ -60,6 +62,12 @@ impl Counts {
         counts
     }
 
+    /// The tests in scope that tract passes; `None` if it was not run.
+    fn tract<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Option<usize> {
+        let verdicts: Option<Vec<&Verdict>> = rows.into_iter().map(|row| row.tract.as_ref()).collect();
+        Some(verdicts?.into_iter().filter(|v| matches!(v, Verdict::Pass | Verdict::PassGiven)).count())
+    }
+
     /// Tests that count.
     pub(super) fn in_scope(self) -> usize {
         self.passed + self.failed + self.unsupported
@@ -84,8 +92,13 @@ pub(super) fn table(rows: &[Row]) -> String {
                 0 => String::new(),
                 n => format!(", {n} with inputs given when compiling"),
             };
-            let _ = writeln!(text, "{op:<32} {:>4} of {:>4}{given}", counts.passed, counts.in_scope());
+            let tract = Counts::tract(rows.iter().copied());
+            let tract = tract.map_or_else(String::new, |n| format!(", tract {n}"));
+            let _ = writeln!(text, "{op:<32} {:>4} of {:>4}{tract}{given}", counts.passed, counts.in_scope());
         }
+    }
+    if let Some(n) = Counts::tract(rows) {
+        let _ = writeln!(text, "tract passes {n} of {}", Counts::of(rows).in_scope());
     }
     text
 }
@@ -95,19 +108,23 @@ pub(super) fn json(rows: &[Row]) -> Value {
     let tests: Vec<Value> = rows
         .iter()
         .map(|row| {
-            let (verdict, reason) = match &row.verdict {
-                Verdict::Pass => ("pass", String::new()),
-                Verdict::PassGiven => {
-                    ("pass", "inputs that say how the node works were given when compiling".into())
-                }
-                Verdict::Fail(reason) => ("fail", reason.clone()),
-                Verdict::Unsupported(reason) => ("unsupported", reason.clone()),
-                Verdict::OutOfScope(reason) => ("out of scope", (*reason).to_owned()),
-            };
-            json!({"test": row.name, "op": row.op, "verdict": verdict, "reason": reason})
+            let (verdict, reason) = in_words(&row.verdict);
+            let tract = row.tract.as_ref().map(in_words);
+            let tract = tract.map(|(verdict, reason)| json!({"verdict": verdict, "reason": reason}));
+            json!({"test": row.name, "op": row.op, "verdict": verdict, "reason": reason, "tract": tract})
         })
         .collect();
     json!({"schema": 1, "tests": tests})
+}
+
+fn in_words(verdict: &Verdict) -> (&'static str, String) {
+    match verdict {
+        Verdict::Pass => ("pass", String::new()),
+        Verdict::PassGiven => ("pass", "inputs that say how the node works were given when compiling".into()),
+        Verdict::Fail(reason) => ("fail", reason.clone()),
+        Verdict::Unsupported(reason) => ("unsupported", reason.clone()),
+        Verdict::OutOfScope(reason) => ("out of scope", (*reason).to_owned()),
+    }
 }
 
 /// Names in the table of operators, by domain.
@@ -139,17 +156,22 @@ pub(super) fn write(rows: &[Row]) -> Result<()> {
          tolerances (1e-3 relative, 1e-7 absolute): {} of {} in scope pass. In {} of them inputs that say how a node works\n\
          (axes, shapes, bounds), or of how many tensors a sequence consists, were given when compiling, since shapes must\n\
          be known then; the column \"given\" counts them. {} tests are out of scope:\n\
-         strings, image files, random numbers, training, `ai.onnx.ml`, `ai.onnx.preview` and operator sets before version 7.\n\n\
-         | operator | pass | of these given | in scope |\n|---|---|---|---|\n",
+         strings, image files, random numbers, training, `ai.onnx.ml`, `ai.onnx.preview` and operator sets before version 7.\n\
+         The last column has the tests that tract-onnx 0.23 passes, with the same inputs given where it needs them: {} in\n\
+         all.\n\n\
+         | operator | pass | of these given | in scope | tract |\n|---|---|---|---|---|\n",
         counts.passed,
         counts.in_scope(),
         counts.given,
         counts.outside,
+        Counts::tract(rows).unwrap_or(0),
     )?;
     for (op, rows) in by_op(rows) {
         let counts = Counts::of(rows.iter().copied());
         if counts.in_scope() > 0 {
-            writeln!(text, "| {op} | {} | {} | {} |", counts.passed, counts.given, counts.in_scope())?;
+            let tract = Counts::tract(rows.iter().copied()).unwrap_or(0);
+            let Counts { passed, given, .. } = counts;
+            writeln!(text, "| {op} | {passed} | {given} | {} | {tract} |", counts.in_scope())?;
         }
     }
     text.push_str("\n## Tests that do not pass\n");

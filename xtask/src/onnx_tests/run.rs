@@ -31,13 +31,13 @@ pub(super) enum Verdict {
 }
 
 /// Exit code of `ssmc` for what it does not support.
-const UNSUPPORTED: i32 = 3;
+pub(super) const UNSUPPORTED: i32 = 3;
 /// The tolerances of the package's own runner.
 const RTOL: f64 = 1e-3;
 const ATOL: f64 = 1e-7;
 
 /// What a model is that this compiler is not for.
-fn out_of_scope(test: &Test, model: &Model) -> Option<&'static str> {
+pub(super) fn out_of_scope(test: &Test, model: &Model) -> Option<&'static str> {
     const RANDOM: &[&str] = &[
         "Bernoulli",
         "RandomNormal",
@@ -79,15 +79,25 @@ fn attempt(test: &Test, tools: &Tools) -> Result<Verdict> {
     if let Some(reason) = out_of_scope(test, &model) {
         return Ok(Verdict::OutOfScope(reason));
     }
+    over_sets(test, &model, is_about_values, |set, given| run_set(&model, set, tools, given))
+}
+
+/// Runs every set of inputs, once more with those given that say how a node works if a reason is `helped` by that.
+pub(super) fn over_sets(
+    test: &Test,
+    model: &Model,
+    helped: impl Fn(&str) -> bool,
+    run: impl Fn(&Set, &[usize]) -> Result<Verdict>,
+) -> Result<Verdict> {
     let mut verdict = Verdict::Pass;
     for set in &test.sets {
-        match run_set(&model, set, tools, &[])? {
+        match run(set, &[])? {
             Verdict::Pass if !model.has_structure() => {}
             // How many tensors a sequence has, and whether there is an optional value, is given in any case.
             Verdict::Pass => verdict = Verdict::PassGiven,
-            Verdict::Unsupported(reason) | Verdict::Fail(reason) if is_about_values(&reason) => {
-                let given = parameters(&model, set)?;
-                match run_set(&model, set, tools, &given)? {
+            Verdict::Unsupported(reason) | Verdict::Fail(reason) if helped(&reason) => {
+                let given = parameters(model, set)?;
+                match run(set, &given)? {
                     Verdict::Pass => verdict = Verdict::PassGiven,
                     other => return Ok(other),
                 }
@@ -119,12 +129,7 @@ fn parameters(model: &Model, set: &Set) -> Result<Vec<usize>> {
 fn run_set(model: &Model, set: &Set, tools: &Tools, given: &[usize]) -> Result<Verdict> {
     let folder = tempfile::tempdir()?;
     let (file, artefact) = (folder.path().join("model.onnx"), folder.path().join("model.ssmc"));
-    let constants: Vec<(&str, &[u8])> =
-        given.iter().map(|i| (model.inputs[*i].name.as_str(), set.inputs[*i].as_slice())).collect();
-    fs::write(
-        &file,
-        if constants.is_empty() { model.bytes.clone() } else { model.with_constants(&constants) },
-    )?;
+    write_model(&file, model, set, given)?;
     let mut command = Command::new(&tools.ssmc);
     command.arg("compile").arg(&file).arg("-o").arg(&artefact);
     command.args(["--no-golden", "--target-cpu", "x86-64-v3"]);
@@ -167,6 +172,14 @@ fn run_set(model: &Model, set: &Set, tools: &Tools, given: &[usize]) -> Result<V
     execute(model, set, tools, folder.path(), &artefact, &inputs)
 }
 
+/// Writes the model with the inputs `given` as constants.
+pub(super) fn write_model(file: &Path, model: &Model, set: &Set, given: &[usize]) -> Result<()> {
+    let constants: Vec<(&str, &[u8])> =
+        given.iter().map(|i| (model.inputs[*i].name.as_str(), set.inputs[*i].as_slice())).collect();
+    let bytes = if constants.is_empty() { model.bytes.clone() } else { model.with_constants(&constants) };
+    Ok(fs::write(file, bytes)?)
+}
+
 fn execute(
     model: &Model,
     set: &Set,
@@ -182,7 +195,11 @@ fn execute(
         let said = String::from_utf8_lossy(&done.stderr);
         return Ok(Verdict::Fail(format!("run: {}: {}", done.status, reason(&said))));
     }
-    let found = ssmc_npz::read(&to)?;
+    against(model, set, &ssmc_npz::read(&to)?)
+}
+
+/// Whether the outputs are those of the test.
+pub(super) fn against(model: &Model, set: &Set, found: &BTreeMap<String, Array>) -> Result<Verdict> {
     for (port, bytes) in model.outputs.iter().zip(&set.outputs) {
         let expected = match port.given(bytes)? {
             Given::Tensors(expected) => expected,
@@ -197,7 +214,7 @@ fn execute(
             return Ok(Verdict::Fail(format!("output {next}: expected none, found one")));
         }
         for (name, array) in &expected {
-            if let Some(fault) = difference(&found, name, array) {
+            if let Some(fault) = difference(found, name, array) {
                 return Ok(Verdict::Fail(fault));
             }
         }
@@ -220,7 +237,7 @@ fn difference(found: &BTreeMap<String, Array>, name: &str, expected: &Array) -> 
 }
 
 /// The first line of a message that says what is wrong, without the file's place.
-fn reason(said: &str) -> String {
+pub(super) fn reason(said: &str) -> String {
     let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let fault = lines
         .iter()

@@ -38,6 +38,7 @@ fn verified(
         compared: Vec::new(),
         layers: Vec::new(),
         culprit: None,
+        nodes: Vec::new(),
     };
     match reference {
         Some(path) => verifier.with_reference(path).unwrap(),

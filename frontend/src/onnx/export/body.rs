@@ -2,6 +2,7 @@
 
 use super::super::proto::attribute_proto::AttributeType;
 use super::super::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
+use super::sink::Shapes;
 use super::{type_number, views};
 use prost::bytes::Bytes;
 use ssmc_ir::DType;
@@ -19,6 +20,8 @@ pub(super) struct Body {
     prefix: &'static str,
     next: usize,
     known: BTreeMap<(i32, Vec<i64>, Vec<u8>), Name>,
+    /// Extents of values, as far as they are known.
+    pub(super) shapes: Shapes,
 }
 
 /// An integer attribute.
@@ -80,6 +83,7 @@ impl Body {
             prefix,
             next: 0,
             known: BTreeMap::new(),
+            shapes: Shapes::new(),
         }
     }
 
@@ -203,6 +207,9 @@ impl Body {
     /// x * sigmoid(x)
     pub(super) fn silu(&mut self, x: &str) -> Name {
         let sigmoid = self.op("Sigmoid", &[x]);
+        if let Some(shape) = self.shapes.get(x).cloned() {
+            self.shapes.insert(sigmoid.clone(), shape);
+        }
         self.op("Mul", &[x, &sigmoid])
     }
 

@@ -141,8 +141,11 @@ impl Writer<'_> {
         let only = |a: &Term, b: &Term| -> Vec<Label> {
             a.labels.iter().filter(|l| !b.labels.contains(l)).copied().collect()
         };
-        let batch: Vec<Label> =
-            x.labels.iter().filter(|l| y.labels.contains(l) && !summed.contains(l)).copied().collect();
+        // In the order of the larger operand: transposes are for the smaller one.
+        let (large, small) =
+            if extents.size(&x.labels) >= extents.size(&y.labels) { (&x, &y) } else { (&y, &x) };
+        let shared = |l: &&Label| small.labels.contains(l) && !summed.contains(l);
+        let batch: Vec<Label> = large.labels.iter().filter(shared).copied().collect();
         // The operand whose own labels come first in the result is the left one.
         let left_first = |own: &[Label]| order.and_then(|o| o.iter().position(|l| own.contains(l)));
         let is_weight = |t: &Term| t.value.is_some_and(|v| self.is_weight(v));
@@ -185,6 +188,14 @@ impl Writer<'_> {
         let left = fold(self, left, [&rows, summed], free_rows)?;
         let right = fold(self, right, [summed, &columns], false)?;
         let mut product = self.body.op("MatMul", &[&left, &right]);
+        let mut dims = extents.shape(&batch).into_dims();
+        if free_rows {
+            dims.extend(extents.shape(&rows).into_dims());
+        } else {
+            dims.push(extents.product(&rows));
+        }
+        dims.push(extents.product(&columns));
+        self.body.shapes.extend(Shape::from(dims).as_const().map(|dims| (product.clone(), dims)));
         let labels = [batch.as_slice(), &rows, &columns].concat();
         let unfold = !((rows.len() == 1 || free_rows) && columns.len() == 1);
         if unfold {

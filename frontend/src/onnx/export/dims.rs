@@ -115,6 +115,8 @@ impl Writer<'_> {
         };
         // An extent of 0 means that of the operand unless this says otherwise.
         let zeros = if positive { Vec::new() } else { vec![int("allowzero", 1)] };
-        Ok(self.body.with("Reshape", &[x, &target], zeros))
+        let y = self.body.with("Reshape", &[x, &target], zeros);
+        self.body.shapes.extend(shape.as_const().map(|dims| (y.clone(), dims)));
+        Ok(y)
     }
 }

@@ -3,8 +3,9 @@
 use super::body::{Name, int};
 use super::type_number;
 use super::writer::Writer;
-use ssmc_ir::ops::{Binary, BinaryFn, Cast, Cmp, Compare, Dequantize, Unary, UnaryFn};
-use ssmc_ir::{DType, Node};
+use ssmc_ir::ops::{Binary, BinaryFn, Cast, Cmp, Compare, Dequantize, Op, Unary, UnaryFn};
+use ssmc_ir::{DType, Graph, Node, ValueId};
+use std::f64::consts::{FRAC_1_SQRT_2, SQRT_2};
 
 impl Writer<'_> {
     /// The operands, of which at least one has the full extent of each axis.
@@ -71,6 +72,10 @@ impl Writer<'_> {
 
     pub(super) fn binary(&mut self, node: &Node, op: &Binary) -> Result<Name, String> {
         let dtype = self.ty(node.results[0]).dtype;
+        if let Some(x) = gelu(self.graph, node) {
+            let x = self.full(x)?;
+            return Ok(self.write_gelu(&x, dtype));
+        }
         let names = self.repeating(node)?;
         let (x, y) = (names[0].as_str(), names[1].as_str());
         let logical = dtype == DType::Bool;
@@ -100,6 +105,21 @@ impl Writer<'_> {
             }
         };
         Ok(self.body.op(operator, &[x, y]))
+    }
+
+    /// x * (1 + erf(x / sqrt(2))) / 2, in the spelling that runtimes know.
+    fn write_gelu(&mut self, x: &str, dtype: DType) -> Name {
+        if self.body.opset >= 20 {
+            return self.body.op("Gelu", &[x]);
+        }
+        let root = self.body.scalar(dtype, SQRT_2);
+        let scaled = self.body.op("Div", &[x, &root]);
+        let erf = self.body.op("Erf", &[&scaled]);
+        let one = self.one(dtype);
+        let sum = self.body.op("Add", &[&erf, &one]);
+        let product = self.body.op("Mul", &[x, &sum]);
+        let half = self.body.scalar(dtype, 0.5);
+        self.body.op("Mul", &[&product, &half])
     }
 
     pub(super) fn compare(&mut self, node: &Node, op: &Compare) -> Result<Name, String> {
@@ -142,5 +162,59 @@ impl Writer<'_> {
     pub(super) fn cast(&mut self, node: &Node, op: &Cast) -> Result<Name, String> {
         let x = self.operand(node, 0)?;
         Ok(self.body.with("Cast", &[&x], vec![int("to", i64::from(type_number(op.to)))]))
+    }
+}
+
+/// The operand of a gelu by the error function that this product is.
+fn gelu(graph: &Graph, node: &Node) -> Option<ValueId> {
+    let pairs = |node: &Node| match node.operands[..] {
+        [Some(x), Some(y)] => Some([(x, y), (y, x)]),
+        _ => None,
+    };
+    let binary = |value: ValueId, f: BinaryFn| {
+        let node = graph.def_node(value)?;
+        matches!(&node.op, Op::Binary(op) if op.f == f).then(|| pairs(node)).flatten()
+    };
+    let is = |value: ValueId, x: f64| splat(graph, value).is_some_and(|y| (x - y).abs() < 1e-6);
+    // 1 + erf(x / sqrt(2))
+    let gate = |value: ValueId| {
+        let (erf, _) = binary(value, BinaryFn::Add)?.into_iter().find(|(_, one)| is(*one, 1.0))?;
+        let node = graph.def_node(erf)?;
+        let scaled =
+            node.operands[0].filter(|_| matches!(&node.op, Op::Unary(op) if op.f == UnaryFn::Erf))?;
+        let product =
+            binary(scaled, BinaryFn::Mul).into_iter().flatten().find(|(_, c)| is(*c, FRAC_1_SQRT_2));
+        let quotient = binary(scaled, BinaryFn::Div).map(|pairs| pairs[0]).filter(|(_, c)| is(*c, SQRT_2));
+        product.or(quotient).map(|(x, _)| x)
+    };
+    let halved = |value: ValueId, x: ValueId| {
+        binary(value, BinaryFn::Mul).into_iter().flatten().any(|(y, half)| x == y && is(half, 0.5))
+    };
+    if !matches!(&node.op, Op::Binary(op) if op.f == BinaryFn::Mul) {
+        return None;
+    }
+    for (p, q) in pairs(node)? {
+        if let Some(x) = gate(q).filter(|x| halved(p, *x)) {
+            return Some(x);
+        }
+        let gated = binary(p, BinaryFn::Mul).into_iter().flatten();
+        if let Some((x, _)) = gated.filter(|_| is(q, 0.5)).find(|(x, y)| gate(*y) == Some(*x)) {
+            return Some(x);
+        }
+        let half_gates = binary(q, BinaryFn::Mul).into_iter().flatten();
+        if half_gates.filter(|(half, _)| is(*half, 0.5)).any(|(_, y)| gate(y) == Some(p)) {
+            return Some(p);
+        }
+    }
+    None
+}
+
+/// The number that every element is.
+fn splat(graph: &Graph, value: ValueId) -> Option<f64> {
+    let node = graph.def_node(value)?;
+    match &node.op {
+        Op::Broadcast(_) => splat(graph, node.operands[0]?),
+        Op::Constant(op) => op.as_scalar(),
+        _ => None,
     }
 }

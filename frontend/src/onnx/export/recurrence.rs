@@ -1,9 +1,9 @@
-//! Functions of the model: one per recurrence, and the scans that rewriting has fused.
+//! The scans that rewriting has fused.
 
-use super::super::proto::{FunctionProto, NodeProto, OperatorSetIdProto};
 use super::body::{Body, Name};
+use super::function::Formals;
 use super::scan::{Recurrence, recurrence};
-use super::writer::{DOMAIN, Writer};
+use super::writer::Writer;
 use ssmc_ir::ops::{
     ComplexScan, Discretization, DiscretizedScan, LinearAttention, ReadOut, Scan, SelectiveScan, Ssd,
 };
@@ -15,68 +15,7 @@ const BLOCK: i64 = 128;
 /// Matrix products of fewer rows than this are slower than sums of products.
 const ROWS: i64 = 8;
 
-/// Operands of a function by position, with the names that they have inside.
-struct Formals(Vec<Option<Name>>);
-
-impl Formals {
-    fn get(&self, i: usize) -> Result<&str, String> {
-        self.find(i).ok_or_else(|| "an operand is missing".to_owned())
-    }
-
-    fn find(&self, i: usize) -> Option<&str> {
-        self.0.get(i).and_then(Option::as_deref)
-    }
-}
-
 impl Writer<'_> {
-    /// A call of the function that computes this node; equal nodes share one.
-    fn call(
-        &mut self,
-        node: &Node,
-        build: impl FnOnce(&mut Body, &Formals) -> Result<Vec<Name>, String>,
-    ) -> Result<Vec<Name>, String> {
-        let mut actuals = Vec::new();
-        for i in 0..node.operands.len() {
-            actuals.push(self.optional(node, i)?);
-        }
-        let types: Vec<String> =
-            node.operands.iter().map(|v| v.map_or_else(String::new, |v| self.ty(v).to_string())).collect();
-        let key = format!("{:?} {types:?}", node.op);
-        let index = match self.known_functions.get(&key) {
-            Some(index) => *index,
-            None => {
-                let formals = actuals.iter().enumerate().map(|(i, a)| a.as_ref().map(|_| format!("x{i}")));
-                let formals = Formals(formals.collect());
-                let mut body = Body::new(self.body.opset, "v");
-                let output = build(&mut body, &formals)?;
-                let nodes = body.into_nodes(&output);
-                let index = self.functions.len();
-                self.functions.push(FunctionProto {
-                    name: Some(format!("{}_{index}", node.op.name().replace('.', "_"))),
-                    domain: Some(DOMAIN.to_owned()),
-                    input: formals.0.into_iter().flatten().collect(),
-                    output,
-                    opset_import: vec![OperatorSetIdProto {
-                        domain: Some(String::new()),
-                        version: Some(self.body.opset),
-                    }],
-                    doc_string: Some(format!("{} of {}", node.op.name(), types.join(" "))),
-                    node: nodes,
-                    ..FunctionProto::default()
-                });
-                self.known_functions.insert(key, index);
-                index
-            }
-        };
-        let function = &self.functions[index];
-        let (name, n) = (function.name().to_owned(), function.output.len());
-        let actuals: Vec<&str> = actuals.iter().flatten().map(String::as_str).collect();
-        let results = self.body.node(&name, &actuals, n, Vec::new());
-        let call: &mut NodeProto = self.body.nodes.last_mut().expect("the call was added");
-        call.domain = Some(DOMAIN.to_owned());
-        Ok(results)
-    }
-
     /// The extent of time, if it is no symbol.
     fn len(&self, node: &Node) -> Option<i64> {
         node.operands[0].and_then(|x| self.ty(x).shape[1].as_const())
@@ -118,6 +57,9 @@ impl Writer<'_> {
             .and_then(|n| usize::try_from(n).ok())
             .filter(|n| (1..=UNROLLED).contains(n));
         let len = len.ok_or_else(|| format!("a complex recurrence over other than 1 to {UNROLLED} steps"))?;
+        if len == 1 {
+            return self.complex_step(node);
+        }
         self.call(node, |body, x| {
             let parts = |body: &mut Body, x: &str| {
                 if constant { vec![x.to_owned(); len] } else { body.split(x, 1, len) }
@@ -136,13 +78,23 @@ impl Writer<'_> {
     pub(super) fn selective_scan(&mut self, node: &Node, op: &SelectiveScan) -> Result<Vec<Name>, String> {
         check(node, op.discretization, op.read_out)?;
         let (len, dtype) = (self.len(node), self.ty(node.results[0]).dtype);
-        let few = self.ty(node.results[0]).shape[3].as_const().is_some_and(|rows| rows < ROWS);
-        let states = node.operands[2].and_then(|a| self.ty(a).shape.as_const());
-        self.call(node, |body, x| {
-            let dt = step_size(body, x, op.dt_softplus, op.dt_min.get(), op.dt_max.get(), dtype)?;
-            if let (Some(1), Some(&[groups, rows, states])) = (len, states.as_deref()) {
-                return one_step(body, x, &dt, [groups, rows, states]);
+        if len == Some(1) && !op.reverse {
+            return self.selective_step(node, op);
+        }
+        let (form, actuals, rows) = match self.regrouped(node) {
+            Some(found) => {
+                let rows = found.0.times;
+                (format!("{} groups", found.0.groups), self.in_groups(node, &found)?, Some(rows))
             }
+            None => {
+                let actuals =
+                    (0..node.operands.len()).map(|i| self.optional(node, i)).collect::<Result<_, _>>()?;
+                (String::new(), actuals, self.ty(node.results[0]).shape[3].as_const())
+            }
+        };
+        let few = rows.is_some_and(|rows| rows < ROWS);
+        let mut results = self.call_with(node, &form, actuals, |body, x| {
+            let dt = step_size(body, x, op.dt_softplus, op.dt_min.get(), op.dt_max.get(), dtype)?;
             let dt_last = body.unsqueeze(&dt, &[-1]);
             let exponent = body.op("Mul", &[&dt_last, x.get(2)?]);
             let a = body.op("Exp", &[&exponent]);
@@ -172,7 +124,13 @@ impl Writer<'_> {
             };
             results[0] = finish(body, x, &y)?;
             Ok(results)
-        })
+        })?;
+        if !form.is_empty() {
+            for (name, value) in results.iter_mut().zip(&node.results) {
+                *name = self.reshaped(name, &self.ty(*value).shape)?;
+            }
+        }
+        Ok(results)
     }
 
     pub(super) fn discretized_scan(
@@ -355,36 +313,8 @@ impl Rotation<'_> {
     }
 }
 
-/// A selective scan over one step, without an axis for time: h = exp(dt*a) h0 + dt*x b^T, y = h c.
-fn one_step(
-    body: &mut Body,
-    x: &Formals,
-    dt: &str,
-    [groups, rows, states]: [i64; 3],
-) -> Result<Vec<Name>, String> {
-    let view = |body: &mut Body, x: &str, shape: &[i64]| {
-        let shape = body.vector(shape);
-        body.op("Reshape", &[x, &shape])
-    };
-    let column = [0, groups, rows, 1];
-    let (dt, input) = (view(body, dt, &column), view(body, x.get(0)?, &column));
-    let input = body.op("Mul", &[&dt, &input]);
-    let b = view(body, x.get(3)?, &[0, groups, 1, states]);
-    let mut h = body.op("Mul", &[&input, &b]);
-    if let Some(h0) = x.find(8) {
-        let exponent = body.op("Mul", &[&dt, x.get(2)?]);
-        let a = body.op("Exp", &[&exponent]);
-        let kept = body.op("Mul", &[&a, h0]);
-        h = body.op("Add", &[&kept, &h]);
-    }
-    let c = view(body, x.get(4)?, &[0, groups, states, 1]);
-    let y = body.op("MatMul", &[&h, &c]);
-    let y = view(body, &y, &[0, 1, groups, rows]);
-    Ok(vec![finish(body, x, &y)?, h])
-}
-
 /// clamp(softplus?(dt + dt_bias))
-fn step_size(
+pub(super) fn step_size(
     body: &mut Body,
     x: &Formals,
     softplus: bool,
@@ -409,7 +339,7 @@ fn step_size(
 }
 
 /// The skip and the gate: (y + d*x) * silu(z).
-fn finish(body: &mut Body, x: &Formals, y: &str) -> Result<Name, String> {
+pub(super) fn finish(body: &mut Body, x: &Formals, y: &str) -> Result<Name, String> {
     let mut y = y.to_owned();
     if let Some(d) = x.find(5) {
         let skip = body.op("Mul", &[x.get(0)?, d]);

@@ -93,6 +93,63 @@ fn linear_layers_are_matrix_products() {
 }
 
 #[test]
+fn gelus_are_one_operator() {
+    let text = |last: &str| {
+        format!(
+            r#"func @f(%x: f32[batch, 4]) {{
+    %c = constant {{data=[0.70710677], shape=[]}} : f32[]
+    %cs = broadcast %c {{shape=[batch, 4]}} : f32[batch, 4]
+    %h = constant {{data=[0.5], shape=[]}} : f32[]
+    %hs = broadcast %h {{shape=[batch, 4]}} : f32[batch, 4]
+    %o = constant {{data=[1.0], shape=[]}} : f32[]
+    %os = broadcast %o {{shape=[batch, 4]}} : f32[batch, 4]
+    %1 = mul %x, %cs : f32[batch, 4]
+    %2 = erf %1 : f32[batch, 4]
+    %3 = add %2, %os : f32[batch, 4]
+    {last}
+    return %y "y"
+}}"#
+        )
+    };
+    for last in [
+        "%4 = mul %x, %hs : f32[batch, 4]\n    %y = mul %4, %3 : f32[batch, 4]",
+        "%4 = mul %3, %x : f32[batch, 4]\n    %y = mul %hs, %4 : f32[batch, 4]",
+        "%4 = mul %3, %hs : f32[batch, 4]\n    %y = mul %x, %4 : f32[batch, 4]",
+    ] {
+        assert_eq!(operators(&survives(&text(last))), ["Gelu"], "{last}");
+    }
+    let other = "%4 = mul %x, %os : f32[batch, 4]\n    %y = mul %4, %3 : f32[batch, 4]";
+    assert!(operators(&survives(&text(other))).contains(&"Erf".to_owned()));
+}
+
+#[test]
+fn a_kernel_that_depends_on_the_input_is_one_for_each_channel_and_row() {
+    let proto = survives(
+        r#"func @f(%x: f32[2, seq_len, 3], %k: f32[2, 5, 3]) {
+    %y, %h = ssm.long_conv %x, %k : f32[2, seq_len, 3], f32[2, 4, 3]
+    return %y "y", %h "h"
+}"#,
+    );
+    assert!(operators(&proto).contains(&"Conv".to_owned()));
+}
+
+#[test]
+fn channels_that_read_the_same_are_one_group() {
+    let proto = survives(
+        r#"func @f(%x: f32[batch, 3, 8, 1], %dt: f32[batch, 3, 8, 1], %b: f32[batch, 3, 2, 3], %c: f32[batch, 3, 2, 3]) {
+    %a = weight {name="a", shape=[8, 1, 3]} : f32[8, 1, 3]
+    %b1 = broadcast %b {axes=[0, 1, 2, 4], shape=[batch, 3, 2, 4, 3]} : f32[batch, 3, 2, 4, 3]
+    %b2 = reshape %b1 {shape=[batch, 3, 8, 3]} : f32[batch, 3, 8, 3]
+    %c1 = broadcast %c {axes=[0, 1, 2, 4], shape=[batch, 3, 2, 4, 3]} : f32[batch, 3, 2, 4, 3]
+    %c2 = reshape %c1 {shape=[batch, 3, 8, 3]} : f32[batch, 3, 8, 3]
+    %y, %h = ssm.selective_scan %x, %dt, %a, %b2, %c2 : f32[batch, 3, 8, 1], f32[batch, 8, 1, 3]
+    return %y "y", %h "h"
+}"#,
+    );
+    assert!(!operators(&proto).contains(&"Expand".to_owned()), "{:?}", operators(&proto));
+}
+
+#[test]
 fn products_take_any_labels() {
     survives(
         r#"func @f(%x: f32[batch, seq_len, 4], %y: f32[batch, seq_len, 3], %z: f32[4, 3, 2]) {

@@ -58,12 +58,12 @@ pub(super) fn read(nodes: &[NodeProto]) -> Vec<&str> {
     names
 }
 
-fn is_view(node: &NodeProto) -> bool {
+pub(super) fn is_view(node: &NodeProto) -> bool {
     matches!(node.op_type(), "Reshape" | "Squeeze" | "Unsqueeze") && node.output.len() == 1
 }
 
 /// The elements of a vector of integers.
-fn vector(tensor: &TensorProto) -> Option<Vec<i64>> {
+pub(super) fn vector(tensor: &TensorProto) -> Option<Vec<i64>> {
     let is_vector = tensor.data_type() == super::type_number(DType::I64) && tensor.dims.len() == 1;
     let bytes = tensor.raw_data.as_ref().filter(|_| is_vector)?;
     Some(bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect())

@@ -3,10 +3,11 @@
 use super::super::proto::tensor_shape_proto::{Dimension, dimension};
 use super::super::proto::type_proto::{Tensor as TensorTypeProto, Value};
 use super::super::proto::{
-    FunctionProto, GraphProto, ModelProto, OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto,
+    ValueInfoProto,
 };
 use super::body::{Body, Name, literal};
-use super::{ExportError, type_number, views};
+use super::{ExportError, sink, type_number, views};
 use ssmc_ir::ops::{Broadcast, Op};
 use ssmc_ir::{Dim, Graph, Node, TensorType, ValueId, Weights};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,10 +35,14 @@ pub(super) struct Writer<'a> {
 impl<'a> Writer<'a> {
     pub(super) fn new(graph: &'a Graph, weights: &'a Weights, opset: i64) -> Self {
         let ports = graph.inputs().iter().chain(graph.outputs());
+        let mut body = Body::new(opset, "ssmc.");
+        for port in graph.inputs() {
+            body.shapes.extend(graph.ty(port.value).shape.as_const().map(|dims| (port.name.clone(), dims)));
+        }
         Self {
             graph,
             weights,
-            body: Body::new(opset, "ssmc."),
+            body,
             dims: BTreeMap::new(),
             functions: Vec::new(),
             known_functions: BTreeMap::new(),
@@ -71,6 +76,11 @@ impl<'a> Writer<'a> {
                     _ => {
                         self.names.insert(*value, name);
                     }
+                }
+                if let Some(dims) = self.ty(*value).shape.as_const()
+                    && !self.spread.contains_key(value)
+                {
+                    self.body.shapes.insert(self.names[value].clone(), dims);
                 }
             }
         }
@@ -107,7 +117,10 @@ impl<'a> Writer<'a> {
             opset_import.push(version(DOMAIN, 1));
         }
         let kept = self.graph.outputs().iter().map(|p| p.name.clone()).collect();
+        let nodes = std::mem::take(&mut self.body.nodes);
+        self.body.nodes = sink::sink(nodes, &mut self.body.constants, &self.body.shapes, &kept);
         views::join(&mut self.body.nodes, &mut self.body.constants, &kept);
+        drop_unread(&mut self.body.nodes, &kept);
         let used: BTreeSet<&str> = views::read(&self.body.nodes).into_iter().collect();
         let initializer = self.body.constants.iter().filter(|t| used.contains(t.name())).cloned().collect();
         let graph = GraphProto {
@@ -298,6 +311,20 @@ impl<'a> Writer<'a> {
         }
         name
     }
+}
+
+/// Removes nodes none of whose results is read or kept.
+fn drop_unread(nodes: &mut Vec<NodeProto>, kept: &BTreeSet<Name>) {
+    let mut needed = kept.clone();
+    let mut stays: Vec<bool> = Vec::new();
+    for node in nodes.iter().rev() {
+        let is_needed = node.output.iter().any(|name| needed.contains(name));
+        if is_needed {
+            needed.extend(views::read(std::slice::from_ref(node)).into_iter().map(str::to_owned));
+        }
+        stays.push(is_needed);
+    }
+    nodes.retain(|_| stays.pop().unwrap_or(true));
 }
 
 /// The elements in the order of permuted axes.

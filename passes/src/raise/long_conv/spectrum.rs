@@ -160,7 +160,8 @@ impl<'a> Finder<'a> {
     ) -> Result<Plan, Obstacle> {
         let part = |i: usize| {
             let value = inverse.node.operands.get(i).copied().flatten().ok_or(Obstacle::NoProduct)?;
-            terms(self.graph, View { value, labels: inverse.labels.clone() }).ok_or(Obstacle::NoProduct)
+            terms(self.graph, View { value, labels: inverse.labels.clone() }, &|_| true)
+                .ok_or(Obstacle::NoProduct)
         };
         let (re, im) = (part(0)?, part(1)?);
         let wave = |view: &View| self.wave(view, inverse.op, sequence);
