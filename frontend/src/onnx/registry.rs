@@ -220,6 +220,7 @@ static OPS: &[OpEntry] = &[
     op("Squeeze", 1, layout::squeeze),
     op("Sub", 7, |c| elementwise::arithmetic(c, BinaryFn::Sub)),
     op("Sum", 8, |c| elementwise::variadic(c, BinaryFn::Add)),
+    op("SwiGLU", 28, elementwise::swiglu),
     op("Swish", 24, elementwise::swish),
     op("Tan", 7, trig::tan),
     op("Tanh", 6, |c| elementwise::unary(c, UnaryFn::Tanh)),

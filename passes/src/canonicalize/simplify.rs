@@ -1,6 +1,5 @@
 //! Identities that need no choice.
 
-use super::products::is_weight;
 use crate::pass::{Changed, Pass, PassCtx, PassError};
 use crate::view;
 use ssmc_ir::edit::{Action, EditError, rewrite};
@@ -81,14 +80,14 @@ fn identity(b: &mut GraphBuilder, node: &Node, operands: &[Option<ValueId>]) -> 
     }
 }
 
-/// Views of values, not of weights, come before casts, so that views on both sides of a cast meet.
+/// Views on both sides of a cast are one view, before it. A view on one side stays: others may use the cast as it is.
 fn reshape(b: &mut GraphBuilder, x: ValueId, shape: &[Dim]) -> Result<ValueId, BuildError> {
     if let Some((Op::Cast(cast), xs)) = def(b, x)
-        && b.ty(xs[0]).dtype.is_float()
+        && let Some((Op::Reshape(_), inner)) = def(b, xs[0])
+        && b.ty(inner[0]).dtype.is_float()
         && cast.to.is_float()
-        && !is_weight(b.graph(), xs[0])
     {
-        let y = view::reshape(b, xs[0], shape)?;
+        let y = view::reshape(b, inner[0], shape)?;
         return b.cast(y, cast.to);
     }
     view::reshape(b, x, shape)

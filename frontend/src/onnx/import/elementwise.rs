@@ -300,6 +300,16 @@ pub(crate) fn swish(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     one(c.binary(BinaryFn::Mul, x, gate)?)
 }
 
+/// `SwiGLU`: swish(x) * y.
+pub(crate) fn swiglu(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
+    let (x, y) = (c.input(0)?, c.input(1)?);
+    if c.dims(x) != c.dims(y) {
+        return Err(c.expected(1, "the extents of input 0").into());
+    }
+    let gated = swish(c)?[0];
+    one(c.binary(BinaryFn::Mul, gated, y)?)
+}
+
 /// `Mish`: x * tanh(softplus(x)).
 pub(crate) fn mish(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     let x = c.input(0)?;

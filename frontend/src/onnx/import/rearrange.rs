@@ -23,7 +23,12 @@ pub(crate) fn space_to_depth(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     };
     let split = [n.clone(), channels.clone(), rows.clone(), block.clone(), columns.clone(), block.clone()];
     let x = c.reshape(x, &split)?;
-    let x = c.transpose(x, &[0, 3, 5, 1, 2, 4])?;
+    let perm = match c.attrs.string_or("mode", "DCR")? {
+        "DCR" => [0, 3, 5, 1, 2, 4],
+        "CRD" => [0, 1, 3, 5, 2, 4],
+        other => return Err(c.attrs.wrong("mode", "DCR or CRD", format!("{other:?}")).into()),
+    };
+    let x = c.transpose(x, &perm)?;
     let depth = shape::product([channels, &block, &block])?;
     one(c.reshape(x, &[n.clone(), depth, rows, columns])?)
 }

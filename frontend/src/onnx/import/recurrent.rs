@@ -44,8 +44,8 @@ fn per_head(c: &Ctx<'_, '_>, idx: usize, n: i64) -> Result<Dim, Fault> {
 fn unpacked(c: &mut Ctx<'_, '_>, idx: usize, wide: DType, last: &[&Dim]) -> Result<Val, Fault> {
     let v = ranked(c, idx, 3)?;
     let dims: Vec<Dim> = c.dims(v)[..2].iter().chain(last.iter().copied()).cloned().collect();
-    let v = c.cast(v, wide)?;
-    c.reshape(v, &dims)
+    let v = c.reshape(v, &dims)?;
+    c.cast(v, wide)
 }
 
 /// What a rule needs beside queries, keys and values: (decay, beta).

@@ -37,6 +37,23 @@ fn squeeze_takes_axes_from_an_attribute_then_from_an_input() {
 }
 
 #[test]
+fn blocks_become_depth_in_the_order_of_the_mode() {
+    let node = |mode: &'static str| {
+        let attributes = vec![("blocksize", A::Int(2)), ("mode", A::Str(mode))];
+        case(28, "SpaceToDepth x -> y", attributes, vec![])
+    };
+    let x = || count(&[1, 2, 2, 2]);
+    check(node("DCR"), x(), &[1, 8, 1, 1], &[0.0, 4.0, 1.0, 5.0, 2.0, 6.0, 3.0, 7.0]);
+    check(node("CRD"), x(), &[1, 8, 1, 1], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
+}
+
+#[test]
+fn swiglu_gates_its_second_input() {
+    let c = case(28, "SwiGLU x x -> y", vec![("alpha", A::Float(2.0))], vec![]);
+    check(c, tensor(&[2], &[1.0, 0.0]), &[2], &[0.880797077977882, 0.0]);
+}
+
+#[test]
 fn softmax_flattens_before_version_13() {
     let x = || tensor(&[2, 1, 2], &[0.0, 0.0, 1.0, 1.0]);
     let axis = || vec![("axis", A::Int(0))];
