@@ -88,3 +88,30 @@ fn a_wrong_record_is_blamed_on_the_import_or_the_record() {
     assert_eq!(passed, [false]);
     assert!(matches!(culprit, Some(blame::Culprit::Import)));
 }
+
+#[cfg(not(feature = "oracle"))]
+#[test]
+fn other_engines_are_part_of_a_feature() {
+    let args = Line::parse_from(["verify", "model.onnx", "--against", "tract"]).args;
+    assert_eq!(run(&args, true).unwrap_err().kind, Kind::Unsupported);
+}
+
+#[cfg(feature = "oracle")]
+#[test]
+fn tract_agrees_and_the_first_node_that_differs_is_named() {
+    use ssmc_frontend::onnx::export::{ExportOptions, encode};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.onnx");
+    let options = ExportOptions { opset: 17, doc: String::new(), external_data: false };
+    let graph = ssmc_ir::parse(TEXT).unwrap();
+    fs::write(&path, encode(&graph, &ssmc_ir::Weights::default(), &options, "data").unwrap().model).unwrap();
+    let verified = |more: &[&str]| {
+        let fixed = ["verify", path.to_str().unwrap(), "--against", "tract", "--target-cpu", "x86-64-v3"];
+        run(&Line::parse_from(fixed.iter().chain(more)).args, true)
+    };
+    verified(&["--per-layer"]).unwrap();
+    // No two engines round in the same way.
+    let failure = verified(&["--rtol", "0"]).unwrap_err();
+    assert_eq!(failure.kind, Kind::Check);
+    assert!(failure.message.contains("the first node that differs: node \"Tanh_0\""), "{failure}");
+}
