@@ -7,8 +7,8 @@ use crate::flatten::{Branches, Flatten};
 use crate::fold::Fold;
 use crate::manager::Phase;
 use crate::raise::{
-    CausalConvs, ChunkedScan, ComplexStep, LongConvs, MergeScans, OneStep, ParallelScan, ScanLoop, Unrolled,
-    WholeSteps,
+    CausalConvs, ChunkedScan, ComplexStep, LongConvs, MergeScans, OneStep, ParallelScan, ScanLoop,
+    Stabilized, Unrolled, WholeSteps,
 };
 use ssmc_ir::Stage;
 
@@ -34,6 +34,7 @@ pub const RAISED: Phase = Phase {
         &LongConvs,
         &CausalConvs,
         &Flatten,
+        &Stabilized,
         &Dce,
         &Simplify,
         &Fold,

@@ -1,6 +1,7 @@
 //! Expressions of a loop body that are affine in one carried value: a * h + b.
 
 use super::lift::{Lifted, Lifter, Obstacle};
+use crate::view::same_dense;
 use ssmc_ir::ops::{Binary, BinaryFn, Broadcast, Contract, Op, Spec, Unary, UnaryFn};
 use ssmc_ir::{BuildError, Entity, Graph, Node, Shape, ValueId};
 use std::collections::BTreeMap;
@@ -91,6 +92,10 @@ impl Reader<'_, '_> {
                 let Affine { a: Coef::Zero, b: Coef::Value(k) } = q else { return Err(obstacle) };
                 Ok(Affine { a: self.div(p.a, k, op, x)?, b: self.div(p.b, k, op, x)? })
             }
+            (Op::Reshape(op), Some(x), _) if same_dense(&op.shape, &self.body.ty(x).shape) => {
+                let Affine { a, b } = self.read(x)?;
+                Ok(Affine { a: self.reshape(a, &op.shape)?, b: self.reshape(b, &op.shape)? })
+            }
             (Op::Contract(op), _, _) => self.contract(node, op, obstacle),
             _ => Err(obstacle),
         }
@@ -178,6 +183,20 @@ impl Reader<'_, '_> {
         }
         let x = self.tensor(x, like)?;
         Ok(Coef::Value(self.lifter.elementwise(&Unary { f: UnaryFn::Neg }.into(), &[x])?))
+    }
+
+    fn reshape(&mut self, x: Coef, shape: &Shape) -> Result<Coef, BuildError> {
+        let trips = self.lifter.trips.clone();
+        Ok(match x {
+            Coef::Zero | Coef::One => x,
+            Coef::Value(Lifted::Same(x)) => {
+                Coef::Value(Lifted::Same(self.lifter.b.reshape(x, shape.clone())?))
+            }
+            Coef::Value(Lifted::Stacked(x)) => {
+                let rows: Shape = std::iter::once(&trips).chain(shape.iter()).collect();
+                Coef::Value(Lifted::Stacked(self.lifter.b.reshape(x, rows)?))
+            }
+        })
     }
 
     fn cast(&mut self, x: Coef, op: &Op) -> Result<Coef, BuildError> {

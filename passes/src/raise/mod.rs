@@ -7,6 +7,7 @@
 //! - `unroll`: recurrences that were written out step by step.
 //! - `read_out`: products that read states take the axes of the scan.
 //! - `merge`: scans of one sequence each.
+//! - `stabilized`: weighted means with a running maximum, written out step by step.
 //! - `scan_loop`: loops whose carried values are first-order recurrences, or matrices that are read by queries.
 
 mod affine;
@@ -23,6 +24,7 @@ mod pairs;
 mod product;
 mod read_out;
 mod scan_loop;
+mod stabilized;
 mod trace;
 mod unroll;
 
@@ -36,4 +38,5 @@ pub use long_conv::LongConvs;
 pub use merge::MergeScans;
 pub use read_out::WholeSteps;
 pub use scan_loop::ScanLoop;
+pub use stabilized::Stabilized;
 pub use unroll::{OneStep, Unrolled};

@@ -7,9 +7,16 @@ use serde_json::Value;
 
 use crate::Result;
 
-/// A special class and the more general one that it satisfies too.
-const SPECIAL: &[(&str, &str)] =
-    &[("s6", "diag"), ("ssd", "matrix"), ("step_s6", "step_diag"), ("step_ssd", "step_matrix")];
+/// A special class and the more general one that it satisfies too. A diagonal scan is a matrix-state scan whose values
+/// have one element, as the state of a head that is a vector.
+const SPECIAL: &[(&str, &str)] = &[
+    ("s6", "diag"),
+    ("ssd", "matrix"),
+    ("diag", "matrix"),
+    ("step_s6", "step_diag"),
+    ("step_ssd", "step_matrix"),
+    ("step_diag", "step_matrix"),
+];
 
 /// Classes that need not be raised yet: graphs with them have to import, compile and compute right. What is missing is
 /// shown beside what was found.
@@ -136,6 +143,7 @@ mod tests {
         check(&[("diag", 3)], &[("s6", 2), ("diag", 1)], true);
         check(&[("diag", 1), ("s6", 1)], &[("s6", 2)], true);
         check(&[("matrix", 2), ("diag", 1)], &[("ssd", 2), ("s6", 1)], true);
+        check(&[("matrix", 1)], &[("diag", 1)], true);
         check(&[], &[], true);
     }
 

@@ -2,6 +2,7 @@
 
 use super::key::{Keys, full_factors, hash, places};
 use crate::cse::is_commutative;
+use crate::view::same_dense;
 use ssmc_ir::ops::{Binary, BinaryFn, Op, Unary, UnaryFn};
 use ssmc_ir::{Entity, Graph, Node, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -155,6 +156,11 @@ fn linear(graph: &Graph, node: &Node) -> Vec<usize> {
             if is_float { vec![0] } else { Vec::new() }
         }
         Op::Contract(op) => full_factors(op).collect(),
+        // A batch of one sequence comes and goes.
+        Op::Reshape(op) => {
+            let is_view = node.operands[0].is_some_and(|x| same_dense(&op.shape, &graph.ty(x).shape));
+            if is_view { vec![0] } else { Vec::new() }
+        }
         // Complex numbers are pairs along an axis.
         Op::Slice(op) => {
             let is_pair = node.operands[0].is_some_and(|x| graph.ty(x).shape[op.axis].is(2));

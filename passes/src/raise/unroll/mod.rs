@@ -364,7 +364,7 @@ impl Rolled {
     ) -> Result<(ValueId, ValueId), Obstacle> {
         let raised = Raise::new(b, &self.node, &self.op, weights, tracer, &self.operands)?;
         let (results, _) = raised.run(false)?;
-        Ok((results[0], results[1]))
+        Ok((results[0], results[self.op.n_carried]))
     }
 }
 

@@ -28,6 +28,8 @@ pub(super) enum Form {
     States { chain: usize, start: i64, step: i64 },
     /// An op on packs.
     Node { op: Op, operands: Vec<Option<PackId>>, node: NodeId, result: usize },
+    /// The pack of the step before, after `first`.
+    Delayed { of: PackId, first: ValueId },
     /// Nothing in common.
     Apart,
 }
@@ -70,9 +72,55 @@ impl<'a, 'b> Packer<'a, 'b> {
         Self { route: Some(route), ..Self::new(graph, keys, states) }
     }
 
-    /// What was found.
+    /// What was found. A pack that is another one a step later, but for its first value, is known by that.
     pub(super) fn finish(self) -> Packs<'a> {
-        self.packs
+        let mut packs = self.packs;
+        let n = packs.values.first().map_or(0, Vec::len);
+        let is_known = |form: &Form| matches!(form, Form::Indexed { .. } | Form::Node { .. });
+        let known: HashMap<&[ValueId], PackId> = (0..packs.forms.len())
+            .filter(|id| n > 1 && is_known(&packs.forms[*id]))
+            .map(|id| (&packs.values[id][..n - 1], id))
+            .collect();
+        let delayed: Vec<(PackId, Form)> = (0..packs.forms.len())
+            .filter(|id| n > 1 && matches!(packs.forms[*id], Form::Apart))
+            .filter_map(|id| {
+                let (first, rest) = packs.values[id].split_first()?;
+                Some((id, Form::Delayed { of: *known.get(rest)?, first: *first }))
+            })
+            .collect();
+        for (id, form) in delayed {
+            packs.forms[id] = form;
+        }
+        packs
+    }
+
+    /// A pack of other packs with one more step before it, in which only its form matters; `None` if what it takes has
+    /// no such step.
+    pub(super) fn preceded(&mut self, packs: &Packs<'a>, id: PackId, carried: PackId) -> Option<PackId> {
+        let form = match &packs.forms[id] {
+            Form::Same(x) => Form::Same(*x),
+            Form::Carried => return Some(carried),
+            Form::Indexed { x, axis, start, step } => {
+                let extent = self.packs.graph.ty(*x).shape[*axis].as_const()?;
+                let start = Some(start - step).filter(|start| (0..extent).contains(start))?;
+                Form::Indexed { x: *x, axis: *axis, start, step: *step }
+            }
+            Form::Node { op, operands, node, result } => {
+                let mut preceded = Vec::new();
+                for operand in operands {
+                    preceded.push(match operand {
+                        Some(operand) => Some(self.preceded(packs, *operand, carried)?),
+                        None => None,
+                    });
+                }
+                Form::Node { op: op.clone(), operands: preceded, node: *node, result: *result }
+            }
+            Form::Literal(_) | Form::States { .. } | Form::Delayed { .. } | Form::Apart => return None,
+        };
+        let values = &packs.values[id];
+        self.packs.values.push(values[..1].iter().chain(values).copied().collect());
+        self.packs.forms.push(form);
+        Some(self.packs.forms.len() - 1)
     }
 
     /// The pack of carried states.
@@ -244,7 +292,8 @@ impl<'a, 'b> Packer<'a, 'b> {
 }
 
 impl Packs<'_> {
-    /// The packs that this one is made from, itself included, operands first.
+    /// The packs that this one is made from, itself included, operands first; what is delayed may come before that
+    /// which it delays.
     pub(super) fn reachable(&self, id: PackId) -> Vec<PackId> {
         let mut seen = vec![false; self.forms.len()];
         let mut stack = vec![id];
@@ -252,8 +301,10 @@ impl Packs<'_> {
             if std::mem::replace(&mut seen[id], true) {
                 continue;
             }
-            if let Form::Node { operands, .. } = &self.forms[id] {
-                stack.extend(operands.iter().flatten());
+            match &self.forms[id] {
+                Form::Node { operands, .. } => stack.extend(operands.iter().flatten()),
+                Form::Delayed { of, .. } => stack.push(*of),
+                _ => {}
             }
         }
         (0..self.forms.len()).filter(|id| seen[*id]).collect()

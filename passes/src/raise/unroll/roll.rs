@@ -57,7 +57,9 @@ pub(super) fn needs(packs: &Packs<'_>, id: PackId) -> Vec<Need> {
     let mut found = Vec::new();
     for id in packs.reachable(id) {
         match &packs.forms[id] {
-            Form::Same(x) | Form::Indexed { x, .. } => found.push(Need::Value(*x)),
+            Form::Same(x) | Form::Indexed { x, .. } | Form::Delayed { first: x, .. } => {
+                found.push(Need::Value(*x));
+            }
             Form::States { chain, .. } => found.push(Need::Chain(*chain)),
             Form::Apart => found.extend(packs.values[id].iter().map(|v| Need::Value(*v))),
             Form::Literal(_) | Form::Carried | Form::Node { .. } => {}
@@ -109,7 +111,7 @@ fn stacked(
             let parts = parts.collect::<Result<Vec<_>, _>>()?;
             Ok((b.op(Concat { axis: 0 }, &parts)?, false))
         }
-        Form::Same(_) | Form::Carried | Form::Node { .. } => {
+        Form::Same(_) | Form::Carried | Form::Delayed { .. } | Form::Node { .. } => {
             unreachable!("only leaves that differ between steps are stacked")
         }
     }
@@ -140,9 +142,11 @@ impl Rolled {
         let ids = packs.reachable(next);
         let mut scanned: Vec<(PackId, ValueId, bool)> = Vec::new();
         let mut captured: Vec<(PackId, ValueId)> = Vec::new();
+        let mut delayed: Vec<(PackId, PackId, ValueId)> = Vec::new();
         for id in ids.iter().copied() {
             match &packs.forms[id] {
                 Form::Carried | Form::Node { .. } => {}
+                Form::Delayed { of, first } => delayed.push((id, *of, leaves.value(*first))),
                 Form::Same(x) => captured.push((id, leaves.value(*x))),
                 _ => {
                     let (x, reverse) = stacked(b, packs, id, leaves)?;
@@ -158,6 +162,10 @@ impl Rolled {
         body.input("i", ssmc_ir::TensorType::new(ssmc_ir::DType::I64, Shape::scalar()));
         let mut known: BTreeMap<PackId, ValueId> = BTreeMap::new();
         let state = body.input("h", graph.ty(packs.values[next][0]).clone());
+        for (i, (id, ..)) in delayed.iter().enumerate() {
+            let value = body.input(format!("d{i}"), graph.ty(packs.values[*id][0]).clone());
+            known.insert(*id, value);
+        }
         let ports = scanned.iter().map(|(id, ..)| *id).chain(captured.iter().map(|(id, _)| *id));
         for (i, id) in ports.enumerate() {
             let value = body.input(format!("x{i}"), graph.ty(packs.values[id][0]).clone());
@@ -175,9 +183,12 @@ impl Rolled {
             known.insert(id, value);
         }
         body.output("h", known[&next]);
+        for (i, (_, of, _)) in delayed.iter().enumerate() {
+            body.output(format!("d{i}"), known[of]);
+        }
         body.output("all", known[&next]);
         let op = Loop {
-            n_carried: 1,
+            n_carried: 1 + delayed.len(),
             scan_axes: vec![0; scanned.len()],
             scan_reverse: scanned.iter().map(|(.., reverse)| *reverse).collect(),
             stack_axes: vec![0],
@@ -193,6 +204,7 @@ impl Rolled {
             }
         };
         let operands = std::iter::once(start)
+            .chain(delayed.into_iter().map(|(.., first)| first))
             .chain(scanned.into_iter().map(|(_, x, _)| x))
             .chain(captured.into_iter().map(|(_, x)| x))
             .collect();
@@ -218,6 +230,9 @@ pub(super) fn lift(
     let mut lifter = Lifter { b, trips };
     let mut known: BTreeMap<PackId, Lifted> = BTreeMap::new();
     for id in packs.reachable(id) {
+        if let Form::Delayed { .. } = &packs.forms[id] {
+            return Err(Obstacle::Op { op: "delay" });
+        }
         let lifted = match &packs.forms[id] {
             Form::Same(x) => Lifted::Same(leaves.value(*x)),
             Form::Node { op, operands, node, result } => {

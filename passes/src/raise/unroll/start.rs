@@ -35,17 +35,25 @@ pub(super) fn from_zeros<'a, 'b>(
         let with = |first: ValueId, id: PackId| -> Vec<ValueId> {
             std::iter::once(first).chain(packs.values[id].iter().copied()).collect()
         };
-        let mut packer = packer();
         let before = std::iter::once(chain.initial).chain(packs.values[carried(packs)?].iter().copied());
-        packer.carried(before.collect());
-        // What multiplies zeros may be anything: the first step repeats the second one.
-        let scaled = packer.pack(with(packs.values[scaled][0], scaled));
-        let rest = packer.pack(with(added, rest));
-        let sum = packer.sum(with(chain.initial, next), [scaled, rest]);
-        let found = packer.finish();
-        let is_apart = found.reachable(sum).iter().any(|id| matches!(found.forms[*id], Form::Apart));
-        if !is_apart {
-            return Some((found, sum));
+        let before: Vec<ValueId> = before.collect();
+        // What multiplies zeros may be anything: the first step repeats the second one, or takes what lies before it.
+        let repeated = with(packs.values[scaled][0], scaled);
+        for repeats in [true, false] {
+            let mut packer = packer();
+            let carried = packer.carried(before.clone());
+            let scaled = if repeats {
+                packer.pack(repeated.clone())
+            } else {
+                packer.preceded(packs, scaled, carried)?
+            };
+            let rest = packer.pack(with(added, rest));
+            let sum = packer.sum(with(chain.initial, next), [scaled, rest]);
+            let found = packer.finish();
+            let is_apart = found.reachable(sum).iter().any(|id| matches!(found.forms[*id], Form::Apart));
+            if !is_apart {
+                return Some((found, sum));
+            }
         }
     }
     None
@@ -54,6 +62,24 @@ pub(super) fn from_zeros<'a, 'b>(
 /// The pack of carried states.
 fn carried(packs: &Packs<'_>) -> Option<PackId> {
     packs.forms.iter().position(|form| matches!(form, Form::Carried))
+}
+
+/// Whether a value is zeros, or a product with zeros.
+fn is_multiple_of_zero(graph: &Graph, weights: &Weights, x: ValueId) -> bool {
+    if is_zero(graph, weights, x) {
+        return true;
+    }
+    let Some(node) = graph.def_node(x) else { return false };
+    let mut operands = node.operands.iter().flatten();
+    match &node.op {
+        Op::Binary(Binary { f: BinaryFn::Mul }) | Op::Contract(_) => {
+            operands.any(|x| is_zero(graph, weights, *x))
+        }
+        Op::Broadcast(_) | Op::Reshape(_) | Op::Transpose(_) => {
+            operands.next().is_some_and(|x| is_multiple_of_zero(graph, weights, *x))
+        }
+        _ => false,
+    }
 }
 
 fn reads_state(packs: &Packs<'_>, id: PackId) -> bool {
@@ -96,7 +122,7 @@ fn added(graph: &Graph, weights: &Weights, initial: ValueId) -> Vec<ValueId> {
         && let (Op::Binary(Binary { f: BinaryFn::Add }), [Some(x), Some(y)]) = (&node.op, &node.operands[..])
     {
         for (zeros, other) in [(*x, *y), (*y, *x)] {
-            if is_zero(graph, weights, zeros) {
+            if is_multiple_of_zero(graph, weights, zeros) {
                 found.push(other);
             }
         }

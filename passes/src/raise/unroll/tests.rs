@@ -328,3 +328,33 @@ fn pairs_that_do_not_turn_stay() {
     let (model, _) = optimized(&pairs(1, "add"), &[CANONICAL, RAISED]);
     assert_eq!(count(&model.graph, "ssm.complex_scan"), 0, "{}", model.graph);
 }
+
+/// Each step adds what it takes and what the step before took, beside a state with one more axis.
+fn two_taps(first: &str) -> String {
+    unrolled(|text| {
+        for t in 0..N {
+            element(text, &format!("b{t}"), 'b', t);
+            writeln!(text, "%a{t} = slice %a {{axis=1, len=1, start={t}}} : f32[batch, 1, 3, 2]").unwrap();
+            let before = if t == 0 { "zero".to_owned() } else { format!("h{}", t - 1) };
+            let tap = if t == 0 { first.to_owned() } else { format!("b{}", t - 1) };
+            writeln!(text, "%g{t} = reshape %{before} {{shape=[batch, 1, 3, 2]}} : f32[batch, 1, 3, 2]")
+                .unwrap();
+            writeln!(text, "%q{t} = mul %a{t}, %g{t} : f32[batch, 1, 3, 2]").unwrap();
+            writeln!(text, "%p{t} = reshape %q{t} {{shape=[batch, 3, 2]}} : f32[batch, 3, 2]").unwrap();
+            writeln!(text, "%s{t} = add %b{t}, %{tap} : f32[batch, 3, 2]").unwrap();
+            writeln!(text, "%h{t} = add %p{t}, %s{t} : f32[batch, 3, 2]").unwrap();
+            read(text, t, t);
+        }
+        concat(text, "y", 0..N);
+        vec![("y".into(), "y"), (format!("h{}", N - 1), "last")]
+    })
+}
+
+#[test]
+fn what_the_step_before_took_is_delayed() {
+    for first in ["zero", "start"] {
+        let Raised { graph, scans } = raised(&two_taps(first));
+        assert_eq!(scans, [(false, false, N as i64)], "{graph}");
+        assert_eq!(count(&graph, "contract"), 1, "{graph}");
+    }
+}
