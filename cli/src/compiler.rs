@@ -9,10 +9,10 @@ use ssmc_passes::bisect::Counter;
 use ssmc_passes::egraph::{RewriteOptions, RewriteReport, rewrite};
 use ssmc_passes::manager::Manager;
 use ssmc_passes::partition::partition;
-use ssmc_passes::pass::Remark;
+use ssmc_passes::pass::{Remark, RemarkKind};
 use ssmc_passes::pipeline::PHASES;
 use ssmc_passes::programs::{self, Program};
-use ssmc_passes::stream::{self, StreamOptions};
+use ssmc_passes::stream::{self, KernelInfo, StreamError, StreamOptions};
 use std::time::{Duration, Instant};
 
 /// How to compile.
@@ -63,6 +63,17 @@ pub struct CompiledProgram {
 pub struct Compiled {
     pub programs: Vec<CompiledProgram>,
     pub kernels: Kernels,
+    /// What deriving streaming programs found, if it was asked for.
+    pub streaming: Option<StreamFacts>,
+}
+
+/// What deriving streaming programs found.
+#[derive(Clone, Debug, Default)]
+pub struct StreamFacts {
+    /// The most steps of a sequence, if windows or constants of the model bound it.
+    pub max_context: Option<u64>,
+    /// What became of frozen kernels.
+    pub kernels: Vec<KernelInfo>,
 }
 
 /// A part of compiling that is done.
@@ -90,6 +101,8 @@ pub enum Reached<'a> {
     Programs(&'a [Program]),
     /// A part is done.
     Done(&'a Span),
+    /// Streaming programs were derived and compiled.
+    Streaming(&'a StreamFacts),
     /// All programs have been rewritten: the steps that counted for the limit.
     Counted(&'a Counter),
     /// A program's graph at a stage from `imported` to `rewritten`.
@@ -134,19 +147,27 @@ impl Compiler {
         let mut compiled = Vec::new();
         let programs = programs::derive(&model.graph)?;
         let streaming = match &self.options.streaming {
-            Some(options) if programs.iter().all(|p| p.states.is_empty()) => Some(streamed(model, options)?),
-            _ => None,
+            Some(options) => match programs.iter().find_map(|p| Some((p.name, p.states.first()?))) {
+                Some((program, state)) => {
+                    return Err(Error::HasState { program, state: state.clone() });
+                }
+                None => Some(streamed(model, options)?),
+            },
+            None => None,
         };
         let counter = Counter::new(self.options.bisect_limit);
         let parts = [
             Some((programs, model)),
-            streaming.as_ref().map(|(programs, raised)| (programs.clone(), raised)),
+            streaming.as_ref().map(|(programs, raised, _)| (programs.clone(), raised)),
         ];
         for (programs, model) in parts.into_iter().flatten() {
             observe(Reached::Programs(&programs));
             for program in programs {
                 compiled.extend(self.program(program, model, last, &counter, observe)?);
             }
+        }
+        if let Some((_, _, facts)) = &streaming {
+            observe(Reached::Streaming(facts));
         }
         observe(Reached::Counted(&counter));
         if last < Stage::Kernel {
@@ -160,7 +181,8 @@ impl Compiler {
         let kernels = Kernels::lower(&inputs, &self.options.targets)?;
         observe(Reached::Done(&Span::since("kernels", "lower", start)));
         observe(Reached::Kernels(&kernels));
-        Ok(Some(Compiled { programs: compiled, kernels }))
+        let streaming = streaming.map(|(_, _, facts)| facts);
+        Ok(Some(Compiled { programs: compiled, kernels, streaming }))
     }
 
     /// How a program of this name is rewritten. A step has one position, which no mode divides.
@@ -231,11 +253,22 @@ impl Compiler {
 }
 
 /// The streaming programs of a model, with the raised model whose weights they use.
-fn streamed(model: &Model, options: &StreamOptions) -> Result<(Vec<Program>, Model), Error> {
+fn streamed(model: &Model, options: &StreamOptions) -> Result<(Vec<Program>, Model, StreamFacts), Error> {
     let mut raised = Model { graph: model.graph.clone(), weights: model.weights.clone(), ..Model::default() };
-    Manager::new().run(&mut raised, PHASES)?;
-    let streaming = stream::derive(&raised.graph, &raised.weights, options)?;
-    Ok((streaming.programs, raised))
+    let report = Manager::new().run(&mut raised, PHASES)?;
+    let streaming = stream::derive(&raised.graph, &raised.weights, options).map_err(|error| {
+        let state = report.remarks.iter().find_map(|remark| match &remark.kind {
+            RemarkKind::State { input, output } => Some((input.clone(), output.clone())),
+            _ => None,
+        });
+        // What is wrong with time in a graph that has none helps nobody.
+        state.map_or(error, |(input, output)| StreamError::IsStep { input, output })
+    })?;
+    for (name, weight) in streaming.weights {
+        raised.weights.insert(name, weight);
+    }
+    let facts = StreamFacts { max_context: streaming.max_context, kernels: streaming.kernels };
+    Ok((streaming.programs, raised, facts))
 }
 
 /// The graph with an output under another name; the same graph if there is no such output.

@@ -25,6 +25,10 @@ pub enum Error {
     Passes(#[from] ManagerError),
     #[error("no streaming form: {0}")]
     Stream(#[from] StreamError),
+    #[error(
+        "the model has programs that carry state already: {program} has {state:?}; leave out --streaming"
+    )]
+    HasState { program: &'static str, state: String },
     #[error(transparent)]
     Rewrite(#[from] RewriteError),
     #[error(transparent)]

@@ -44,6 +44,22 @@ pub fn properties(model: &Model) -> Vec<Property> {
 /// What rewriting fused and what stayed outside, program by program.
 pub fn report(compiled: &Compiled) -> Vec<ReportEntry> {
     let mut entries = Vec::new();
+    if let Some(streaming) = &compiled.streaming {
+        let mut note = |subject: &str, reason: String| {
+            entries.push(ReportEntry {
+                kind: ReportKind::Note.into(),
+                program: String::new(),
+                subject: subject.to_owned(),
+                reason,
+            });
+        };
+        for kernel in &streaming.kernels {
+            note("frozen kernel", kernel.to_string());
+        }
+        if let Some(max) = streaming.max_context {
+            note("longest sequence", format!("{max} steps"));
+        }
+    }
     for program in &compiled.programs {
         let mut push = |kind: ReportKind, subject: String, reason: String| {
             entries.push(ReportEntry {

@@ -166,9 +166,12 @@ fn kind(error: &Error) -> Kind {
         ) => Kind::Input,
         Error::Partition(PartitionError::NoKernel { .. })
         | Error::Stream(
-            StreamError::Refused { .. } | StreamError::NoTimeAxis { .. } | StreamError::NoInput,
+            StreamError::Refused { .. }
+            | StreamError::NoTimeAxis { .. }
+            | StreamError::NoInput
+            | StreamError::IsStep { .. },
         ) => Kind::Unsupported,
-        Error::Stream(StreamError::TimeAxis { .. }) => Kind::Usage,
+        Error::Stream(StreamError::TimeAxis { .. }) | Error::HasState { .. } => Kind::Usage,
         Error::Assemble(AssembleError::Lower { source, .. }) => match source {
             LowerError::Unsupported { .. }
             | LowerError::ElementType { .. }
@@ -201,7 +204,10 @@ fn runtime_kind(error: &RuntimeError) -> Kind {
         RuntimeError::LevelUnsupported { .. }
         | RuntimeError::NoLevel { .. }
         | RuntimeError::Unsupported { .. } => Kind::Unsupported,
-        RuntimeError::Memory { .. } | RuntimeError::Size { .. } | RuntimeError::Thread(_) => Kind::Limit,
+        RuntimeError::Memory { .. }
+        | RuntimeError::Size { .. }
+        | RuntimeError::Context { .. }
+        | RuntimeError::Thread(_) => Kind::Limit,
         RuntimeError::Panic { .. } => Kind::Internal,
         _ => Kind::Input,
     }

@@ -32,11 +32,13 @@ pub(crate) fn golden(compiled: &Compiled) -> Result<Option<Golden>, Error> {
     let outputs = Interpreter::new(&forward.imported, &forward.imported_weights).run(&inputs)?;
     let mut calls = vec![call(forward.name, &inputs, &outputs)];
     let program = |name: &str| compiled.programs.iter().any(|p| p.name == name);
+    let max_context = compiled.streaming.as_ref().and_then(|streaming| streaming.max_context);
     if program("prefill")
         && program("step")
         && let (Some(ids), Some(logits)) = (inputs.get("input_ids"), outputs.get("logits"))
         && let [1, n] = ids.shape()[..]
         && n > 1
+        && max_context.is_none_or(|max| n as u64 <= max)
     {
         let of_call = |name: &str, tokens: std::ops::Range<usize>| {
             let last = tokens.end - 1;

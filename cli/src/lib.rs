@@ -20,7 +20,7 @@ mod random;
 mod stages;
 mod write;
 
-pub use compiler::{CompileOptions, Compiled, CompiledProgram, Compiler, Reached, Span};
+pub use compiler::{CompileOptions, Compiled, CompiledProgram, Compiler, Reached, Span, StreamFacts};
 pub use error::Error;
 pub use facts::{model_hash, properties, report};
 pub use random::{Rng, random_tensor};

@@ -133,6 +133,11 @@ impl<'a> Job<'a> {
                     progress.say(format!("{} kernels", kernels.kernels.len()));
                 }
                 Reached::Done(span) => trace.span(span),
+                Reached::Streaming(facts) => {
+                    for kernel in &facts.kernels {
+                        note(&format!("frozen kernel at {kernel}"));
+                    }
+                }
                 Reached::Counted(counter) if args.bisect_limit.is_some() => {
                     let last = counter.last().map_or_else(|| "none".to_owned(), |step| step.to_string());
                     note(&format!("bisect: {} steps taken, the last: {last}", counter.taken()));

@@ -46,6 +46,9 @@ pub(crate) struct CompileArgs {
     /// Which axis of an input is time; may be repeated [default: the one along which recurrences run]
     #[arg(long, value_name = "INPUT:AXIS", requires = "streaming", value_parser = time_axis)]
     pub(crate) time_axis: Vec<(String, usize)>,
+    /// Let attention stream over a window of at most N steps, which then is the longest sequence
+    #[arg(long, value_name = "N", requires = "streaming", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_context: Option<u32>,
     /// Fix, rename or bound sizes of an input, such as x:1,T<=4096,768; _ leaves an axis as it is; may be repeated
     #[arg(long, value_name = "NAME:SIZES")]
     pub(crate) input_shapes: Vec<InputShape>,
@@ -93,8 +96,10 @@ impl CompileArgs {
         }
         rewrite.mode = self.mode;
         let bisect_limit = self.bisect_limit;
-        let streaming =
-            self.streaming.then(|| StreamOptions { time_axes: self.time_axis.iter().cloned().collect() });
+        let streaming = self.streaming.then(|| StreamOptions {
+            time_axes: self.time_axis.iter().cloned().collect(),
+            max_context: self.max_context,
+        });
         let mut options = CompileOptions { rewrite, streaming, bisect_limit, ..CompileOptions::default() };
         if !self.target_cpu.is_empty() {
             options.targets = self.targets()?;

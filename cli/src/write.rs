@@ -87,6 +87,7 @@ impl Compiled {
             golden: golden.unwrap_or_default(),
             texts: texts.collect(),
             maxima: options.maxima,
+            max_context: self.streaming.as_ref().and_then(|streaming| streaming.max_context),
         };
         Ok(assemble::write(path, &self.kernels, input, &mut done)?)
     }

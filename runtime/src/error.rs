@@ -157,6 +157,16 @@ pub enum RuntimeError {
         /// The dtype given.
         found: DType,
     },
+    /// A sequence is longer than what a state remembers.
+    #[error("the model remembers {max} steps of a sequence: expected at most {}, found {found}", max.saturating_sub(*position))]
+    Context {
+        /// The most steps.
+        max: u64,
+        /// Those so far.
+        position: u64,
+        /// Those of the call.
+        found: u64,
+    },
     /// A tensor has the wrong shape.
     #[error("program {program}: {what} {name} has the wrong shape: expected {expected}, found {found:?}")]
     Shape {

@@ -392,6 +392,10 @@ impl Session {
         mut run: impl FnMut(&mut Self, Turn<'_>, usize) -> Result<T, RuntimeError>,
     ) -> Result<T, RuntimeError> {
         state.check_layout(&self.state_layout)?;
+        let (max, position) = (self.manifest().max_context, state.position());
+        if max > 0 && position.saturating_add(n_tokens) > max {
+            return Err(RuntimeError::Context { max, position, found: n_tokens });
+        }
         let mut after = state.take_free()?;
         let mut result = run(self, state.turn(state.current(), &mut after), 0);
         for block in 1..n_blocks {

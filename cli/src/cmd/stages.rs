@@ -15,7 +15,7 @@ pub(crate) type Files = BTreeMap<String, String>;
 /// The texts of what was reached: `PROGRAM.STAGE.ssm`, and for kernels `LEVEL/KERNEL.kernel`.
 pub(crate) fn texts(reached: Reached<'_>) -> Files {
     match reached {
-        Reached::Programs(_) | Reached::Done(_) | Reached::Counted(_) => Files::new(),
+        Reached::Programs(_) | Reached::Done(_) | Reached::Streaming(_) | Reached::Counted(_) => Files::new(),
         Reached::Graph { program, stage, graph, .. } => {
             Files::from([(format!("{program}.{stage}.ssm"), graph.to_string())])
         }

@@ -51,6 +51,8 @@ pub struct ArtifactInput {
     pub texts: Vec<(String, String)>,
     /// The greatest values of symbols, by name, where they are known.
     pub maxima: BTreeMap<String, i64>,
+    /// The most tokens that a state takes in, if anything bounds them.
+    pub max_context: Option<u64>,
 }
 
 /// A part of the work that is done: what, since when, and how long it took.
@@ -171,6 +173,7 @@ pub fn write(
         programs: programs.collect(),
         report: input.report,
         properties: input.properties,
+        max_context: input.max_context.unwrap_or(0),
     };
     let length = writer.finish(manifest)?;
     on_done("file".to_owned(), start, start.elapsed());

@@ -1,7 +1,7 @@
 //! Values that do not depend on the sequence but are as long as it.
 
 use super::StreamError;
-use super::flow::{Reason, Stream};
+use super::flow::{Flow, Reason, Stream};
 use super::layout::remap;
 use super::walk::{Walker, with_dim};
 use ssmc_ir::ops::{Broadcast, Contract, Iota, Op, Reshape, Slice};
@@ -26,6 +26,9 @@ impl Walker<'_> {
         let key = (old, to.axis, to.lead);
         if let Some(value) = self.restricted.get(&key).filter(|_| to.is_pure()) {
             return Ok(*value);
+        }
+        if !matches!(self.flow(old), Flow::Fixed) {
+            return self.refuse(Reason::NeedsEnd);
         }
         let Some(node) = self.old.def_node(old).filter(|_| depth > 0) else {
             return self.refuse(Reason::Varies);
@@ -96,6 +99,17 @@ impl Walker<'_> {
                 let one = b.op(Slice { axis, start: Dim::from(0), len: Dim::from(1), stride: 1 }, &[x])?;
                 let axes = (0..shape.rank()).collect();
                 Ok(b.op(Broadcast { axes, shape }, &[one])?)
+            }
+            // Of a longer constant, the first elements.
+            Op::Slice(s) if s.axis == axis && s.stride == 1 && s.start.is(0) && to.is_pure() => {
+                let x = operand(0);
+                let steps = self.steps(to.lead)?;
+                let new = self.new_of(x)?;
+                self.at_steps(x, new, axis, steps)
+            }
+            _ if to.is_pure() => {
+                let (new, steps) = (self.new_of(old)?, self.steps(to.lead)?);
+                self.at_steps(old, new, axis, steps)
             }
             _ => self.refuse(Reason::Varies),
         }

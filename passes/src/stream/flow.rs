@@ -18,6 +18,8 @@ pub(super) enum Flow {
     Fixed,
     /// It has elements along a time axis.
     Stream(Stream),
+    /// It has elements for pairs of steps.
+    Pairs(Pairs),
     /// A function of all steps so far, such as the last state of a scan.
     Latest {
         /// The node from which on it also depends on what follows the sequence.
@@ -71,6 +73,25 @@ impl Stream {
     }
 }
 
+/// A value with two time axes: what a step, the query, makes of another one, the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pairs {
+    pub(super) query: usize,
+    pub(super) keys: usize,
+    pub(super) future: Future,
+}
+
+/// What a value has where the key is later than the query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Future {
+    /// Anything.
+    Any,
+    /// Numbers whose exponential is nothing beside that of a score.
+    Lowest,
+    /// Zeros.
+    Zero,
+}
+
 /// Why a node cannot be computed as the sequence arrives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -80,8 +101,12 @@ pub enum Reason {
     Lookahead(i64),
     /// It combines all steps.
     OverTime,
-    /// It relates all pairs of steps.
+    /// It relates all pairs of steps, which a window of past steps may allow.
+    NeedsWindow,
+    /// It relates steps in a way that no window of past steps allows.
     AllPairs,
+    /// It combines all keys of a step, also those that are later.
+    Unmasked,
     /// It reads one fixed step.
     FixedStep,
     /// Every step needs the end of the sequence.
@@ -90,6 +115,13 @@ pub enum Reason {
     Mixed,
     /// A constant has another value at every step.
     Varies,
+    /// A constant has values for fewer steps than the longest sequence has.
+    Short {
+        /// The steps that it has values for.
+        steps: i64,
+        /// The steps of the longest sequence.
+        wanted: i64,
+    },
     /// What comes before the sequence is not zeros.
     PaddedBefore,
     /// What comes after the sequence has an effect.
@@ -111,11 +143,20 @@ impl fmt::Display for Reason {
             Self::Lookahead(1) => "needs one later step",
             Self::Lookahead(n) => return write!(f, "needs {n} later steps"),
             Self::OverTime => "combines all steps of the sequence",
-            Self::AllPairs => "relates all pairs of steps",
+            Self::NeedsWindow => {
+                "relates all pairs of steps, which needs a window of past steps (--max-context N)"
+            }
+            Self::AllPairs => "relates steps in a way that no window of past steps allows",
+            Self::Unmasked => "combines pairs of steps of which no mask leaves out later ones",
             Self::FixedStep => "reads fixed steps of the sequence",
             Self::NeedsEnd => "needs the end of the sequence at every step",
             Self::Mixed => "mixes time with other axes",
-            Self::Varies => "takes a constant that differs from step to step",
+            Self::Varies => {
+                "takes a constant that differs from step to step, which a longest sequence bounds (--max-context N)"
+            }
+            Self::Short { steps, wanted } => {
+                return write!(f, "takes a constant for {steps} steps, fewer than the {wanted} of --max-context");
+            }
             Self::PaddedBefore => "looks back at padding that is not zero",
             Self::PaddedAfter => "depends on what follows the sequence",
             Self::TotalLength => "depends on the length of the whole sequence",

@@ -11,26 +11,34 @@
 
 mod fixed;
 mod flow;
+mod kernels;
 mod layout;
+mod pairs;
 mod pointwise;
+mod realize;
 mod state;
 mod temporal;
 mod walk;
+mod window;
 
 pub use flow::Reason;
 
 use crate::programs::Program;
 use flow::Time;
 use ssmc_ir::edit::EditError;
-use ssmc_ir::{BuildError, Dim, Graph, Symbol, TensorType, Weights};
+use ssmc_ir::{BuildError, Dim, Entity, Graph, Symbol, TensorType, Weight, Weights};
 use std::collections::BTreeMap;
-use walk::Walker;
+use std::fmt;
+use walk::{Walker, Window};
 
 /// What the caller knows about the model.
 #[derive(Clone, Debug, Default)]
 pub struct StreamOptions {
     /// The time axis of inputs by name; if empty, the axis along which the model's recurrences run is found.
     pub time_axes: BTreeMap<String, usize>,
+    /// The most steps of a sequence, for what relates all pairs of steps, such as attention; without it such graphs are
+    /// refused.
+    pub max_context: Option<u32>,
 }
 
 /// A state of the derived programs.
@@ -43,15 +51,49 @@ pub struct StateInfo {
     pub place: String,
 }
 
+/// What became of a long convolution with a frozen kernel.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "the names are the documentation")]
+pub struct KernelInfo {
+    pub place: String,
+    pub taps: usize,
+    /// The most states of a channel, where the kernel is a state space; else it keeps the inputs of all its taps.
+    pub order: Option<usize>,
+    /// The largest difference between a channel's kernel and that of its state space, over the norm of the kernel.
+    pub residual: f64,
+}
+
+impl fmt::Display for KernelInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { place, taps, order, residual } = self;
+        match order {
+            Some(order) => {
+                write!(f, "{place}: {taps} taps as a state space of order {order}, residual {residual:.1e}")
+            }
+            None => write!(
+                f,
+                "{place}: {taps} taps over the inputs so far: no smaller state space has a residual of {:.0e}",
+                realize::RESIDUAL
+            ),
+        }
+    }
+}
+
 /// What was derived from a sequence graph.
 #[derive(Clone, Debug)]
 pub struct Streaming {
     /// `prefill`, for pieces of any length, and `step`, for one step.
     pub programs: Vec<Program>,
+    /// Weights that the programs have beside those of the graph.
+    pub weights: Vec<(String, Weight)>,
+    /// What became of frozen kernels.
+    pub kernels: Vec<KernelInfo>,
     /// What the programs carry from call to call.
     pub states: Vec<StateInfo>,
     /// The time axis of every input that has one.
     pub time_axes: BTreeMap<String, usize>,
+    /// The most steps of a sequence, if windows or constants of the model bound it.
+    pub max_context: Option<u64>,
 }
 
 /// Why no streaming program was derived.
@@ -64,6 +106,8 @@ pub enum StreamError {
     NoTimeAxis { input: String, axis: usize, found: String },
     #[error("no input has an axis that could be time")]
     NoInput,
+    #[error("the model is one step already: output {output:?} is the next state of input {input:?}")]
+    IsStep { input: String, output: String },
     #[error("time axis {axis} of input {input:?}: {message}")]
     TimeAxis { input: String, axis: usize, message: String },
     #[error(transparent)]
@@ -88,19 +132,25 @@ const BATCH: &str = "batch";
 /// # Errors
 /// The first node that cannot be computed as the sequence arrives, and why.
 pub fn derive(graph: &Graph, weights: &Weights, options: &StreamOptions) -> Result<Streaming, StreamError> {
-    let mut refused: Option<(bool, StreamError)> = None;
+    let is_stated = !options.time_axes.is_empty();
+    let past = options.max_context.map(|steps| i64::from(steps.max(1)) - 1);
+    // Whether keys come before queries is known only where a sum over one of them is.
+    let orders = if past.is_some() { &[false, true][..] } else { &[false] };
+    let mut refused: Option<((bool, usize), StreamError)> = None;
     for time in candidates(graph, options)? {
-        let (found, error) = match attempt(graph, weights, &time) {
-            (temporal, Ok(streaming)) if temporal || !options.time_axes.is_empty() => return Ok(streaming),
-            (temporal, Ok(_)) => (temporal, no_time_axis(&time, "no op looks back")),
-            (true, Err(error)) => (true, error),
-            (false, Err(error)) if options.time_axes.is_empty() => {
-                (false, no_time_axis(&time, &error.to_string()))
+        for keys_first in orders {
+            let window = Window { past, keys_first: *keys_first };
+            let Attempt { is_temporal, reached, result } = attempt(graph, weights, &time, &window);
+            // The axis along which most of the graph makes sense, and not as on the axis of a batch, was meant.
+            let (rank, error) = match result {
+                Ok(streaming) if is_temporal || is_stated => return Ok(streaming),
+                Ok(_) => ((false, 0), no_time_axis(&time, "no op looks back")),
+                Err(error) if is_temporal || is_stated => ((true, reached), error),
+                Err(error) => ((false, reached), no_time_axis(&time, &error.to_string())),
+            };
+            if refused.as_ref().is_none_or(|(best, _)| rank > *best) {
+                refused = Some((rank, error));
             }
-            (false, Err(error)) => (false, error),
-        };
-        if refused.as_ref().is_none_or(|(temporal, _)| found && !temporal) {
-            refused = Some((found, error));
         }
     }
     Err(refused.map_or(StreamError::NoInput, |(_, error)| error))
@@ -111,16 +161,25 @@ fn no_time_axis(time: &Time, found: &str) -> StreamError {
     StreamError::NoTimeAxis { input, axis, found: found.to_owned() }
 }
 
-/// Both programs for one choice of the time axis, and whether any op of the graph looks back along it.
-fn attempt(graph: &Graph, weights: &Weights, time: &Time) -> (bool, Result<Streaming, StreamError>) {
+/// What came of one choice of the time axis.
+struct Attempt {
+    /// Whether any op of the graph looks back along it.
+    is_temporal: bool,
+    /// How many nodes were walked.
+    reached: usize,
+    result: Result<Streaming, StreamError>,
+}
+
+fn attempt(graph: &Graph, weights: &Weights, time: &Time, window: &Window) -> Attempt {
     let piece = Dim::symbol(PIECE);
-    let mut walker = match Walker::new(graph, weights, time, piece) {
+    let mut walker = match Walker::new(graph, weights, time, piece, window) {
         Ok(walker) => walker,
-        Err(error) => return (false, Err(error)),
+        Err(error) => return Attempt { is_temporal: false, reached: 0, result: Err(error) },
     };
     let walked = walker.walk();
-    let temporal = walker.temporal();
-    (temporal, walked.and_then(|()| walker.finish()).and_then(|done| programs(done, time)))
+    let (is_temporal, reached) = (walker.temporal(), walker.at.idx());
+    let result = walked.and_then(|()| walker.finish()).and_then(|done| programs(done, time));
+    Attempt { is_temporal, reached, result }
 }
 
 fn programs(done: walk::Done, time: &Time) -> Result<Streaming, StreamError> {
@@ -137,7 +196,10 @@ fn programs(done: walk::Done, time: &Time) -> Result<Streaming, StreamError> {
     Ok(Streaming {
         programs: vec![program("prefill", prefill), program("step", step)],
         states: done.states,
+        weights: done.weights,
+        kernels: done.kernels,
         time_axes: time.axes.clone(),
+        max_context: done.max_context.and_then(|steps| u64::try_from(steps).ok()),
     })
 }
 

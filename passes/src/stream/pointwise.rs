@@ -3,7 +3,7 @@
 use super::StreamError;
 use super::flow::{Flow, Reason, Stream};
 use super::walk::Walker;
-use ssmc_ir::ops::{ArgMax, BinaryFn, Contract, Op, Reduce, ReduceFn, UnaryFn};
+use ssmc_ir::ops::{ArgMax, BinaryFn, Contract, Op, Reduce, ReduceFn, TopK, UnaryFn};
 use ssmc_ir::{Node, ValueId};
 
 impl Walker<'_> {
@@ -33,6 +33,7 @@ impl Walker<'_> {
             }
             Flow::Fixed => self.restricted(old, axis, with),
             Flow::Latest { .. } => self.refuse(Reason::NeedsEnd),
+            Flow::Pairs(_) => self.refuse(Reason::AllPairs),
         }
     }
 
@@ -41,11 +42,11 @@ impl Walker<'_> {
     }
 
     pub(super) fn pointwise(&mut self, node: &Node) -> Result<(), StreamError> {
+        if let Some(axes) = self.pair_axes(node)? {
+            return self.pairs_pointwise(node, axes);
+        }
         let streams = self.streams(node);
         let with = self.meet(&streams)?;
-        if streams.iter().any(|s| s.axis != with.axis) {
-            return self.refuse(Reason::AllPairs);
-        }
         let zero = |v: &ValueId| match self.stream(*v) {
             Some(stream) => stream.zeros_before,
             None => crate::view::splat(self.old, *v) == Some(0.0),
@@ -78,7 +79,7 @@ impl Walker<'_> {
             .filter_map(|(v, labels)| self.stream(*v).map(|s| (labels[s.axis], s.clone())));
         let (labels, streams): (Vec<u8>, Vec<Stream>) = labels.unzip();
         if labels.iter().any(|l| *l != labels[0]) {
-            return self.refuse(Reason::AllPairs);
+            return self.pairs_contract(node, op);
         }
         let label = labels[0];
         let Some(axis) = op.spec.output.iter().position(|l| *l == label) else {
@@ -117,6 +118,20 @@ impl Walker<'_> {
             return self.refuse(Reason::OverTime);
         }
         self.map(node, stream.moved(stream.axis - usize::from(op.axis < stream.axis)))
+    }
+
+    pub(super) fn top_k(&mut self, node: &Node, op: &TopK) -> Result<(), StreamError> {
+        let stream = self.only_stream(node)?;
+        if op.axis == stream.axis {
+            return self.refuse(Reason::OverTime);
+        }
+        let operands = self.rewriter.operands(node)?;
+        let new = self.rewriter.builder().node(op.clone(), &operands, Vec::new())?;
+        let zeros_before = [stream.zeros_before, false];
+        for ((old, new), zeros_before) in node.results.iter().zip(new).zip(zeros_before) {
+            self.set(*old, new, Flow::Stream(Stream { zeros_before, ..stream.clone() }));
+        }
+        Ok(())
     }
 
     /// The stream of the first operand; the others are none.

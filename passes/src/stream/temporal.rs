@@ -3,12 +3,12 @@
 use super::StreamError;
 use super::flow::{Flow, Reason, Stream};
 use super::walk::Walker;
-use ssmc_ir::ops::{Activation, BinaryFn, CausalConv1d, Conv, CumSum, LongConv, Scan};
+use ssmc_ir::ops::{Activation, BinaryFn, CausalConv1d, Conv, CumSum, Scan};
 use ssmc_ir::{Node, ValueId};
 
 impl Walker<'_> {
     /// The state that an optional operand starts with.
-    fn initial(&self, operand: Option<ValueId>) -> Result<Option<ValueId>, StreamError> {
+    pub(super) fn initial(&self, operand: Option<ValueId>) -> Result<Option<ValueId>, StreamError> {
         match operand.map(|v| (v, self.flow(v))) {
             None => Ok(None),
             Some((v, Flow::Fixed)) if crate::view::splat(self.old, v) == Some(0.0) => Ok(None),
@@ -18,13 +18,13 @@ impl Walker<'_> {
     }
 
     /// What an op along time says about the end of the sequence.
-    fn last(&self, old: ValueId, stream: &Stream) -> Result<Flow, StreamError> {
+    pub(super) fn last(&self, old: ValueId, stream: &Stream) -> Result<Flow, StreamError> {
         let overhang = self.surplus(old, stream)? - stream.lead;
         Ok(Flow::Latest { padded: (overhang != 0).then_some(self.at) })
     }
 
     /// The streams of the operands meet on this axis, which is time alone.
-    fn along(&mut self, node: &Node, axis: usize) -> Result<Stream, StreamError> {
+    pub(super) fn along(&mut self, node: &Node, axis: usize) -> Result<Stream, StreamError> {
         let streams = self.streams(node);
         let with = self.meet(&streams)?;
         if streams.iter().any(|s| s.axis != axis) {
@@ -162,32 +162,6 @@ impl Walker<'_> {
         let last = self.last(node.results[0], &with)?;
         let zeros_before = with.zeros_before && bias.is_none();
         self.set(node.results[0], results[0], Flow::Stream(Stream { zeros_before, ..with }));
-        self.set(node.results[1], results[1], last);
-        Ok(())
-    }
-
-    /// A causal convolution whose kernel is the same for every piece.
-    pub(super) fn long_conv(&mut self, node: &Node, op: &LongConv) -> Result<(), StreamError> {
-        let with = self.along(node, 1)?;
-        let (x, k) = (first(node), node.operands[1].expect("the operand is required"));
-        if !op.lead.is(0) || self.stream(x).is_none() || self.stream(k).is_some() {
-            return self.refuse(Reason::NoForm);
-        }
-        let initial = self.initial(node.operands[2])?;
-        if with.lead > 0 && !(with.zeros_before && initial.is_none()) {
-            return self.refuse(Reason::PaddedBefore);
-        }
-        let new = self.new_of(x)?;
-        let new = self.masked(new, &with, 0.0)?;
-        let k = self.new_of(k)?;
-        let tail = self.old.ty(node.results[1]).clone();
-        let before = if tail.shape[1].is(0) { None } else { Some(self.state("conv", tail, initial)?) };
-        let results = self.rewriter.builder().node(op.clone(), &[Some(new), Some(k), before], Vec::new())?;
-        if before.is_some() {
-            self.state_becomes(results[1]);
-        }
-        let last = self.last(node.results[0], &with)?;
-        self.set(node.results[0], results[0], Flow::Stream(with));
         self.set(node.results[1], results[1], last);
         Ok(())
     }

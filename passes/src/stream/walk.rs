@@ -2,16 +2,32 @@
 
 use super::flow::{Flow, Reason, Stream, Time};
 use super::state::State;
-use super::{PIECE, StateInfo, StreamError};
+use super::{KernelInfo, PIECE, StateInfo, StreamError};
 use ssmc_ir::edit::{self, Rewriter};
 use ssmc_ir::ops::Op;
-use ssmc_ir::{Dim, Entity, Graph, Node, NodeId, Shape, Symbol, ValueId, Weights};
+use ssmc_ir::{
+    Dim, Entity, Graph, Interpreter, Node, NodeId, Port, Shape, Symbol, Tensor, ValueId, Weight, Weights,
+};
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 /// A graph that takes pieces, and its states.
 pub(super) struct Done {
     pub(super) graph: Graph,
     pub(super) states: Vec<StateInfo>,
+    /// The longest sequence, if something bounds it.
+    pub(super) max_context: Option<i64>,
+    pub(super) kernels: Vec<KernelInfo>,
+    pub(super) weights: Vec<(String, Weight)>,
+}
+
+/// How far back pairs of steps may reach.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Window {
+    /// The steps before a piece that are kept; `None` refuses pairs of steps.
+    pub(super) past: Option<i64>,
+    /// Whether the first of two time axes is that of the keys.
+    pub(super) keys_first: bool,
 }
 
 /// More steps than any op reaches back.
@@ -30,6 +46,22 @@ pub(super) struct Walker<'a> {
     /// The node that is visited.
     pub(super) at: NodeId,
     pub(super) restricted: BTreeMap<(ValueId, usize, i64), ValueId>,
+    /// The steps before a piece that windows hold, if there may be windows.
+    pub(super) past: Option<i64>,
+    /// Whether the first of two time axes is that of the keys.
+    pub(super) keys_first: bool,
+    /// Whether a window or a constant bounds the length of sequences.
+    pub(super) is_bounded: bool,
+    /// The windows of streams.
+    pub(super) windows: BTreeMap<ValueId, ValueId>,
+    /// The indices of the steps of the window, and which of them the steps of a piece see, once they are needed.
+    pub(super) window_steps: Option<ValueId>,
+    pub(super) visible: Option<ValueId>,
+    /// What became of frozen kernels, and the weights of those that are state spaces.
+    pub(super) kernels: Vec<KernelInfo>,
+    pub(super) new_weights: Vec<(String, Weight)>,
+    used: Vec<bool>,
+    evaluated: BTreeMap<ValueId, Option<Rc<Tensor>>>,
     flows: Vec<Option<Flow>>,
     temporal: bool,
 }
@@ -40,6 +72,7 @@ impl<'a> Walker<'a> {
         weights: &'a Weights,
         time: &Time,
         piece: Dim,
+        window: &Window,
     ) -> Result<Self, StreamError> {
         let mut walker = Self {
             old,
@@ -51,9 +84,23 @@ impl<'a> Walker<'a> {
             position: None,
             at: Entity::new(0),
             restricted: BTreeMap::new(),
+            past: window.past,
+            keys_first: window.keys_first,
+            is_bounded: false,
+            windows: BTreeMap::new(),
+            window_steps: None,
+            visible: None,
+            kernels: Vec::new(),
+            new_weights: Vec::new(),
+            used: vec![false; old.values().len()],
+            evaluated: BTreeMap::new(),
             flows: vec![None; old.values().len()],
             temporal: false,
         };
+        let operands = old.nodes().flat_map(|(_, node)| node.operands.iter().flatten().copied());
+        for value in operands.chain(old.outputs().iter().map(|port| port.value)) {
+            walker.used[value.idx()] = true;
+        }
         for port in old.inputs() {
             let mut ty = old.ty(port.value).clone();
             let flow = match time.axes.get(&port.name) {
@@ -72,6 +119,10 @@ impl<'a> Walker<'a> {
     /// Whether an op looks back along the time axis.
     pub(super) fn temporal(&self) -> bool {
         self.temporal
+    }
+
+    pub(super) fn is_used(&self, old: ValueId) -> bool {
+        self.used[old.idx()]
     }
 
     pub(super) fn set_temporal(&mut self) {
@@ -132,6 +183,10 @@ impl<'a> Walker<'a> {
 
     fn node(&mut self, node: &'a Node) -> Result<(), StreamError> {
         let operands: Vec<ValueId> = node.operands.iter().flatten().copied().collect();
+        let has_pairs = operands.iter().any(|v| matches!(self.flow(*v), Flow::Pairs(_)));
+        if has_pairs {
+            return self.pairwise(node);
+        }
         if operands.iter().all(|v| self.stream(*v).is_none()) {
             return self.copy(node, &operands);
         }
@@ -150,6 +205,7 @@ impl<'a> Walker<'a> {
             Op::Gather(op) => self.gather(node, op),
             Op::Reduce(op) => self.reduce(node, op),
             Op::ArgMax(op) => self.argmax(node, op),
+            Op::TopK(op) => self.top_k(node, op),
             Op::CumSum(op) => self.cumsum(node, op),
             Op::Conv(op) => self.conv(node, op),
             Op::CausalConv1d(op) => self.causal_conv(node, op),
@@ -163,6 +219,34 @@ impl<'a> Walker<'a> {
             }
             _ => self.refuse(Reason::NoForm),
         }
+    }
+
+    /// The elements of a value that depends on weights and constants alone, if it has a size.
+    pub(super) fn evaluate(&mut self, old: ValueId) -> Option<Rc<Tensor>> {
+        if let Some(known) = self.evaluated.get(&old) {
+            return known.clone();
+        }
+        let tensor = self.evaluate_anew(old).map(Rc::new);
+        self.evaluated.insert(old, tensor.clone());
+        tensor
+    }
+
+    fn evaluate_anew(&self, old: ValueId) -> Option<Tensor> {
+        let mut needed: BTreeSet<NodeId> = BTreeSet::new();
+        let mut stack = vec![old];
+        while let Some(value) = stack.pop() {
+            let node = defining(self.old, value)?;
+            if needed.insert(node) {
+                stack.extend(self.old.node(node).operands.iter().flatten());
+            }
+        }
+        let mut rewriter = Rewriter::without_inputs(self.old);
+        for id in needed {
+            rewriter.copy(self.old.node(id)).ok()?;
+        }
+        let graph = rewriter.finish_with(&[Port { name: "value".into(), value: old }]).ok()?;
+        let mut outputs = Interpreter::new(&graph, self.weights).run(&BTreeMap::new()).ok()?;
+        outputs.remove("value")
     }
 
     /// A node without a time axis is what it was.
@@ -196,6 +280,7 @@ impl<'a> Walker<'a> {
                     return Err(self.refused_at(node, Reason::PaddedAfter));
                 }
                 Flow::Stream(stream) => self.check_output(port.value, &stream)?,
+                Flow::Pairs(_) => return self.refuse(Reason::AllPairs),
             }
             let value = self.new_of(port.value)?;
             self.rewriter.builder().output(&port.name, value);
@@ -209,10 +294,12 @@ impl<'a> Walker<'a> {
             b.output(&state.name, state.after);
             infos.push(StateInfo { name: state.name, ty, place: state.place });
         }
+        let (kernels, weights) = (self.kernels, self.new_weights);
         let graph = edit::dce(&self.rewriter.finish_with(&[])?)?;
         self.at = Entity::new(0);
         no_total_length(&graph, &self.len)?;
-        Ok(Done { graph, states: infos })
+        let max_context = self.past.filter(|_| self.is_bounded).map(|past| past + 1);
+        Ok(Done { graph, states: infos, max_context, kernels, weights })
     }
 
     fn check_output(&self, value: ValueId, stream: &Stream) -> Result<(), StreamError> {

@@ -176,3 +176,20 @@ fn states_updated_in_place_keep_their_contents() {
     state.rollback(2).unwrap();
     assert_eq!(total(&mut state, 0), 10);
 }
+
+#[test]
+fn a_state_takes_in_as_many_tokens_as_the_model_says() {
+    let manifest = ssmc_artifact::Manifest { max_context: 4, ..toy::manifest() };
+    let toy = Toy::write(manifest, toy::golden(0));
+    let mut session = Session::new(&toy.open(), &toy::options()).unwrap();
+    let mut state = session.new_state(1).unwrap();
+    session.prefill(&mut state, &[3, 1, 4]).unwrap();
+    let error = session.prefill(&mut state, &[1, 5]).unwrap_err();
+    assert!(matches!(error, RuntimeError::Context { max: 4, position: 3, found: 2 }), "{error}");
+    assert!(error.to_string().contains("expected at most 1, found 2"), "{error}");
+    session.step(&mut state, &[1]).unwrap();
+    assert!(session.step(&mut state, &[5]).is_err());
+    state.rollback(1).unwrap();
+    session.step(&mut state, &[5]).unwrap();
+    assert_eq!(state.position(), 4);
+}

@@ -10,6 +10,19 @@ use super::report::{Row, Verdict};
 use super::run::{Tools, UNSUPPORTED, empty_row, head};
 use crate::{Result, process};
 
+/// The option that lets attention stream.
+const WINDOW: &str = "--max-context";
+
+/// The longest sequence of a case: what a language model takes has it on its second axis.
+fn longest(case: &Case) -> Result<Option<usize>> {
+    let mut longest = None;
+    for set in 0..case.sets {
+        let inputs = ssmc_npz::read(&case.inputs(set))?;
+        longest = longest.max(inputs.values().filter_map(|x| x.shape.get(1).copied()).max());
+    }
+    Ok(longest)
+}
+
 /// How every input set is cut: two ways at random, and step by step.
 const CUTS: [&str; 3] = ["1", "2", "steps"];
 
@@ -27,13 +40,22 @@ pub(super) fn run(case: &Case, tools: &Tools) -> Row {
 fn derive_and_run(case: &Case, tools: &Tools, row: &mut Row) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let artefact = folder.path().join("model.ssmc");
-    let mut command = Command::new(&tools.ssmc);
-    command.args(["compile", "--streaming", "--no-golden"]).arg(case.model()).arg("-o").arg(&artefact);
-    if let Some(target) = &tools.target {
-        command.args(["--target-cpu", target]);
-    }
+    let compile = |more: &[String]| {
+        let mut command = Command::new(&tools.ssmc);
+        command.args(["compile", "--streaming", "--no-golden"]).arg(case.model()).arg("-o").arg(&artefact);
+        if let Some(target) = &tools.target {
+            command.args(["--target-cpu", target]);
+        }
+        process::run(command.args(more))
+    };
     let start = Instant::now();
-    let output = process::run(&mut command)?;
+    let mut output = compile(&[])?;
+    let wants_window = String::from_utf8_lossy(&output.stderr).contains(WINDOW);
+    let window =
+        if output.status.code() == Some(UNSUPPORTED) && wants_window { longest(case)? } else { None };
+    if let Some(steps) = window {
+        output = compile(&[WINDOW.to_owned(), steps.to_string()])?;
+    }
     row.compile_seconds = start.elapsed().as_secs_f64();
     let said = String::from_utf8_lossy(&output.stderr);
     match output.status.code() {
@@ -47,7 +69,9 @@ fn derive_and_run(case: &Case, tools: &Tools, row: &mut Row) -> Result<()> {
     let start = Instant::now();
     let result = feed(case, tools, &artefact, folder.path(), row);
     row.run_seconds = start.elapsed().as_secs_f64();
-    if case.streaming == Some(false) {
+    if let Some(steps) = window {
+        row.note += &format!("; a window of {steps} steps");
+    } else if case.streaming == Some(false) {
         row.note += "; streams although the case expects a refusal";
     }
     result
