@@ -375,6 +375,23 @@ pub enum Inst {
     GroupWait {
         pending: u16,
     },
+    /// Addition, subtraction or multiplication of the elements of two accumulators of floats.
+    TileBinary {
+        dst: Reg,
+        op: BinaryOp,
+        lhs: Reg,
+        rhs: Reg,
+    },
+    /// 2^x of every element of an accumulator of `f32`; on GPUs the machine's, as [`MathOp::Exp2`] is.
+    TileExp2 {
+        dst: Reg,
+        src: Reg,
+    },
+    /// An accumulator as the left factor of another product: each element is rounded to nearest even.
+    TileCast {
+        dst: Reg,
+        src: Reg,
+    },
     /// dst = a * b + acc with tiles of roles A (m x k), B (k x n) and Acc (m x n). Products and sums are
     /// taken in the accumulator's type; the order of summation is the target's (the interpreter adds
     /// in ascending k with one rounding per step).
@@ -415,6 +432,9 @@ impl Inst {
             | Inst::WarpShuffle { dst, .. }
             | Inst::TileFill { dst, .. }
             | Inst::TileLoad { dst, .. }
+            | Inst::TileBinary { dst, .. }
+            | Inst::TileExp2 { dst, .. }
+            | Inst::TileCast { dst, .. }
             | Inst::Mma { dst, .. }
             | Inst::GroupMma { acc: dst, .. } => Some(*dst),
             Inst::Store { .. }
@@ -449,7 +469,10 @@ impl Inst {
             | Inst::Splat { src, .. }
             | Inst::Extract { src, .. }
             | Inst::Reduce { src, .. } => f(*src),
-            Inst::Binary { lhs, rhs, .. } | Inst::Compare { lhs, rhs, .. } => {
+            Inst::TileExp2 { src, .. } | Inst::TileCast { src, .. } => f(*src),
+            Inst::Binary { lhs, rhs, .. }
+            | Inst::Compare { lhs, rhs, .. }
+            | Inst::TileBinary { lhs, rhs, .. } => {
                 f(*lhs);
                 f(*rhs);
             }

@@ -102,6 +102,9 @@ impl Walk for Legalizer<'_> {
             | Inst::TileLoad { .. }
             | Inst::TileStore { .. }
             | Inst::Mma { .. }
+            | Inst::TileBinary { .. }
+            | Inst::TileExp2 { .. }
+            | Inst::TileCast { .. }
             | Inst::GroupMma { .. }
             | Inst::GroupWait { .. } => {
                 self.unsupported("matrix tiles");
@@ -253,6 +256,9 @@ fn is_of_blocks(inst: &Inst, b: &KernelBuilder) -> bool {
         | Inst::TileLoad { .. }
         | Inst::TileStore { .. }
         | Inst::Mma { .. }
+        | Inst::TileBinary { .. }
+        | Inst::TileExp2 { .. }
+        | Inst::TileCast { .. }
         | Inst::GroupMma { .. }
         | Inst::GroupWait { .. } => true,
         Inst::Copy { dst, .. } => b.ty(*dst).lanes().is_none(),

@@ -271,6 +271,13 @@ pub(super) enum Inst {
     AsyncWait {
         pending: u16,
     },
+    /// Two `f32` rounded to 16 bits each, low half first.
+    PackRounded {
+        ty: Ty,
+        dst: Var,
+        low: Var,
+        high: Var,
+    },
     /// What this thread wrote to shared memory, or was told of, is seen by the matrix units after the next barrier.
     ProxyFence,
     /// Accumulators and shared memory are ready for products of this warp group.

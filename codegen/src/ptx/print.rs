@@ -317,6 +317,7 @@ impl Display for Spelled<'_> {
             }
             Inst::AsyncCommit => f.write_str("cp.async.commit_group"),
             Inst::AsyncWait { pending } => write!(f, "cp.async.wait_group {pending}"),
+            Inst::PackRounded { ty, dst, low, high } => write!(f, "cvt.rn.{ty}x2.f32 {dst}, {high}, {low}"),
             Inst::ProxyFence => f.write_str("fence.proxy.async.shared::cta"),
             Inst::GroupFence => f.write_str("wgmma.fence.sync.aligned"),
             Inst::GroupMma { ty, acc, a, b, always } => write!(

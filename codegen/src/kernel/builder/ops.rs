@@ -376,6 +376,31 @@ impl KernelBuilder {
         self.push(Inst::TileStore { mem: mem.into(), index, stride, layout, src });
     }
 
+    /// `lhs op rhs` of the elements of two accumulators; see [`Inst::TileBinary`].
+    pub fn tile_binary(&mut self, op: BinaryOp, lhs: Reg, rhs: Reg) -> Reg {
+        let dst = self.temp(self.ty(lhs));
+        self.push(Inst::TileBinary { dst, op, lhs, rhs });
+        dst
+    }
+
+    /// 2^x of the elements of an accumulator.
+    pub fn tile_exp2(&mut self, src: Reg) -> Reg {
+        let dst = self.temp(self.ty(src));
+        self.push(Inst::TileExp2 { dst, src });
+        dst
+    }
+
+    /// An accumulator as a left factor of elements of this type.
+    ///
+    /// # Panics
+    /// `src` is no tile.
+    pub fn tile_cast(&mut self, src: Reg, elem: Elem) -> Reg {
+        let RegTy::Tile(ty) = self.ty(src) else { panic!("{}: cast of no tile", self.kernel.name) };
+        let dst = self.temp(RegTy::Tile(TileTy { elem, role: TileRole::A, ..ty }));
+        self.push(Inst::TileCast { dst, src });
+        dst
+    }
+
     /// Begins to add the product of two matrices to an accumulator's variable; see [`Inst::GroupMma`].
     pub fn group_mma(
         &mut self,

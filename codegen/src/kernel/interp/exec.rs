@@ -497,6 +497,33 @@ impl Machine<'_, '_, '_> {
                     }
                 }
             }
+            Inst::TileBinary { dst, op, lhs, rhs } => {
+                let f = eval::binary(*op, self.elem(*dst));
+                for warp in self.warps(mask)? {
+                    for i in 0..self.width(*dst) {
+                        let value = f(self.lane(*lhs, warp, i), self.lane(*rhs, warp, i));
+                        self.lanes(*dst, warp)[i] = value;
+                    }
+                }
+            }
+            Inst::TileExp2 { dst, src } => {
+                let elem = self.elem(*dst);
+                for warp in self.warps(mask)? {
+                    for i in 0..self.width(*dst) {
+                        let x = eval::to_f64(elem, self.lane(*src, warp, i));
+                        self.lanes(*dst, warp)[i] = eval::from_f64(elem, math(MathOp::Exp2, x));
+                    }
+                }
+            }
+            Inst::TileCast { dst, src } => {
+                let (from, to) = (self.elem(*src), self.elem(*dst));
+                for warp in self.warps(mask)? {
+                    for i in 0..self.width(*dst) {
+                        let value = eval::cast(from, to, self.lane(*src, warp, i));
+                        self.lanes(*dst, warp)[i] = value;
+                    }
+                }
+            }
             Inst::GroupMma { acc, a, a_index, b, b_index, steps } => {
                 for group in self.groups(mask)? {
                     self.group_mma(group, *acc, [(*a, *a_index), (*b, *b_index)], *steps)?;

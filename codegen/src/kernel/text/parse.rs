@@ -404,6 +404,13 @@ impl<'t> Parser<'t> {
                 let [a, b, acc] = self.regs()?;
                 Inst::Mma { dst, a, b, acc }
             }
+            "tile_exp2" => Inst::TileExp2 { dst, src: self.reg()? },
+            "tile_cast" => Inst::TileCast { dst, src: self.reg()? },
+            "tile_binary" => {
+                let op = self.named("operation")?;
+                let [lhs, rhs] = self.regs()?;
+                Inst::TileBinary { dst, op, lhs, rhs }
+            }
             "group_mma" => {
                 let (a, a_index) = self.at()?;
                 self.punct(",")?;

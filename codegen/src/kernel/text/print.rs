@@ -207,6 +207,11 @@ impl Kernel {
             Inst::TileStore { mem, index, stride, layout, src } => {
                 write!(f, "tile_store {}, {}, {}, {}", at(mem, index), r(stride), layout.name(), r(src))
             }
+            Inst::TileBinary { op, lhs, rhs, .. } => {
+                write!(f, "tile_binary {} {}, {}", op.name(), r(lhs), r(rhs))
+            }
+            Inst::TileExp2 { src, .. } => write!(f, "tile_exp2 {}", r(src)),
+            Inst::TileCast { src, .. } => write!(f, "tile_cast {}", r(src)),
             Inst::GroupMma { a, a_index, b, b_index, steps, .. } => {
                 write!(f, "group_mma {}, {}, {steps}", at(a, a_index), at(b, b_index))
             }

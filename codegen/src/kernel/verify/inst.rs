@@ -254,6 +254,36 @@ impl Verifier<'_> {
                 }
             }
             Inst::GroupWait { .. } => {}
+            Inst::TileBinary { dst, op, lhs, rhs } => {
+                let ty = self.accumulator("tile binary", *lhs);
+                if !matches!(op, BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul) {
+                    self.fault(FaultKind::TileOp(*op));
+                }
+                if let Some(ty) = ty {
+                    self.use_as("tile binary", "right operand", *rhs, ty);
+                    self.define_as("tile binary", *dst, ty);
+                }
+            }
+            Inst::TileExp2 { dst, src } => {
+                if let Some(ty) = self.accumulator("tile exp2", *src) {
+                    self.elem("tile exp2", ty, Elem::F32);
+                    self.define_as("tile exp2", *dst, ty);
+                }
+            }
+            Inst::TileCast { dst, src } => {
+                let (from, to) = (self.accumulator("tile cast", *src), self.define(*dst));
+                if let (Some(RegTy::Tile(from)), Some(to)) = (from, to) {
+                    let expected = RegTy::Tile(TileTy { role: TileRole::A, elem: to.elem(), ..from });
+                    if to != expected || !to.elem().is_float() {
+                        self.fault(FaultKind::TypeMismatch {
+                            op: "tile cast",
+                            what: "result",
+                            expected,
+                            found: to,
+                        });
+                    }
+                }
+            }
             Inst::Mma { dst, a, b, acc } => {
                 let (a, b, acc) = (self.use_(*a), self.use_(*b), self.use_(*acc));
                 if let (Some(a), Some(b), Some(acc)) = (a, b, acc) {
@@ -383,6 +413,16 @@ impl Verifier<'_> {
         if self.declared(mem) {
             self.elem(op, ty, self.kernel.mem_elem(mem));
         }
+    }
+
+    /// The type of an accumulator that is read.
+    fn accumulator(&mut self, op: &'static str, reg: Reg) -> Option<RegTy> {
+        let ty = self.use_(reg)?;
+        if !matches!(ty, RegTy::Tile(tile) if tile.role == TileRole::Acc) {
+            self.domain(op, ty, Some("an accumulator"));
+            return None;
+        }
+        Some(ty)
     }
 
     /// The element type of a swizzled shared array.

@@ -67,6 +67,8 @@ pub enum FaultKind {
     OutOfBounds { name: String, index: i64, end: i64, len: u32 },
     #[error("async copy of {0} bytes, expected 4, 8 or 16")]
     AsyncSize(usize),
+    #[error("tile binary {0:?}, expected add, sub or mul")]
+    TileOp(BinaryOp),
     #[error("mma of {a}, {b} and {acc} does not fit together")]
     MmaShape { a: RegTy, b: RegTy, acc: RegTy },
     #[error(

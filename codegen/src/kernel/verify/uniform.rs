@@ -124,9 +124,13 @@ impl Analysis<'_> {
             },
             Inst::WarpShuffle { op: WarpShuffleOp::Idx, amount, .. } => self.level(*amount).max(Level::Warp),
             Inst::WarpShuffle { .. } => Level::Thread,
-            Inst::TileFill { .. } | Inst::TileLoad { .. } | Inst::Mma { .. } | Inst::GroupMma { .. } => {
-                operands.max(Level::Warp)
-            }
+            Inst::TileFill { .. }
+            | Inst::TileLoad { .. }
+            | Inst::TileBinary { .. }
+            | Inst::TileExp2 { .. }
+            | Inst::TileCast { .. }
+            | Inst::Mma { .. }
+            | Inst::GroupMma { .. } => operands.max(Level::Warp),
             Inst::Const { .. }
             | Inst::Dim { .. }
             | Inst::BlockIdx { .. }
@@ -206,6 +210,9 @@ impl Analysis<'_> {
             }
             Inst::GroupWait { .. } => self.group_op("group wait", control),
             Inst::TileFill { .. } => self.warp_op("tile fill", control),
+            Inst::TileBinary { .. } => self.warp_op("tile binary", control),
+            Inst::TileExp2 { .. } => self.warp_op("tile exp2", control),
+            Inst::TileCast { .. } => self.warp_op("tile cast", control),
             Inst::Copy { dst, .. } if self.kernel.ty(*dst).lanes().is_none() => {
                 self.warp_op("tile copy", control);
             }

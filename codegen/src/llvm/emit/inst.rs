@@ -74,6 +74,9 @@ impl<'ctx> Emitter<'ctx, '_> {
             | Inst::TileLoad { .. }
             | Inst::TileStore { .. }
             | Inst::Mma { .. }
+            | Inst::TileBinary { .. }
+            | Inst::TileExp2 { .. }
+            | Inst::TileCast { .. }
             | Inst::GroupMma { .. }
             | Inst::GroupWait { .. } => Err(EmitError::unsupported(inst)),
         }

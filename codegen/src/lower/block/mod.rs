@@ -11,6 +11,7 @@ mod generic;
 mod matmul;
 mod reduce;
 mod selective_scan;
+mod ssd;
 mod staging;
 #[cfg(test)]
 mod tests;
@@ -57,6 +58,17 @@ pub fn lower_alternatives(
             };
             schedules.into_iter().map(lower).collect()
         }
+        Op::Ssd(op) => {
+            let schedules = ssd::Schedule::alternatives(graph, node, op, target);
+            if schedules.is_empty() {
+                return Ok(vec![lower_block(graph, group, target)?]);
+            }
+            let lower = |(schedule, share): (ssd::Schedule, Dim)| {
+                let lowered = in_block(graph, group, ssd::THREADS, |l| ssd::lower(l, op, schedule))?;
+                Ok(shared(lowered, &share))
+            };
+            schedules.into_iter().map(lower).collect()
+        }
         _ => Ok(vec![lower_block(graph, group, target)?]),
     }
 }
@@ -91,6 +103,11 @@ pub fn lower_block(graph: &Graph, group: &Group, target: &GpuTarget) -> Result<L
         }
         Op::Contract(op) if let Ok(schedule) = matmul::Schedule::choose(graph, group, target) => {
             in_block(graph, group, schedule.threads(), |l| matmul::lower(l, op, group, schedule))
+        }
+        Op::Ssd(op)
+            if let Some((schedule, _)) = ssd::Schedule::alternatives(graph, node, op, target).first() =>
+        {
+            in_block(graph, group, ssd::THREADS, |l| ssd::lower(l, op, *schedule))
         }
         Op::CausalConv1d(op) => {
             in_block(graph, group, conv1d::threads(graph, node), |l| conv1d::lower(l, op))

@@ -7,6 +7,7 @@ mod partitioned;
 mod problem;
 mod seeded;
 mod selective_scan;
+mod ssd;
 mod update;
 mod usage;
 

@@ -368,6 +368,13 @@ impl<'k> Emitter<'k> {
                 }
                 self.push(Inst::Barrier);
             }
+            K::TileBinary { dst, op, lhs, rhs } => self.tile_binary(inst, *dst, *op, (*lhs, *rhs))?,
+            K::TileExp2 { dst, src } => {
+                for (dst, src) in self.vars(*dst).into_iter().zip(self.vars(*src)) {
+                    self.push(Inst::Unary { op: Unary::Exp2Approx, ty: Ty::F32, dst, src: src.into() });
+                }
+            }
+            K::TileCast { dst, src } => self.tile_cast(inst, *dst, *src)?,
             K::GroupMma { acc, a, a_index, b, b_index, steps } => {
                 self.group_mma(*acc, [(*a, *a_index), (*b, *b_index)], *steps);
             }

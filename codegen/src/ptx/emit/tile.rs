@@ -12,7 +12,7 @@
 //! (`wgmma.m64nNk16`) is spread over its four warps in the same way.
 
 use super::Emitter;
-use crate::kernel::{self, Const, Elem, Mem, Reg, RegTy, TileLayout, TileRole, TileTy};
+use crate::kernel::{self, BinaryOp, Const, Elem, Mem, Reg, RegTy, TileLayout, TileRole, TileTy};
 use crate::ptx::error::PtxError;
 use crate::ptx::isa::*;
 
@@ -93,6 +93,12 @@ impl Emitter<'_> {
             self.load_matrix(tile, dst, mem, place, layout);
             return;
         }
+        if tile.role == TileRole::Acc
+            && let Some(stride) = self.offsets.constant(stride)
+        {
+            self.load_accumulator(mem, index, (stride, layout), dst);
+            return;
+        }
         for (i, var) in dst.into_iter().enumerate() {
             let (row, col) = self.first_element(tile.role, i as i64);
             if tile.role == TileRole::Acc {
@@ -159,8 +165,13 @@ impl Emitter<'_> {
         layout: TileLayout,
         src: Reg,
     ) -> Result<(), PtxError> {
-        if tile_of(self, src).is_none_or(|tile| tile.role != TileRole::Acc) {
-            return self.unsupported(inst);
+        match tile_of(self, src).map(|tile| tile.role) {
+            Some(TileRole::Acc) => {}
+            Some(TileRole::A) if layout == TileLayout::RowMajor => {
+                self.store_factor(mem, (index, stride), src);
+                return Ok(());
+            }
+            _ => return self.unsupported(inst),
         }
         if layout == TileLayout::RowMajor
             && let Some(pitch) = self.offsets.constant(stride)
@@ -174,6 +185,90 @@ impl Emitter<'_> {
             let at = self.at(place, layout, element);
             let (space, to) = self.element(mem, at);
             self.push(Inst::Store { space, ty: Ty::F32, src: vec![var], to });
+        }
+        Ok(())
+    }
+
+    /// Loads an accumulator from one address: its rows or columns are `stride` elements apart.
+    fn load_accumulator(&mut self, mem: Mem, index: Reg, (stride, layout): (i64, TileLayout), dst: Vec<Var>) {
+        let (down, right) = match layout {
+            TileLayout::RowMajor => (stride, 1),
+            TileLayout::ColMajor => (1, stride),
+        };
+        let pairs = right == 1 && down % 2 == 0 && self.alignment.exponent(index) >= 1;
+        let (row, col) = self.first_element(TileRole::Acc, 0);
+        let mut at = self.scalar(index);
+        for (place, step) in [(row, down), (col, right)] {
+            let moved = self.var(Class::B64);
+            self.binary(Binary::Mul, Ty::S64, moved, place, Src::Int(step));
+            at = self.sum(at, moved);
+        }
+        let (space, first) = self.element(mem, at);
+        let size = Elem::F32.size() as i64;
+        for (i, pair) in (0..).zip(dst.chunks_exact(2)) {
+            let offset = first.offset + size * (8 * down * (i % 2) + 8 * right * (i / 2));
+            let from = Address { offset, ..first };
+            if pairs {
+                self.push(Inst::Load { space, ty: Ty::F32, dst: pair.to_vec(), from });
+                continue;
+            }
+            for (j, var) in (0..).zip(pair) {
+                let from = Address { offset: offset + j * right * size, ..from };
+                self.push(Inst::Load { space, ty: Ty::F32, dst: vec![*var], from });
+            }
+        }
+    }
+
+    /// Stores a left factor row by row.
+    fn store_factor(&mut self, mem: Mem, (index, stride): (Reg, Reg), src: Reg) {
+        let is_even = self.alignment.exponent(index).min(self.alignment.exponent(stride)) >= 1;
+        let place = (self.scalar(index), self.scalar(stride));
+        for (i, var) in self.vars(src).into_iter().enumerate() {
+            let (row, col) = self.first_element(TileRole::A, i as i64);
+            let at = self.at(place, TileLayout::RowMajor, (row, col));
+            let (space, to) = self.element(mem, at);
+            if is_even {
+                self.push(Inst::Store { space, ty: Ty::B32, src: vec![var], to });
+                continue;
+            }
+            let (low, high) = (self.var(Class::B16), self.var(Class::B16));
+            self.push(Inst::Unpack { ty: Ty::B32, low, high, src: var });
+            let next = self.sum(at, Src::Int(1));
+            let (_, next) = self.element(mem, next);
+            self.push(Inst::Store { space, ty: Ty::B16, src: vec![low], to });
+            self.push(Inst::Store { space, ty: Ty::B16, src: vec![high], to: next });
+        }
+    }
+
+    pub(super) fn tile_binary(
+        &mut self,
+        inst: &kernel::Inst,
+        dst: Reg,
+        op: BinaryOp,
+        (lhs, rhs): (Reg, Reg),
+    ) -> Result<(), PtxError> {
+        let op = match op {
+            BinaryOp::Add => Binary::Add,
+            BinaryOp::Sub => Binary::Sub,
+            BinaryOp::Mul => Binary::Mul,
+            _ => return self.unsupported(inst),
+        };
+        let operands = self.vars(lhs).into_iter().zip(self.vars(rhs));
+        for (dst, (a, b)) in self.vars(dst).into_iter().zip(operands) {
+            self.binary(op, Ty::F32, dst, a, b);
+        }
+        Ok(())
+    }
+
+    /// The pairs of an accumulator of 16 x 16 are those of a factor of 16 x 16, in the same order.
+    pub(super) fn tile_cast(&mut self, inst: &kernel::Inst, dst: Reg, src: Reg) -> Result<(), PtxError> {
+        let is_whole = tile_of(self, src).is_some_and(|tile| (tile.rows, tile.cols) == (16, 16));
+        if !is_whole || !self.elem(dst).is_half() {
+            return self.unsupported(inst);
+        }
+        let ty = super::arith(self.elem(dst));
+        for (dst, pair) in self.vars(dst).into_iter().zip(self.vars(src).chunks_exact(2)) {
+            self.push(Inst::PackRounded { ty, dst, low: pair[0], high: pair[1] });
         }
         Ok(())
     }

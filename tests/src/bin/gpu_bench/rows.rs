@@ -132,6 +132,48 @@ fn scan(batch: usize, len: usize, e: usize, [peer, must, aim]: [f64; 3]) -> Row 
     }
 }
 
+fn ssd_graph(s: &Sizes) -> String {
+    let (r, p, n) = (s["r"], s["p"], s["n"]);
+    let rows = format!("bf16[batch, len, 1, {r}, {p}]");
+    let pairs = format!("bf16[batch, len, 1, {n}]");
+    format!(
+        "func @ssd(%x: {rows}, %dt: bf16[batch, len, 1, {r}], %a: bf16[1, {r}], %b: {pairs}, %c: {pairs}, \
+         %d: bf16[1, {r}, 1], %bias: bf16[1, {r}]) {{\n  %y, %h = ssm.ssd %x, %dt, %a, %b, %c, %d, _, %bias \
+         {{chunk_size=256, dt_softplus=true, mode=chunked}} : {rows}, bf16[batch, 1, {r}, {p}, {n}]\n  return %y \"y\"\n}}"
+    )
+}
+
+fn ssd(batch: usize, len: usize, r: usize, [peer, must, aim]: [f64; 3]) -> Row {
+    let rows = &["batch", "len", "1", "r", "p"];
+    let pairs = &["batch", "len", "1", "n"];
+    Row {
+        name: format!("SSD B{batch} L{len} H{r} P64 N128 bf16"),
+        graph: ssd_graph,
+        inputs: vec![
+            input("x", rows, true, UNIT),
+            input("dt", &["batch", "len", "1", "r"], true, UNIT),
+            input("a", &["1", "r"], true, (-4.0, -0.1)),
+            input("b", pairs, true, UNIT),
+            input("c", pairs, true, UNIT),
+            input("d", &["1", "r", "1"], true, UNIT),
+            input("bias", &["1", "r"], true, (-5.0, -1.0)),
+        ],
+        output: rows.to_vec(),
+        output_bytes: 2,
+        sizes: Sizes::from([("batch", batch), ("len", len), ("r", r), ("p", 64), ("n", 128)]),
+        window: vec![("batch", some(batch)), ("r", vec![0, r - 1]), ("p", vec![0, 31, 63])],
+        tolerance: 1.6e-2,
+        exponentials: none,
+        // Chunks of 64 steps: scores and what they weigh, the state read and written.
+        flops: |s| {
+            (s["batch"] * s["len"] * s["r"] * 2 * (64 * (s["n"] + s["p"]) + 2 * s["p"] * s["n"])) as f64
+        },
+        must,
+        aim,
+        peer,
+    }
+}
+
 fn conv_graph(s: &Sizes) -> String {
     let e = s["e"];
     let steps = format!("bf16[batch, len, {e}]");
@@ -280,6 +322,9 @@ pub(crate) fn rows() -> Vec<Row> {
         scan(1, 16384, 5120, [1937.0, 900.0, 600.0]),
         conv(1, 2048, 1536, [10.1, 6.0, 4.0]),
         conv(8, 2048, 5120, [122.5, 0.0, 0.0]),
+        ssd(8, 2048, 80, [790.0, 400.0, 220.0]),
+        ssd(1, 2048, 24, [533.0, 60.0, 30.0]),
+        ssd(1, 65536, 80, [3681.0, 1600.0, 900.0]),
         norm(16384, 2560),
         update(1, 89.0),
         update(64, 134.0),
