@@ -102,9 +102,9 @@ fn hessenberg(h: &mut [Vec<Complex>]) {
         }
         for i in k + 1..n {
             let factor = h[i][k - 1] / h[k][k - 1];
-            for j in 0..n {
-                let taken = factor * h[k][j];
-                h[i][j] = h[i][j] - taken;
+            let pivots = h[k].clone();
+            for (x, pivot) in h[i].iter_mut().zip(pivots) {
+                *x = *x - factor * pivot;
             }
             for row in h.iter_mut() {
                 let added = factor * row[i];
