@@ -1,4 +1,4 @@
-//! Long kernels as state spaces: k[t] = Re sum of c_n * p_n^t.
+//! Long kernels as state spaces: `k[t] = Re sum of c_n * p_n^t`.
 //!
 //! The poles are those of the shift between the rows of a Hankel matrix of the kernel (matrix pencil, Hua & Sarkar 1990),
 //! whose rank is their number; the weights follow by least squares. Poles and weights are rounded to the type that they
