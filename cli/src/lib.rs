@@ -31,6 +31,7 @@ pub use write::WriteOptions;
 use ssmc_frontend::safetensors::ImportOptions;
 use ssmc_frontend::shapes::InputShape;
 use ssmc_ir::Model;
+pub use ssmc_passes::weights::products::Compared;
 pub use ssmc_passes::weights::{Stored, WeightFormat};
 use std::path::Path;
 
@@ -49,6 +50,19 @@ pub fn import(path: &Path) -> Result<Model, Error> {
 /// A weight's bytes do not fit its type.
 pub fn store_weights(model: &mut Model, format: WeightFormat) -> Result<Vec<Stored>, Error> {
     Ok(ssmc_passes::weights::store(model, format)?)
+}
+
+/// The model with these weights stored, as one that computes each product with them beside the product of the same factor
+/// and the exact weight.
+///
+/// # Errors
+/// The graph cannot be rebuilt.
+pub fn products_beside(
+    stored: &Model,
+    exact: &Model,
+    weights: &[Stored],
+) -> Result<(Model, Vec<Compared>), Error> {
+    Ok(ssmc_passes::weights::products::beside(stored, exact, weights)?)
 }
 
 /// [`import`] with sizes of inputs that are fixed, renamed or bounded.

@@ -26,8 +26,8 @@ pub(crate) struct CompileArgs {
     /// GPU architecture to compile for: sm_80 (which later ones run too) or sm_90; may be repeated
     #[arg(long, value_name = "ARCH", default_values = ["sm_80", "sm_90a"])]
     pub(crate) gpu: Vec<String>,
-    /// CPU level to compile for: x86-64-v2, x86-64-v3, x86-64-v3-vnni, x86-64-v4, x86-64-v4-bf16 or native; may be
-    /// repeated [default: x86-64-v3 and x86-64-v4, with --weights bf16, int8 or int4 also x86-64-v4-bf16]
+    /// CPU level to compile for: x86-64-v2, x86-64-v3, x86-64-v3-vnni, x86-64-v4, x86-64-v4-bf16, x86-64-v4-amx or native; may be
+    /// repeated [default: x86-64-v3 and x86-64-v4, with --weights bf16, int8 or int4 also x86-64-v4-bf16, with bf16 and int8 x86-64-v4-amx]
     #[arg(long, value_name = "LEVEL")]
     pub(crate) target_cpu: Vec<String>,
     /// Store the matrices of large products in this format: f32, bf16, f16, int8, int4, int4-64 or int4-128
@@ -103,9 +103,13 @@ impl CompileArgs {
         let mut options = CompileOptions { rewrite, streaming, bisect_limit, ..CompileOptions::default() };
         if !self.target_cpu.is_empty() {
             options.targets = self.targets()?;
-        } else if self.weights.is_some_and(|format| !matches!(format, WeightFormat::F32 | WeightFormat::F16))
-        {
-            options.targets.push(Target::Cpu(CpuTarget::of_level(CpuLevel::X86_64V4Bf16)));
+        } else if let Some(format) = self.weights {
+            let more: &[CpuLevel] = match format {
+                WeightFormat::F32 | WeightFormat::F16 => &[],
+                WeightFormat::Int4 { .. } => &[CpuLevel::X86_64V4Bf16],
+                WeightFormat::Bf16 | WeightFormat::Int8 => &[CpuLevel::X86_64V4Bf16, CpuLevel::X86_64V4Amx],
+            };
+            options.targets.extend(more.iter().map(|level| Target::Cpu(CpuTarget::of_level(*level))));
         }
         // Rows are rounded to bf16 only for whom asks for weights in bf16; a checkpoint in bf16 does not.
         if self.weights != Some(WeightFormat::Bf16) {

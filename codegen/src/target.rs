@@ -26,12 +26,13 @@ pub enum Target {
 
 impl Target {
     /// Every name that [`Target::from_str`] accepts, in the order shown to users.
-    pub const NAMES: [&'static str; 8] = [
+    pub const NAMES: [&'static str; 9] = [
         "x86-64-v2",
         "x86-64-v3",
         "x86-64-v3-vnni",
         "x86-64-v4",
         "x86-64-v4-bf16",
+        "x86-64-v4-amx",
         "native",
         "sm_80",
         "sm_90a",
@@ -128,16 +129,19 @@ pub enum CpuLevel {
     X86_64V4,
     /// v4 and AVX-512 VNNI and BF16: dot products of bytes and of `bf16`.
     X86_64V4Bf16,
+    /// v4-bf16 and AMX: matrix tiles of bytes and of `bf16`.
+    X86_64V4Amx,
 }
 
 impl CpuLevel {
     /// All levels; of those that a machine runs, the last is the best.
-    pub const ALL: [CpuLevel; 5] = [
+    pub const ALL: [CpuLevel; 6] = [
         CpuLevel::X86_64V2,
         CpuLevel::X86_64V3,
         CpuLevel::X86_64V3Vnni,
         CpuLevel::X86_64V4,
         CpuLevel::X86_64V4Bf16,
+        CpuLevel::X86_64V4Amx,
     ];
 
     /// The psABI's name of the level, with what ours add.
@@ -148,6 +152,7 @@ impl CpuLevel {
             CpuLevel::X86_64V3Vnni => "x86-64-v3-vnni",
             CpuLevel::X86_64V4 => "x86-64-v4",
             CpuLevel::X86_64V4Bf16 => "x86-64-v4-bf16",
+            CpuLevel::X86_64V4Amx => "x86-64-v4-amx",
         }
     }
 
@@ -159,7 +164,8 @@ impl CpuLevel {
             CpuLevel::X86_64V3 => &LEVEL_FEATURES[..14],
             CpuLevel::X86_64V3Vnni => &V3_VNNI_FEATURES,
             CpuLevel::X86_64V4 => &LEVEL_FEATURES[..19],
-            CpuLevel::X86_64V4Bf16 => &LEVEL_FEATURES,
+            CpuLevel::X86_64V4Bf16 => &LEVEL_FEATURES[..21],
+            CpuLevel::X86_64V4Amx => &LEVEL_FEATURES,
         }
     }
 
@@ -174,12 +180,16 @@ impl CpuLevel {
     }
 
     fn missing_on_host(self) -> Vec<&'static str> {
-        self.runtime_features().iter().copied().filter(|feature| !host_has(feature)).collect()
+        self.runtime_features()
+            .iter()
+            .copied()
+            .filter(|feature| !ssmc_artifact::host::has_feature(feature))
+            .collect()
     }
 }
 
-/// Features of the levels: v2's first, then what v3, v4 and v4-bf16 add.
-const LEVEL_FEATURES: [&str; 21] = [
+/// Features of the levels: v2's first, then what v3, v4, v4-bf16 and v4-amx add.
+const LEVEL_FEATURES: [&str; 24] = [
     "sse3",
     "ssse3",
     "sse4.1",
@@ -201,6 +211,9 @@ const LEVEL_FEATURES: [&str; 21] = [
     "avx512vl",
     "avx512vnni",
     "avx512bf16",
+    "amx-tile",
+    "amx-bf16",
+    "amx-int8",
 ];
 
 /// Features of v3-vnni: those of v3, then its own.
@@ -213,25 +226,6 @@ const V3_VNNI_FEATURES: [&str; 15] = {
     }
     features
 };
-
-#[cfg(target_arch = "x86_64")]
-fn host_has(feature: &str) -> bool {
-    macro_rules! detect {
-        ($($name:tt)*) => {
-            match feature {
-                $($name => std::arch::is_x86_feature_detected!($name),)*
-                _ => false,
-            }
-        };
-    }
-    detect!("sse3" "ssse3" "sse4.1" "sse4.2" "popcnt" "cmpxchg16b" "avx" "avx2" "bmi1" "bmi2" "f16c" "fma"
-        "lzcnt" "movbe" "avxvnni" "avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl" "avx512vnni" "avx512bf16")
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn host_has(_feature: &str) -> bool {
-    false
-}
 
 /// A CPU level with the numbers that lowerings and the LLVM emitter need.
 ///
@@ -259,6 +253,8 @@ pub struct CpuTarget {
     pub has_dot_u8: bool,
     /// Whether the level has dot products of `bf16`.
     pub has_dot_bf16: bool,
+    /// Whether the level has matrix tiles of bytes and of `bf16`.
+    pub has_tiles: bool,
     /// Level-1 data cache per core, in bytes.
     pub l1d_bytes: u64,
     /// Level-2 cache per core, in bytes.
@@ -283,6 +279,7 @@ impl CpuTarget {
             has_f16_convert: false,
             has_dot_u8: false,
             has_dot_bf16: false,
+            has_tiles: false,
             l1d_bytes: 32 << 10,
             l2_bytes: 256 << 10,
             l3_bytes: 1 << 20,
@@ -302,6 +299,15 @@ impl CpuTarget {
                 llvm_features: "+avx512vnni,+avx512bf16",
                 has_dot_u8: true,
                 has_dot_bf16: true,
+                ..v4
+            },
+            CpuLevel::X86_64V4Amx => CpuTarget {
+                llvm_cpu: "x86-64-v4",
+                llvm_features: "+avx512vnni,+avx512bf16,+amx-tile,+amx-bf16,+amx-int8",
+                has_dot_u8: true,
+                has_dot_bf16: true,
+                has_tiles: true,
+                l2_bytes: 2 << 20,
                 ..v4
             },
         }
@@ -403,15 +409,20 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "unknown target `x86-64-v9`, expected one of x86-64-v2, x86-64-v3, x86-64-v3-vnni, x86-64-v4, \
-             x86-64-v4-bf16, native, sm_80, sm_90a"
+             x86-64-v4-bf16, x86-64-v4-amx, native, sm_80, sm_90a"
         );
     }
 
     #[test]
     fn levels_include_the_levels_below() {
-        use CpuLevel::{X86_64V2, X86_64V3, X86_64V3Vnni, X86_64V4, X86_64V4Bf16};
-        let pairs =
-            [(X86_64V2, X86_64V3), (X86_64V3, X86_64V3Vnni), (X86_64V3, X86_64V4), (X86_64V4, X86_64V4Bf16)];
+        use CpuLevel::{X86_64V2, X86_64V3, X86_64V3Vnni, X86_64V4, X86_64V4Amx, X86_64V4Bf16};
+        let pairs = [
+            (X86_64V2, X86_64V3),
+            (X86_64V3, X86_64V3Vnni),
+            (X86_64V3, X86_64V4),
+            (X86_64V4, X86_64V4Bf16),
+            (X86_64V4Bf16, X86_64V4Amx),
+        ];
         for (below, above) in pairs {
             let (below, above) = (below.runtime_features(), above.runtime_features());
             assert!(above.starts_with(below) && above.len() > below.len());
@@ -440,6 +451,6 @@ mod tests {
     #[test]
     fn lanes_follow_from_the_register_width() {
         let lanes = CpuLevel::ALL.map(|level| CpuTarget::of_level(level).f32_lanes());
-        assert_eq!(lanes, [4, 8, 8, 16, 16]);
+        assert_eq!(lanes, [4, 8, 8, 16, 16, 16]);
     }
 }

@@ -20,7 +20,7 @@ pub struct Program {
 }
 
 /// Input with the sequence number of every token of a packed row.
-const SEQ_IDX: &str = "seq_idx";
+pub(crate) const SEQ_IDX: &str = "seq_idx";
 
 /// Names that are inputs and outputs at once: the recurrent state.
 pub fn state_names(graph: &Graph) -> Vec<String> {
@@ -57,7 +57,7 @@ pub fn derive(graph: &Graph) -> Result<Vec<Program>, EditError> {
 }
 
 /// The graph with these inputs zero: absent where an op takes an absent operand for zeros, else a constant.
-fn start_from_zero(graph: &Graph, names: &[&str]) -> Result<Graph, EditError> {
+pub(crate) fn start_from_zero(graph: &Graph, names: &[&str]) -> Result<Graph, EditError> {
     let mut zero: BTreeSet<ValueId> =
         graph.inputs().iter().filter(|p| names.contains(&p.name.as_str())).map(|p| p.value).collect();
     let mut rewriter = Rewriter::new(graph);

@@ -1,6 +1,7 @@
 //! Which of an artefact's code levels the machine can run.
 
 use ssmc_artifact::Level;
+use ssmc_artifact::host::has_feature;
 
 use crate::error::RuntimeError;
 
@@ -67,35 +68,4 @@ pub(crate) fn choose(levels: &[Level], wanted: Option<&str>) -> Result<usize, Ru
             .map(|level| format!("{} needs {}", level.name, missing(level).join(", ")))
             .collect(),
     })
-}
-
-macro_rules! detect {
-    ($check:ident, $name:expr, [$($feature:tt)*]) => {
-        match $name {
-            $($feature => std::arch::$check!($feature),)*
-            _ => false,
-        }
-    };
-}
-
-/// Whether the processor has a feature; features that this runtime does not know count as absent.
-#[cfg(target_arch = "x86_64")]
-fn has_feature(name: &str) -> bool {
-    detect!(is_x86_feature_detected, name, [
-        "sse3" "ssse3" "sse4.1" "sse4.2" "popcnt" "cmpxchg16b" "avx" "avx2" "f16c" "fma" "bmi1" "bmi2" "lzcnt"
-        "movbe" "xsave" "fxsr" "avxvnni" "avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl" "avx512vnni"
-        "avx512bf16" "avx512fp16" "avx512vbmi" "avx512vbmi2" "avx512bitalg" "avx512vpopcntdq" "avx512ifma"
-    ])
-}
-
-/// Whether the processor has a feature; features that this runtime does not know count as absent.
-#[cfg(target_arch = "aarch64")]
-fn has_feature(name: &str) -> bool {
-    detect!(is_aarch64_feature_detected, name, ["neon" "fp16" "dotprod" "i8mm" "bf16" "sve" "sve2"])
-}
-
-/// Whether the processor has a feature; features that this runtime does not know count as absent.
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn has_feature(_name: &str) -> bool {
-    false
 }

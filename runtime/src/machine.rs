@@ -1,5 +1,8 @@
 //! What the machine can do at most: bytes read from memory and fused multiply-adds per second, all threads at once.
 
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+
 use std::hint::black_box;
 use std::thread;
 use std::time::Instant;
@@ -52,7 +55,8 @@ impl MachineRates {
     }
 }
 
-/// Operations of dot products that the processors reach with all threads at once, per second; 0 where they have none.
+/// Operations of dot products, alone or in matrix tiles, that the processors reach with all threads at once, per second;
+/// 0 where they have none.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DotRates {
     /// On bf16, with sums in f32.
@@ -65,9 +69,20 @@ impl DotRates {
     /// Measures both rates with `threads` threads; takes about a second.
     pub fn measure(threads: usize) -> Self {
         let threads = threads.max(1);
-        Self { halves: rate(threads, half_dots), integers: rate(threads, byte_dots) }
+        let [half_tiles, byte_tiles] = TILES.map(|work| rate(threads, work));
+        Self {
+            halves: rate(threads, half_dots).max(half_tiles),
+            integers: rate(threads, byte_dots).max(byte_tiles),
+        }
     }
 }
+
+/// Products of matrix tiles of bf16, and of bytes.
+#[cfg(target_arch = "x86_64")]
+const TILES: [fn() -> usize; 2] = [tiles::halves, tiles::bytes];
+
+#[cfg(not(target_arch = "x86_64"))]
+const TILES: [fn() -> usize; 2] = [|| 0, || 0];
 
 /// The greatest rate of threads that do `work`, which returns its number of operations.
 fn rate(threads: usize, work: fn() -> usize) -> f64 {

@@ -1,5 +1,7 @@
 //! `ssmc quantize`
 
+mod products;
+
 use super::language;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::model::{self, Job};
@@ -10,12 +12,13 @@ use serde_json::json;
 use ssmc::{Stored, WeightFormat};
 use ssmc_ir::Model;
 use ssmc_runtime::{Artifact, Session};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     model: PathBuf,
-    /// Also measure a language model's logits and perplexity on this text, before and after
+    /// Also measure each product, and a language model's logits and perplexity, on this text, before and after
     #[arg(long, value_name = "FILE")]
     calibrate: Option<PathBuf>,
     /// The tokenizer [default: that of the model folder]
@@ -36,6 +39,8 @@ const WINDOW: usize = 512;
 /// What a text says about a model before and after.
 struct Measured {
     tokens: usize,
+    /// The error of products by their weight.
+    products: BTreeMap<String, f64>,
     before: f64,
     after: f64,
     /// Root mean square of the logits' error over that of the logits.
@@ -53,13 +58,19 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
         .map_err(|error| Failure::from(error).in_file(&args.model))?;
     let sizes = [size(&exact), size(&stored)];
     let measured = match &args.calibrate {
-        Some(path) => Some(measure(args, path, [&exact, &stored])?),
+        Some(path) => Some(measure(args, path, [&exact, &stored], &weights)?),
         None => None,
     };
     if json {
         let weights: Vec<_> = weights
             .iter()
-            .map(|w| json!({"name": w.name, "shape": w.shape.to_string(), "bits": w.bits, "error": w.error}))
+            .map(|w| {
+                let product = measured.as_ref().and_then(|m| m.products.get(&w.name));
+                json!({
+                    "name": w.name, "shape": w.shape.to_string(), "bits": w.bits, "error": w.error,
+                    "product_error": product,
+                })
+            })
             .collect();
         let measured = measured.map(|m| {
             json!({
@@ -77,10 +88,12 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
 }
 
 fn report(format: WeightFormat, sizes: [u64; 2], weights: &[Stored], measured: Option<&Measured>) -> String {
-    let mut rows = vec![["weight", "shape", "bits", "error"].map(str::to_owned).to_vec()];
+    let mut rows = vec![["weight", "shape", "bits", "error", "product"].map(str::to_owned).to_vec()];
     for w in weights {
         let (bits, error) = (format!("{:.2}", w.bits), format!("{:.3} %", 100.0 * w.error));
-        rows.push(vec![w.name.clone(), w.shape.to_string(), bits, error]);
+        let product = measured.and_then(|m| m.products.get(&w.name));
+        let product = product.map_or("-".to_owned(), |error| format!("{:.3} %", 100.0 * error));
+        rows.push(vec![w.name.clone(), w.shape.to_string(), bits, error, product]);
     }
     let mut out = table(&rows);
     out.push_str(&format!(
@@ -123,7 +136,12 @@ fn size(model: &Model) -> u64 {
     names.iter().map(bits).sum()
 }
 
-fn measure(args: &Args, path: &std::path::Path, models: [&Model; 2]) -> Outcome<Measured> {
+fn measure(
+    args: &Args,
+    path: &std::path::Path,
+    models: [&Model; 2],
+    weights: &[Stored],
+) -> Outcome<Measured> {
     let tokenizer = args.tokenizer.as_ref().or(models[0].meta.tokenizer.as_ref());
     let Some(tokenizer) = tokenizer else {
         return Err(Failure::usage("--calibrate needs --tokenizer, or a model folder with tokenizer.json"));
@@ -160,6 +178,7 @@ fn measure(args: &Args, path: &std::path::Path, models: [&Model; 2]) -> Outcome<
     };
     Ok(Measured {
         tokens: ids.len(),
+        products: products::errors(args, models, weights, ids)?,
         before: perplexity(&before),
         after: perplexity(&after),
         error: if error == 0.0 { 0.0 } else { (error / size).sqrt() },

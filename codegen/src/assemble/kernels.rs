@@ -146,7 +146,11 @@ impl Kernels {
     /// before they multiply: to 8 bits with a scale for each row, or to `bf16`. 0 if none does.
     pub fn rounding(&self) -> f64 {
         let forms = self.kernels.iter().flat_map(|kernel| &kernel.per_level);
-        if forms.into_iter().any(|kernel| has_dot(&kernel.body)) { 3e-2 } else { 0.0 }
+        if forms.into_iter().any(|kernel| kernel.n_threads() == 1 && has_dot(&kernel.body)) {
+            3e-2
+        } else {
+            0.0
+        }
     }
 
     /// The form of a kernel for a target, if that is of the kernel's device.
@@ -408,7 +412,7 @@ fn same_bytes(stored: &StoredWeight, weight: &Weight) -> bool {
 /// Whether there is a dot product of rounded numbers.
 fn has_dot(stmts: &[Stmt]) -> bool {
     stmts.iter().any(|stmt| match stmt {
-        Stmt::Inst(inst) => matches!(inst, Inst::Dot { .. }),
+        Stmt::Inst(inst) => matches!(inst, Inst::Dot { .. } | Inst::Mma { .. }),
         Stmt::For(l) => has_dot(&l.body),
         Stmt::If(i) => has_dot(&i.on_true) || has_dot(&i.on_false),
     })

@@ -29,6 +29,15 @@ impl Packing {
         }
     }
 
+    /// How many elements along the sum lie beside each other.
+    pub fn beside(&self) -> i64 {
+        match self {
+            Packing::Panels { .. } => 1,
+            Packing::Pairs { .. } => 2,
+            Packing::Quads { .. } => 4,
+        }
+    }
+
     /// The name in the manifest: `panels32(k=1;n=0)`.
     pub fn name(&self) -> String {
         let (k_axes, n_axis) = self.axes();

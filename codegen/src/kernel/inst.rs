@@ -155,6 +155,9 @@ pub enum TileLayout {
     RowMajor,
     /// Element (r, c) at `index + c * stride + r`.
     ColMajor,
+    /// As many rows as make up four bytes beside each other, `n` of them: element (r, c) at
+    /// `index + r / n * stride + c * n + r % n`. What matrix tiles of CPUs want of a right factor.
+    Interleaved,
 }
 
 /// One instruction. `dst` is the register written.
@@ -395,6 +398,12 @@ pub enum Inst {
     /// dst = a * b + acc with tiles of roles A (m x k), B (k x n) and Acc (m x n). Products and sums are
     /// taken in the accumulator's type; the order of summation is the target's (the interpreter adds
     /// in ascending k with one rounding per step).
+    ///
+    /// On CPUs `a`, `b` and `acc` are
+    /// - `i8`, `u8`, `i32`: exact, sums wrap.
+    /// - `bf16`, `bf16`, `f32`: products of even k are added up by fused multiply-adds, and so are those of odd k; the sum
+    ///   of both is added to the accumulator. All roundings are to nearest even, with subnormal numbers as in `Dot`
+    ///   (`tdpbf16ps`).
     Mma {
         dst: Reg,
         a: Reg,

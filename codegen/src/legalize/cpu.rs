@@ -6,6 +6,7 @@
 //!   set to constants, moved (copy, select, splat, lane moves, loads, stores), reinterpreted, and, if
 //!   [`CpuOptions::f16_convert`] is set, cast between `f16` and `f32`;
 //! - no fused multiply-add and no [`Inst::Dot`](crate::kernel::Inst::Dot) of an element type that the level lacks;
+//! - no matrix tiles on levels without them;
 //! - one thread per block, and nothing that needs more.
 
 use super::expand::{Features, expand};
@@ -28,6 +29,8 @@ pub struct CpuOptions {
     pub dot_u8: bool,
     /// The target has dot products of `bf16`.
     pub dot_bf16: bool,
+    /// The target has matrix tiles (AMX).
+    pub tiles: bool,
 }
 
 impl CpuOptions {
@@ -38,6 +41,7 @@ impl CpuOptions {
             fma: target.has_fma,
             dot_u8: target.has_dot_u8,
             dot_bf16: target.has_dot_bf16,
+            tiles: target.has_tiles,
         }
     }
 }
@@ -58,6 +62,7 @@ pub fn legalize(kernel: &Kernel, options: CpuOptions) -> Result<Kernel, Legalize
         fma: options.fma,
         dot_u8: options.dot_u8,
         dot_bf16: options.dot_bf16,
+        tiles: options.tiles,
         thread_blocks: false,
     };
     expand(kernel, features)

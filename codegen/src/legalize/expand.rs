@@ -21,6 +21,8 @@ pub(super) struct Features {
     pub(super) dot_u8: bool,
     /// Dot products of `bf16`.
     pub(super) dot_bf16: bool,
+    /// Matrix tiles.
+    pub(super) tiles: bool,
     /// Threads, and what they share and exchange.
     pub(super) thread_blocks: bool,
 }
@@ -86,6 +88,12 @@ impl Walk for Legalizer<'_> {
             Inst::Dot { dst, a, b, acc } => self.dot(*dst, [*a, *b], *acc),
             Inst::Cast { dst, src } if self.is_half(*src) || self.is_half(*dst) => self.cast(*dst, *src),
             Inst::Reduce { dst, op, src } if self.is_half(*src) => self.reduce(*dst, *op, *src),
+            Inst::TileLoad { layout: TileLayout::Interleaved, .. }
+            | Inst::TileStore { layout: TileLayout::Interleaved, .. }
+                if self.features.thread_blocks =>
+            {
+                self.unsupported("tiles with interleaved rows");
+            }
             _ if self.features.thread_blocks && is_of_blocks(inst, &self.b) => self.b.push(inst.clone()),
             Inst::Bitcast { dst, src }
                 if self.features.thread_blocks && self.b.lanes(*dst) != self.b.lanes(*src) =>
@@ -98,16 +106,18 @@ impl Walk for Legalizer<'_> {
             Inst::AsyncCopy { .. } | Inst::AsyncCommit | Inst::AsyncWait { .. } => {
                 self.unsupported("asynchronous copies");
             }
-            Inst::TileFill { .. }
-            | Inst::TileLoad { .. }
-            | Inst::TileStore { .. }
-            | Inst::Mma { .. }
-            | Inst::TileBinary { .. }
+            Inst::TileBinary { .. }
             | Inst::TileExp2 { .. }
             | Inst::TileCast { .. }
             | Inst::GroupMma { .. }
-            | Inst::GroupWait { .. } => {
+            | Inst::GroupWait { .. } => self.unsupported("matrix tiles"),
+            Inst::TileFill { .. } | Inst::TileLoad { .. } | Inst::TileStore { .. } | Inst::Mma { .. }
+                if !self.features.tiles =>
+            {
                 self.unsupported("matrix tiles");
+            }
+            Inst::TileFill { .. } | Inst::TileLoad { .. } | Inst::TileStore { .. } | Inst::Mma { .. } => {
+                self.b.push(inst.clone());
             }
             Inst::Copy { dst, .. } if self.b.ty(*dst).lanes().is_none() => self.unsupported("matrix tiles"),
             Inst::Const { .. }

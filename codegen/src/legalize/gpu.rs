@@ -27,6 +27,7 @@ pub fn legalize(kernel: &Kernel) -> Result<Kernel, LegalizeError> {
         fma: true,
         dot_u8: false,
         dot_bf16: false,
+        tiles: true,
         thread_blocks: true,
     };
     expand(kernel, features)

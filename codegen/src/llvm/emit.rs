@@ -10,6 +10,9 @@ mod inst;
 mod lanes;
 mod memory;
 mod stmt;
+mod tile;
+
+use std::collections::BTreeMap;
 
 use inkwell::attributes::{Attribute, AttributeLoc};
 use inkwell::builder::Builder;
@@ -73,6 +76,7 @@ fn emit_function<'ctx>(
         dims: load_dims(context, &builder, function, kernel)?,
         locals: local_arrays(context, &builder, kernel)?,
         slots: register_slots(context, &builder, kernel)?,
+        tiles: tile::registers(kernel)?,
         builder,
         block_idx: context.i64_type().const_zero(),
         path,
@@ -183,8 +187,9 @@ fn register_slots<'ctx>(
     kernel: &Kernel,
 ) -> Result<Vec<Slot<'ctx>>, EmitError> {
     let slot = |(index, info): (usize, &crate::kernel::RegInfo)| {
-        let ty = register_type(context, info.ty).ok_or(EmitError::Tile { ty: info.ty })?;
         let name = info.name.clone().unwrap_or_else(|| format!("r{index}"));
+        // Tiles have registers of their own.
+        let ty = register_type(context, info.ty).unwrap_or_else(|| context.i8_type().into());
         Ok(Slot { address: builder.build_alloca(ty, &name)?, ty, name })
     };
     kernel.regs.iter().enumerate().map(slot).collect()
@@ -208,6 +213,8 @@ struct Emitter<'ctx, 'k> {
     dims: Vec<IntValue<'ctx>>,
     locals: Vec<PointerValue<'ctx>>,
     slots: Vec<Slot<'ctx>>,
+    /// The tile register of each register that is a tile.
+    tiles: BTreeMap<Reg, u8>,
     block_idx: IntValue<'ctx>,
     /// Place of the statement being emitted.
     path: &'k mut Path,
@@ -220,6 +227,7 @@ impl<'ctx> Emitter<'ctx, '_> {
         let argument = |index| self.function.get_nth_param(index).expect("the function has four parameters");
         let (begin, end) = (argument(2).into_int_value(), argument(3).into_int_value());
         let entry = self.builder.get_insert_block().expect("the builder stands in the entry block");
+        self.configure_tiles()?;
         let [head, body, exit] =
             ["blocks", "block", "done"].map(|name| self.context.append_basic_block(self.function, name));
         self.builder.build_unconditional_branch(head)?;
@@ -239,6 +247,7 @@ impl<'ctx> Emitter<'ctx, '_> {
         phi.add_incoming(&[(&begin, entry), (&next, latch)]);
 
         self.builder.position_at_end(exit);
+        self.release_tiles()?;
         self.builder.build_return(None)?;
         Ok(())
     }

@@ -85,11 +85,19 @@ pub enum EmitError {
         /// The instruction.
         inst: String,
     },
-    /// A register holds a matrix tile.
+    /// A register holds a matrix tile of a form that CPUs lack.
     #[error("CPUs have no registers of type {ty}")]
     Tile {
         /// The register's type.
         ty: RegTy,
+    },
+    /// There are more tiles than registers for them.
+    #[error("the kernel has {found} registers that are tiles, CPUs have {limit}")]
+    TooManyTiles {
+        /// Tiles of the kernel.
+        found: usize,
+        /// Tile registers.
+        limit: usize,
     },
     /// The kernel wants several threads per block.
     #[error("a block has {} x {} x {} threads, on CPUs it has one", block[0], block[1], block[2])]

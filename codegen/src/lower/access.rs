@@ -11,6 +11,8 @@ use ssmc_ir::ops::{Op, Spec};
 use ssmc_ir::{Def, Dim, Graph, Node, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
+mod packed;
+
 /// How the rows of a result, and the elements of a row, are shared out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
@@ -32,6 +34,8 @@ pub(crate) struct Cx<'a> {
     /// Values that are computed here rather than loaded.
     inside: BTreeSet<ValueId>,
     params: BTreeMap<ValueId, ParamId>,
+    /// Weights that are read as products have them packed.
+    packed: BTreeMap<ValueId, Packing>,
     args: Vec<Arg>,
     dims: Vec<Dim>,
     /// Who runs the loops over rows and along them.
@@ -51,6 +55,7 @@ impl<'a> Cx<'a> {
             work: Work::Vectors,
             inside,
             params: BTreeMap::new(),
+            packed: BTreeMap::new(),
             args: Vec::new(),
             dims: Vec::new(),
             mask: None,
@@ -215,10 +220,13 @@ impl<'a> Cx<'a> {
             Def::Result(node, 0) if self.inside.contains(&value) => {
                 self.compute(b, self.graph.node(node), idx)?
             }
-            _ => {
-                let param = self.read_param(b, value)?;
-                self.load(b, param, &self.graph.ty(value).shape, idx)
-            }
+            _ => match self.packed.get(&value) {
+                Some(packing) => self.load_packed(b, value, &packing.clone(), idx)?,
+                None => {
+                    let param = self.read_param(b, value)?;
+                    self.load(b, param, &self.graph.ty(value).shape, idx)
+                }
+            },
         };
         self.bind(value, idx, x);
         Ok(x)
@@ -352,6 +360,7 @@ impl<'a> Cx<'a> {
             }
             Op::Gather(op) => {
                 let (x, indices) = (arg(0)?, arg(1)?);
+                self.find_packing(x, op.axis);
                 let rank = self.graph.ty(indices).rank();
                 let at = self.get(b, indices, &idx[op.axis..op.axis + rank])?;
                 let at = b.cast(at, Elem::I64);

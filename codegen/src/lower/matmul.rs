@@ -1,13 +1,14 @@
 //! Products with a weight matrix: the weight packed into panels, a register block of rows times a panel.
 //!
-//! One block computes `ROWS` rows times one panel of [`PANEL`] columns, or several panels if it first brings its rows
-//! into another form: [`halves`] for weights in `bf16`, [`integers`] for quantized ones. Blocks of one panel follow each
+//! One block computes `ROWS` rows times one panel of [`PANEL`] columns, or more rows times several panels if it first
+//! brings its rows into another form: [`halves`] for weights in `bf16`, [`integers`] for quantized ones. Blocks of one panel follow each
 //! other, so that the panel stays in the second-level cache. On 512-bit vectors the register block is 12 x 32 (24
 //! accumulators, two weight vectors, one broadcast); on 256-bit vectors it is 6 x 16, run four times. One variant: what
 //! is left of the rows runs through the same code one row at a time, missing columns are masked.
 
 mod halves;
 mod integers;
+mod tiles;
 
 use super::access::Cx;
 use super::elementwise::row_index;
@@ -15,13 +16,19 @@ use super::index::Idx;
 use super::sums::{multiply_add, sums};
 use super::{Launch, LowerError, Lowering, accumulator, elem_of};
 use crate::assemble::{PANEL, Packing};
-use crate::kernel::{Elem, KernelBuilder, ParamId, Reg};
+use crate::kernel::{Elem, KernelBuilder, LocalId, ParamId, Reg};
 use crate::target::CpuTarget;
 use ssmc_ir::ops::{Contract, Dequantize, Label, Op};
 use ssmc_ir::{DType, Dim, Graph, Node, ValueId};
 
-/// Rows of a block.
+/// Rows that are multiplied together.
 const ROWS: i64 = 12;
+
+/// Rows of a block that brings them into another form: several times [`ROWS`], and whole matrix tiles.
+const BLOCK_ROWS: i64 = 48;
+
+/// Bytes of panels that a block multiplies with at most, if it has rows enough.
+const CACHED_BYTES: i64 = 1 << 20;
 
 /// Vectors of columns that are accumulated together.
 const VECTORS: i64 = 2;
@@ -108,6 +115,41 @@ fn recognize(graph: &Graph, node: &Node) -> Option<Product> {
     })
 }
 
+impl Product {
+    /// Whether the weight lies in pairs of `bf16`.
+    fn is_half(&self, graph: &Graph, acc: Elem) -> bool {
+        let shape = &graph.ty(self.weight).shape;
+        let k = self.k_axes.iter().try_fold(1, |k, axis| Some(k * shape[*axis].as_const()?));
+        matches!(self.storage, Storage::Plain)
+            && graph.ty(self.weight).dtype == DType::BF16
+            && acc == Elem::F32
+            && k.is_some_and(|k| k % 2 == 0)
+    }
+
+    fn packing(&self, graph: &Graph, acc: Elem) -> Packing {
+        let (k_axes, n_axis) = (self.k_axes.clone(), self.n_axis);
+        match &self.storage {
+            Storage::Integers { op, .. } => Packing::Quads { k_axes, n_axis, bits: op.bits as u32 },
+            Storage::Plain if self.is_half(graph, acc) => Packing::Pairs { k_axes, n_axis },
+            Storage::Plain => Packing::Panels { k_axes, n_axis },
+        }
+    }
+}
+
+/// How a weight, whose rows are looked up, is packed for a product of the graph that sums along them, if there is one.
+pub(super) fn packing_of_rows(graph: &Graph, weight: ValueId) -> Option<Packing> {
+    let name = |value: ValueId| match graph.def_op(value) {
+        Some(Op::WeightRef(weight)) => Some(&weight.name),
+        _ => None,
+    };
+    let wanted = name(weight)?;
+    graph.nodes().find_map(|(_, node)| {
+        let p = recognize(graph, node).filter(|p| name(p.weight) == Some(wanted) && p.k_axes == [1])?;
+        let acc = accumulator(elem_of(graph.ty(node.results[0]).dtype).ok()?);
+        Some(p.packing(graph, acc))
+    })
+}
+
 /// Whether this contraction is a product with a weight matrix.
 pub(crate) fn applies(graph: &Graph, node: &Node) -> bool {
     recognize(graph, node).is_some()
@@ -157,29 +199,49 @@ impl Columns {
 /// The panels and rows of a block that multiplies with several panels.
 struct Span {
     grid: Dim,
-    m_tile: Reg,
+    /// First row, and the one after the last.
+    rows: (Reg, Reg),
     /// First panel, and the one after the last.
     panels: (Reg, Reg),
 }
 
 impl Span {
-    /// Of blocks for all `panels` of `n` columns and tiles of `m` rows.
+    /// Of blocks for all panels of `panel_bytes` and `m` rows.
     fn new(
         cx: &mut Cx<'_>,
         b: &mut KernelBuilder,
-        n: i64,
-        (panels, m): (&Dim, &Dim),
+        shape: &Shape<'_>,
+        panel_bytes: i64,
+        m: &Dim,
     ) -> Result<Self, LowerError> {
-        let at_once = panels_at_once(n);
-        let grid = [panels.ceildiv(&Dim::from(at_once)), m.ceildiv(&Dim::from(ROWS))];
+        let n_panels = (shape.n + PANEL - 1) / PANEL;
+        let m_blocks = m.ceildiv(&Dim::from(BLOCK_ROWS));
+        let at_once = panels_at_once(n_panels, panel_bytes, &m_blocks);
+        let grid = [Dim::from(n_panels).ceildiv(&at_once), m_blocks];
+        let at_once = cx.dim(b, &at_once);
         let place = row_index(cx, b, &grid);
-        let [Idx::Uniform(group), Idx::Uniform(m_tile)] = place[..] else { return Err(not_scalar()) };
+        let [Idx::Uniform(group), Idx::Uniform(m_block)] = place[..] else { return Err(not_scalar()) };
+        let first_row = b.mul(m_block, BLOCK_ROWS);
+        let end_row = b.add(first_row, BLOCK_ROWS);
+        let n_rows = cx.dim(b, m);
+        let end_row = b.min(end_row, n_rows);
         let first = b.mul(group, at_once);
         let end = b.add(first, at_once);
-        let n_panels = cx.dim(b, panels);
         let end = b.min(end, n_panels);
-        let [groups, m_tiles] = grid;
-        Ok(Self { grid: groups * &m_tiles, m_tile, panels: (first, end) })
+        let [groups, m_blocks] = grid;
+        Ok(Self { grid: groups * &m_blocks, rows: (first_row, end_row), panels: (first, end) })
+    }
+
+    /// Emits the code for the rows of the block: for [`ROWS`] together as long as there are as many, then for one after
+    /// the other.
+    fn for_rows<'a>(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        body: &mut dyn FnMut(&mut Cx<'a>, &mut KernelBuilder, &[Reg]),
+    ) {
+        let (first, end) = self.rows;
+        b.for_("tile", first, end, ROWS, |b, m0| for_rows(cx, b, (m0, end), body));
     }
 }
 
@@ -247,6 +309,33 @@ impl Shape<'_> {
     }
 }
 
+impl Shape<'_> {
+    /// As [`Shape::put`] for the sums of a whole panel, which lie in a row of [`PANEL`] elements of an array.
+    fn put_row<'a>(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        row: Reg,
+        (panel, sums, slot): (Reg, LocalId, Reg),
+        put: &mut Put<'_, 'a>,
+    ) -> Result<(), LowerError> {
+        let columns = self.columns(cx.lanes);
+        let row_idx = self.row_idx(cx, b, row);
+        let base = b.mul(slot, PANEL);
+        for start in (0..PANEL.min(self.n)).step_by((columns.vectors * columns.lanes) as usize) {
+            let load = |v: i64| {
+                let at = b.add(base, start + v * columns.lanes);
+                b.load(sums, at, cx.lanes)
+            };
+            let sums: Vec<Reg> = (0..columns.vectors).map(load).collect();
+            let column = b.mul(panel, PANEL);
+            let column = b.add(column, start);
+            self.put(cx, b, &row_idx, (column, &sums), put)?;
+        }
+        Ok(())
+    }
+}
+
 pub(super) fn lower(l: &mut Lowering<'_>, op: &Contract, target: &CpuTarget) -> Result<Launch, LowerError> {
     let p = recognize(l.graph, l.node).ok_or(LowerError::MissingOperand { op: "contract" })?;
     let w_shape = l.shape(p.weight);
@@ -274,13 +363,10 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Contract, target: &CpuTarget) -> 
         acc: accumulator(elem),
     };
     let flops = m.clone() * Dim::from(2 * k * n);
-    let is_half = matches!(p.storage, Storage::Plain)
-        && l.graph.ty(p.weight).dtype == DType::BF16
-        && shape.acc == Elem::F32
-        && k % 2 == 0;
+    let is_half = p.is_half(l.graph, shape.acc);
     let grid = match &p.storage {
-        Storage::Integers { scale, op } => integers::lower(l, &shape, (*scale, op), target, (&panels, &m))?,
-        Storage::Plain if is_half => halves::lower(l, &shape, target, (&panels, &m))?,
+        Storage::Integers { scale, op } => integers::lower(l, &shape, (*scale, op), target, &m)?,
+        Storage::Plain if is_half => halves::lower(l, &shape, target, &m)?,
         Storage::Plain => plain(l, &shape, (&panels, &m_tiles))?,
     };
     Ok(Launch { grid, flops })
@@ -304,7 +390,9 @@ fn plain(
     let m = shape.m_extents.iter().fold(Dim::from(1), |m, d| m * d);
     let rows_at_once = if cx.lanes >= 16 { ROWS } else { ROWS / 2 };
     let mut result = Ok(());
-    for_rows(cx, b, (&m, m_tile), &mut |cx, b, rows| {
+    let m0 = b.mul(m_tile, ROWS);
+    let m_all = cx.dim(b, &m);
+    for_rows(cx, b, (m0, m_all), &mut |cx, b, rows| {
         let put: &mut Put<'_, '_> = &mut |cx, b, idx, x| sink.put(cx, b, idx, x);
         for rows in rows.chunks(rows_at_once as usize) {
             result = result.clone().and(cx.scope(|cx| run(&tile, cx, b, rows, put)));
@@ -318,16 +406,14 @@ fn not_scalar() -> LowerError {
     LowerError::Unsupported { op: "contract", reason: "block indices are scalars".into() }
 }
 
-/// Emits the code for the rows of a tile: for all of them if there are as many, else for one after the other.
+/// Emits the code for [`ROWS`] rows from `m0` on: for all of them if there are as many, else for one after the other.
 fn for_rows<'a>(
     cx: &mut Cx<'a>,
     b: &mut KernelBuilder,
-    (m, m_tile): (&Dim, Reg),
+    (m0, m_all): (Reg, Reg),
     body: &mut dyn FnMut(&mut Cx<'a>, &mut KernelBuilder, &[Reg]),
 ) {
-    let m0 = b.mul(m_tile, ROWS);
     let m_end = b.add(m0, ROWS);
-    let m_all = cx.dim(b, m);
     let is_full = b.le(m_end, m_all);
     b.if_(is_full, |b| {
         let rows: Vec<Reg> = (0..ROWS).map(|r| b.add(m0, r)).collect();
@@ -380,9 +466,12 @@ fn run<'a>(
     Ok(())
 }
 
-/// Panels that one block multiplies with, after it has brought its rows into another form: so many that this pays,
-/// and so few that a step has blocks for several threads.
-fn panels_at_once(n: i64) -> i64 {
-    let panels = (n + PANEL - 1) / PANEL;
-    (panels / 8).clamp(1, 8)
+/// Panels that one block multiplies with, after it has brought its rows into another form: so many that this pays, and
+/// so few that a step has blocks for several threads. With more blocks of rows they are as many as the second-level
+/// cache holds while these pass by.
+fn panels_at_once(panels: i64, panel_bytes: i64, m_blocks: &Dim) -> Dim {
+    let few = (panels / 8).clamp(1, 8);
+    let most = (CACHED_BYTES / panel_bytes.max(1)).clamp(few, panels.max(few));
+    let more = m_blocks.floordiv(&Dim::from(2)) * &Dim::from(few);
+    more.at_least(&Dim::from(few)).at_most(&Dim::from(most))
 }

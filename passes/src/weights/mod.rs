@@ -5,6 +5,7 @@
 //! the reference interpreter computes with the numbers that were stored.
 
 pub mod policy;
+pub mod products;
 mod round;
 
 use crate::pass::PassError;

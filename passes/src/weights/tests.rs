@@ -107,3 +107,28 @@ fn zeros_and_extremes_have_finite_scales() {
         assert_eq!(&q.ints[..2], &[0, 0]);
     }
 }
+
+#[test]
+fn products_are_put_beside_those_with_exact_weights() {
+    let exact = model(MODEL);
+    let mut stored = exact.clone();
+    let done = store(&mut stored, WeightFormat::Int4 { group: 32 }).unwrap();
+    let (both, found) = products::beside(&stored, &exact, &done).unwrap();
+    let weights: Vec<&str> = found.iter().map(|c| c.weight.as_str()).collect();
+    assert_eq!(weights, ["in", "w"]);
+    let faults = ssmc_ir::verify(&both.graph, ssmc_ir::Stage::Imported);
+    assert!(faults.is_empty(), "{faults:?}");
+    let names: Vec<&str> = both.graph.outputs().iter().map(|p| p.name.as_str()).collect();
+    assert_eq!(names, ["stored.0", "exact.0", "stored.1", "exact.1"]);
+    let n = 3;
+    let x = Tensor::floats(DType::F32, [n, 64], noise(5, n * 64)).unwrap();
+    let found = Interpreter::new(&both.graph, &both.weights)
+        .bind(Symbol::new("n"), n as i64)
+        .run(&[("x".to_owned(), x)].into_iter().collect())
+        .unwrap();
+    for (i, bound) in [(0, 0.12), (1, 0.01)] {
+        let [stored, exact] = ["stored", "exact"].map(|kind| found[&format!("{kind}.{i}")].to_f64());
+        let error = round::relative_error(&exact, &stored);
+        assert!(error > 0.0 && error < bound, "{i}: {error}");
+    }
+}

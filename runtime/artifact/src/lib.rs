@@ -53,6 +53,7 @@ mod dtype;
 mod error;
 mod expr;
 mod format;
+pub mod host;
 mod reader;
 mod state_blob;
 #[cfg(test)]

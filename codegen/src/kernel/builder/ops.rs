@@ -350,6 +350,28 @@ impl KernelBuilder {
         dst
     }
 
+    /// As [`KernelBuilder::tile_load`], into a variable.
+    pub fn tile_load_to(
+        &mut self,
+        dst: Reg,
+        mem: impl Into<Mem>,
+        (index, stride): (Reg, Reg),
+        layout: TileLayout,
+    ) {
+        self.push(Inst::TileLoad { dst, mem: mem.into(), index, stride, layout });
+    }
+
+    /// Zeros in every element of a variable.
+    pub fn tile_clear(&mut self, dst: Reg) {
+        let value = Const::int(self.ty(dst).elem(), 0);
+        self.push(Inst::TileFill { dst, value });
+    }
+
+    /// acc = a * b + acc
+    pub fn mma_to(&mut self, a: Reg, b: Reg, acc: Reg) {
+        self.push(Inst::Mma { dst: acc, a, b, acc });
+    }
+
     pub fn tile_load(
         &mut self,
         ty: TileTy,

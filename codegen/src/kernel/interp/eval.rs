@@ -121,8 +121,25 @@ pub(super) fn dot(elem: Elem, a: &[u64], b: &[u64], acc: u64) -> u64 {
     }
 }
 
+/// One element of [`Inst::Mma`] on CPUs, a row times a column; `elem` is the type of the row.
+pub(super) fn tile_sum(elem: Elem, row: &[u64], column: &[u64], acc: u64) -> u64 {
+    let pairs = || row.iter().zip(column);
+    if elem == Elem::I8 {
+        let products = pairs().map(|(a, b)| i32::from(*a as i8) * i32::from(*b as u8));
+        return u64::from(products.fold(acc as i32, i32::wrapping_add).cast_unsigned());
+    }
+    let sum = |first: usize| {
+        pairs()
+            .skip(first)
+            .step_by(2)
+            .fold(0.0, |sum, (a, b)| flushing_fma(half_to_f32(elem, *a), half_to_f32(elem, *b), sum))
+    };
+    let both = flushing_fma(sum(0), 1.0, sum(1));
+    of_f32(flushing_fma(f32_of(acc), 1.0, both))
+}
+
 /// a * b + c rounded to nearest even, subnormal operands and results replaced by zeros of their sign. `a` and `b` have
-/// at most 8 significant bits, so that the sum of `f64` is exact enough to see which results are too small.
+/// at most 8 significant bits, or one is 1, so that the sum of `f64` is exact enough to see which results are too small.
 fn flushing_fma(a: f32, b: f32, c: f32) -> f32 {
     let flush = |x: f32| if x.is_subnormal() { 0f32.copysign(x) } else { x };
     let (a, b, c) = (flush(a), flush(b), flush(c));

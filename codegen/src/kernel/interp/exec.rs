@@ -482,7 +482,7 @@ impl Machine<'_, '_, '_> {
                         self.tile_indices(*dst, warp, *index, *stride, *layout)?.into_iter().enumerate()
                     {
                         let mut value = [0];
-                        self.memory.read(*mem, at, self.who(MANY), &mut value)?;
+                        self.memory.read(*mem, at, self.tile_user(), &mut value)?;
                         self.lanes(*dst, warp)[i] = value[0];
                     }
                 }
@@ -493,7 +493,7 @@ impl Machine<'_, '_, '_> {
                         self.tile_indices(*src, warp, *index, *stride, *layout)?.into_iter().enumerate()
                     {
                         let value = self.lane(*src, warp, i);
-                        self.memory.write(*mem, at, self.who(MANY), &[value])?;
+                        self.memory.write(*mem, at, self.tile_user(), &[value])?;
                     }
                 }
             }
@@ -698,6 +698,11 @@ impl Machine<'_, '_, '_> {
         Ok(())
     }
 
+    /// Who reads and writes tiles: a whole warp, or the one thread that there is.
+    fn tile_user(&self) -> Who {
+        self.who(if self.n_threads == 1 { 0 } else { MANY })
+    }
+
     /// Memory indices of a tile's elements, row by row.
     fn tile_indices(
         &self,
@@ -713,6 +718,11 @@ impl Machine<'_, '_, '_> {
         let at = |r: i64, c: i64| match layout {
             TileLayout::RowMajor => index.wrapping_add(r.wrapping_mul(stride)).wrapping_add(c),
             TileLayout::ColMajor => index.wrapping_add(c.wrapping_mul(stride)).wrapping_add(r),
+            TileLayout::Interleaved => {
+                let n = 4 / ty.elem.size().min(4) as i64;
+                let beside = c.wrapping_mul(n).wrapping_add(r % n);
+                index.wrapping_add((r / n).wrapping_mul(stride)).wrapping_add(beside)
+            }
         };
         let rows = 0..i64::from(ty.rows);
         Ok(rows.flat_map(|r| (0..i64::from(ty.cols)).map(move |c| at(r, c))).collect())
@@ -724,6 +734,15 @@ impl Machine<'_, '_, '_> {
         };
         let (m, n, k) = (usize::from(acc_ty.rows), usize::from(acc_ty.cols), usize::from(a_ty.cols));
         let mut out = self.lanes(acc, warp).to_vec();
+        if self.n_threads == 1 {
+            for (i, sum) in out.iter_mut().enumerate() {
+                let x: Vec<u64> = (0..k).map(|l| self.lane(a, warp, i / n * k + l)).collect();
+                let y: Vec<u64> = (0..k).map(|l| self.lane(b, warp, l * n + i % n)).collect();
+                *sum = eval::tile_sum(a_ty.elem, &x, &y, *sum);
+            }
+            self.lanes(dst, warp).copy_from_slice(&out);
+            return;
+        }
         let fma = eval::fma(acc_ty.elem);
         for r in 0..m {
             for c in 0..n {

@@ -48,6 +48,6 @@ names! {
     CompareOp { Eq = "eq", Ne = "ne", Lt = "lt", Le = "le", Gt = "gt", Ge = "ge" }
     ReduceOp { Add = "reduce_add", Min = "reduce_min", Max = "reduce_max" }
     WarpShuffleOp { Up = "shuffle_up", Down = "shuffle_down", Xor = "shuffle_xor", Idx = "shuffle_idx" }
-    TileLayout { RowMajor = "row_major", ColMajor = "col_major" }
+    TileLayout { RowMajor = "row_major", ColMajor = "col_major", Interleaved = "interleaved" }
     TileRole { A = "a", B = "b", Acc = "acc" }
 }

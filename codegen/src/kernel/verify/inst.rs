@@ -442,8 +442,9 @@ impl Verifier<'_> {
         Some(array.elem)
     }
 
+    /// A tile belongs to a warp; where that is one thread, its own arrays serve.
     fn not_local(&mut self, op: &'static str, mem: Mem) {
-        if matches!(mem, Mem::Local(_)) {
+        if matches!(mem, Mem::Local(_)) && self.kernel.n_threads() != 1 {
             let expected = "global or shared";
             self.fault(FaultKind::AddressSpace { op, what: "a tile", expected, found: mem });
         }
@@ -529,8 +530,15 @@ fn mma_fits(a: RegTy, b: RegTy, acc: RegTy) -> bool {
     let (RegTy::Tile(a), RegTy::Tile(b), RegTy::Tile(acc)) = (a, b, acc) else { return false };
     (a.role, b.role, acc.role) == (TileRole::A, TileRole::B, TileRole::Acc)
         && (a.rows, b.cols, a.cols) == (acc.rows, acc.cols, b.rows)
-        && a.elem == b.elem
-        && a.elem.bits() <= acc.elem.bits()
+        && match (a.elem, b.elem) {
+            (Elem::I8, Elem::U8) => acc.elem == Elem::I32,
+            _ => {
+                a.elem == b.elem
+                    && a.elem.is_float()
+                    && acc.elem.is_float()
+                    && a.elem.bits() <= acc.elem.bits()
+            }
+        }
 }
 
 fn is_group_acc(acc: RegTy) -> bool {

@@ -222,7 +222,10 @@ impl<'k> Verifier<'k> {
             }
             let ok = match info.ty {
                 RegTy::Vec { lanes, .. } => lanes > 0,
-                RegTy::Tile(t) => t.rows > 0 && t.cols > 0 && t.elem.is_float(),
+                RegTy::Tile(t) => {
+                    let is_number = t.elem.is_float() || (k.n_threads() == 1 && t.elem != Elem::Bool);
+                    t.rows > 0 && t.cols > 0 && is_number
+                }
             };
             if !ok {
                 self.fault(FaultKind::BadRegTy(info.ty));

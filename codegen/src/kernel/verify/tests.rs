@@ -27,6 +27,10 @@ fn spoilt(g: impl FnOnce(&mut Kernel)) -> Vec<String> {
 
 /// Faults of single instructions on these registers and arrays, all registers assigned.
 fn inst(make: impl FnOnce(&[Reg]) -> Inst) -> Vec<String> {
+    inst_of(CPU, make)
+}
+
+fn inst_of(block: [u32; 3], make: impl FnOnce(&[Reg]) -> Inst) -> Vec<String> {
     let decls = |b: &mut KernelBuilder| {
         b.param("x", Elem::F32, Access::Read);
         b.param("y", Elem::F32, Access::Write);
@@ -43,7 +47,7 @@ fn inst(make: impl FnOnce(&[Reg]) -> Inst) -> Vec<String> {
         let acc = b.tile_fill(shape(16, 8, TileRole::Acc), 0.0);
         b.push(make(&[f, i, v, t, odd, a, w, acc]));
     };
-    built(CPU, decls).into_iter().map(|s| s.split_once(": ").unwrap().1.to_owned()).collect()
+    built(block, decls).into_iter().map(|s| s.split_once(": ").unwrap().1.to_owned()).collect()
 }
 
 const X: Mem = Mem::Param(ParamId(0));
@@ -156,7 +160,7 @@ fn instructions() {
             "elements 3..7 of `l`, which has 4",
         ),
         (
-            inst(|r| Inst::TileLoad {
+            inst_of([32, 1, 1], |r| Inst::TileLoad {
                 dst: r[5],
                 mem: L,
                 index: r[1],
@@ -190,6 +194,16 @@ fn instructions() {
         (
             inst(|r| Inst::Mma { dst: r[7], a: r[5], b: r[6], acc: r[7] }),
             "mma of tile<a, 16x8, f32>, tile<b, 16x8, f32> and tile<acc, 16x8, f32> does not fit together",
+        ),
+        (
+            inst_of([1, 1, 1], |r| Inst::TileLoad {
+                dst: r[5],
+                mem: X,
+                index: r[1],
+                stride: r[0],
+                layout: TileLayout::Interleaved,
+            }),
+            "stride of tile load has type f32, expected i64",
         ),
         (
             inst(|r| Inst::Math { dst: r[5], op: MathOp::Exp, src: r[5] }),

@@ -221,7 +221,7 @@ impl Analysis<'_> {
     }
 
     fn warp_op(&mut self, op: &'static str, control: Level) {
-        if control > Level::Warp {
+        if control > Level::Warp && self.kernel.n_threads() != 1 {
             self.fault(FaultKind::DivergentWarpOp(op));
         }
     }
@@ -239,7 +239,7 @@ impl Analysis<'_> {
     }
 
     fn warp_operand(&mut self, op: &'static str, what: &'static str, reg: Reg) {
-        if self.level(reg) > Level::Warp {
+        if self.level(reg) > Level::Warp && self.kernel.n_threads() != 1 {
             self.fault(FaultKind::DivergentOperand { op, what });
         }
     }

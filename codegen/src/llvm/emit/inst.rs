@@ -17,6 +17,9 @@ impl<'ctx> Emitter<'ctx, '_> {
             }
             Inst::Dim { dst, dim } => self.write(*dst, self.dims[dim.0 as usize].into()),
             Inst::BlockIdx { dst } => self.write(*dst, self.block_idx.into()),
+            Inst::Copy { dst, .. } if self.kernel.ty(*dst).lanes().is_none() => {
+                Err(EmitError::unsupported(inst))
+            }
             Inst::Copy { dst, src } => self.write(*dst, self.read(*src)?),
             Inst::Unary { dst, op, src } => self.write(*dst, self.unary(*op, *src, inst)?),
             Inst::Binary { dst, op, lhs, rhs } => {
@@ -70,21 +73,25 @@ impl<'ctx> Emitter<'ctx, '_> {
             | Inst::AsyncCopy { .. }
             | Inst::AsyncCommit
             | Inst::AsyncWait { .. }
-            | Inst::TileFill { .. }
-            | Inst::TileLoad { .. }
-            | Inst::TileStore { .. }
-            | Inst::Mma { .. }
             | Inst::TileBinary { .. }
             | Inst::TileExp2 { .. }
             | Inst::TileCast { .. }
             | Inst::GroupMma { .. }
             | Inst::GroupWait { .. } => Err(EmitError::unsupported(inst)),
+            Inst::TileFill { dst, value } => self.tile_fill(*dst, *value, inst),
+            Inst::TileLoad { dst, mem, index, stride, layout } => {
+                self.tile_load(*dst, *mem, (*index, *stride), *layout, inst)
+            }
+            Inst::TileStore { mem, index, stride, layout, src } => {
+                self.tile_store(*src, *mem, (*index, *stride), *layout, inst)
+            }
+            Inst::Mma { dst, a, b, acc } => self.mma([*dst, *a, *b, *acc], inst),
         }
     }
 
     /// Lanes of a register; every register of a CPU kernel has some.
     pub(super) fn lanes(&self, reg: crate::kernel::Reg) -> u16 {
-        self.kernel.ty(reg).lanes().expect("tiles are rejected when the registers get their slots")
+        self.kernel.ty(reg).lanes().expect("operands that are tiles are of tile instructions")
     }
 
     /// A scalar constant with exactly the given bits.

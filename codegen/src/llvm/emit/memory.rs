@@ -223,6 +223,17 @@ impl<'ctx> Emitter<'ctx, '_> {
         }
     }
 
+    /// The address of an element, and its size in bytes.
+    pub(super) fn element(
+        &self,
+        mem: Mem,
+        index: IntValue<'ctx>,
+    ) -> Result<(PointerValue<'ctx>, usize), EmitError> {
+        let access = self.access(mem, RegTy::scalar(self.kernel.mem_elem(mem)))?;
+        let address = element_address(&self.builder, access.memory, access.base, index, Bounds::Inside)?;
+        Ok((address, access.elem.size()))
+    }
+
     fn access(&self, mem: Mem, ty: RegTy) -> Result<Access<'ctx>, EmitError> {
         let elem = ty.elem();
         let base = match mem {

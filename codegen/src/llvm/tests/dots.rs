@@ -5,7 +5,7 @@ use crate::kernel::{Access, Elem, Kernel, KernelBuilder};
 use crate::target::CpuLevel;
 
 /// Bits that look random, the same on every run.
-fn noise(seed: u64, n: usize) -> impl Iterator<Item = u64> {
+pub(super) fn noise(seed: u64, n: usize) -> impl Iterator<Item = u64> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..n).map(move |_| {
         state ^= state << 13;

@@ -8,3 +8,4 @@ mod kernels;
 mod math;
 mod ops;
 mod random;
+mod tiles;

@@ -1,10 +1,11 @@
 //! Weights in `bf16`: half the bytes to stream, and dot products where the level has them.
 //!
-//! One row after the other is multiplied with the exact numbers of the weight, which are the upper halves of `f32`. A
-//! full tile of rows is rounded to `bf16` first on levels with dot products of `bf16`; elsewhere it is computed like
-//! single rows.
+//! On levels with matrix tiles or dot products of `bf16` rows are rounded to `bf16` first, each in the same way whatever
+//! rows stand beside it. Elsewhere they are multiplied with the exact numbers of the weight, which are the upper halves
+//! of `f32`.
 
-use super::{PANEL, Put, ROWS, Shape, Span, for_rows};
+use super::tiles::Tiles;
+use super::{PANEL, Put, ROWS, Shape, Span};
 use crate::assemble::Packing;
 use crate::kernel::{Elem, KernelBuilder, LocalId, ParamId, Reg};
 use crate::lower::access::Cx;
@@ -22,22 +23,32 @@ pub(super) fn lower(
     l: &mut Lowering<'_>,
     shape: &Shape<'_>,
     target: &CpuTarget,
-    (panels, m): (&Dim, &Dim),
+    m: &Dim,
 ) -> Result<Dim, LowerError> {
     let (b, cx, sink) = l.parts();
     cx.narrow(&Dim::from(shape.n));
     let packing = Packing::Pairs { k_axes: shape.p.k_axes.clone(), n_axis: shape.p.n_axis };
     let weight = cx.packed_param(b, shape.p.weight, packing)?;
-    let span = Span::new(cx, b, shape.n, (panels, m))?;
+    let span = Span::new(cx, b, shape, 2 * shape.k * PANEL, m)?;
     let has_dots = target.has_dot_bf16 && cx.lanes >= 4 && shape.k <= MOST_ROUNDED;
     let rows_at_once = if cx.lanes >= 16 { ROWS } else { ROWS / 2 } as usize;
     let product = Halves { shape, weight };
     let mut result = Ok(());
-    for_rows(cx, b, (m, span.m_tile), &mut |cx, b, rows| {
+    if target.has_tiles && target.has_dot_bf16 && Tiles::fit(Elem::Bf16, shape.k) {
+        let put: &mut Put<'_, '_> = &mut |cx, b, idx, x| sink.put(cx, b, idx, x);
+        product.tiles(cx, b, &span, put)?;
+        return Ok(span.grid);
+    }
+    let n_rounded = if has_dots { ROWS * shape.k } else { 0 };
+    let rounded = b.local("rounded", Elem::Bf16, n_rounded as u32);
+    span.for_rows(cx, b, &mut |cx, b, rows| {
         let put: &mut Put<'_, '_> = &mut |cx, b, idx, x| sink.put(cx, b, idx, x);
         result = result.clone().and(cx.scope(|cx| {
-            if has_dots && rows.len() as i64 == ROWS {
-                let rounded = product.round(cx, b, rows)?;
+            if has_dots {
+                for (slot, row) in rows.iter().enumerate() {
+                    let to = b.const_i64(slot as i64 * shape.k);
+                    product.round(cx, b, *row, (rounded, to))?;
+                }
                 return product.dots(cx, b, (rows, rounded), span.panels, put);
             }
             let mut result = Ok(());
@@ -117,35 +128,67 @@ impl Halves<'_> {
         Ok(())
     }
 
-    /// A tile of rows rounded to `bf16`.
-    fn round(&self, cx: &mut Cx<'_>, b: &mut KernelBuilder, rows: &[Reg]) -> Result<LocalId, LowerError> {
+    /// The block in matrix tiles.
+    fn tiles<'a>(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        span: &Span,
+        put: &mut Put<'_, 'a>,
+    ) -> Result<(), LowerError> {
         let shape = self.shape;
-        let rounded = b.local("rounded", Elem::Bf16, (ROWS * shape.k) as u32);
+        let tiles = Tiles::new(b, (Elem::Bf16, Elem::Bf16, Elem::F32), shape.k, span.rows);
+        let mut result = Ok(());
+        b.for_("slot", 0, tiles.n_rows, 1, |b, slot| {
+            let row = b.add(span.rows.0, slot);
+            let to = b.mul(slot, tiles.stride);
+            result = cx.scope(|cx| self.round(cx, b, row, (tiles.rows, to)));
+        });
+        result?;
+        tiles.fill(b);
+        let mut result = Ok(());
+        b.for_("panel", span.panels.0, span.panels.1, 1, |b, panel| {
+            let base = b.mul(panel, shape.k * PANEL);
+            tiles.multiply(b, (self.weight, base), shape.k, None);
+            b.for_("slot", 0, tiles.n_rows, 1, |b, slot| {
+                let row = b.add(span.rows.0, slot);
+                result = cx.scope(|cx| shape.put_row(cx, b, row, (panel, tiles.sums, slot), put));
+            });
+        });
+        result
+    }
+
+    /// A row rounded to `bf16`.
+    fn round(
+        &self,
+        cx: &mut Cx<'_>,
+        b: &mut KernelBuilder,
+        row: Reg,
+        (rounded, first): (LocalId, Reg),
+    ) -> Result<(), LowerError> {
+        let shape = self.shape;
         let k_extents = cx.extents(b, &shape.k_extents);
         let lanes = i64::from(cx.lanes);
+        let row_idx = shape.row_idx(cx, b, row);
         let mut result = Ok(());
-        for (slot, row) in rows.iter().enumerate() {
-            let row_idx = shape.row_idx(cx, b, *row);
-            b.for_("k", 0, shape.k, lanes, |b, k| {
-                let left = b.sub(shape.k, k);
-                let mask = (shape.k % lanes != 0).then(|| b.lane_mask(left, cx.lanes));
-                result = result.clone().and(cx.masked(mask, |cx| {
-                    let at = cx.lanes_from(k);
-                    let k_idx = cx.index(b).unravel(at, &k_extents);
-                    let x = shape.x(cx, b, &row_idx, &k_idx)?;
-                    let x = cx.widen(b, x);
-                    let x = b.cast(x, Elem::Bf16);
-                    let to = b.add(k, slot as i64 * shape.k);
-                    match mask {
-                        Some(mask) => b.store_masked(rounded, to, x, mask),
-                        None => b.store(rounded, to, x),
-                    }
-                    Ok(())
-                }));
+        b.for_("k", 0, shape.k, lanes, |b, k| {
+            let left = b.sub(shape.k, k);
+            let mask = (shape.k % lanes != 0).then(|| b.lane_mask(left, cx.lanes));
+            result = cx.masked(mask, |cx| {
+                let at = cx.lanes_from(k);
+                let k_idx = cx.index(b).unravel(at, &k_extents);
+                let x = shape.x(cx, b, &row_idx, &k_idx)?;
+                let x = cx.widen(b, x);
+                let x = b.cast(x, Elem::Bf16);
+                let to = b.add(k, first);
+                match mask {
+                    Some(mask) => b.store_masked(rounded, to, x, mask),
+                    None => b.store(rounded, to, x),
+                }
+                Ok(())
             });
-        }
-        result?;
-        Ok(rounded)
+        });
+        result
     }
 
     /// A rounded tile of rows times panels.

@@ -62,11 +62,29 @@ fn products_with_halves() {
     linear("blhp,ehp->ble", "b,l,3,4", "9,3,4", (F32, BF16));
 }
 
+/// Blocks of no rows, one, some, and more than a block: rows are brought into matrix tiles where there are any.
+const BLOCKS: [(i64, i64); 6] = [(1, 0), (1, 1), (1, 16), (1, 17), (3, 11), (5, 10)];
+
+#[test]
+fn products_with_halves_in_blocks() {
+    for (k, n) in [(32, 3), (64, 33), (96, 320)] {
+        let mut case = Case::new(format!("blocks of halves {k} {n}"));
+        let x = case.input(F32, &format!("b,l,{k}"), Fill::Noise(1.0));
+        let x = case.b.unary(UnaryFn::Neg, x).unwrap();
+        let w = case.weight(BF16, &format!("{n},{k}"), Fill::Noise(1.0));
+        let w = case.b.cast(w, F32).unwrap();
+        let y = case.b.contract("bld,ed->ble", &[x, w]).unwrap();
+        let y = case.b.unary(UnaryFn::Silu, y).unwrap();
+        case.finish(&[y]).check(&BLOCKS);
+    }
+}
+
 /// `x` times integers of so many bits in groups, then a bias.
 fn quantized(spec: &str, x: &str, w: [i64; 2], (axis, group, bits): (usize, usize, usize), fill: Fill) {
     let mut case = Case::new(format!("{spec} {x} {w:?} {axis} {group} {bits}"));
     let x = case.input(F32, x, fill);
     let x = case.b.unary(UnaryFn::Neg, x).unwrap();
+    let extents = if w.contains(&600) { &BLOCKS[..4] } else { &BLOCKS[..] };
     let mut scales = w;
     scales[axis] /= group as i64;
     let text = |dims: [i64; 2]| format!("{},{}", dims[0], dims[1]);
@@ -76,12 +94,12 @@ fn quantized(spec: &str, x: &str, w: [i64; 2], (axis, group, bits): (usize, usiz
     let y = case.op(Contract::new(spec), &[x, w]);
     let y = case.b.unary(UnaryFn::Neg, y).unwrap();
     // Rows are rounded to 8 bits.
-    case.finish(&[y]).within(0.01, 0.03).check(&[(1, 0), (1, 1), (2, 7), (3, 9)]);
+    case.finish(&[y]).within(0.01, 0.03).check(extents);
 }
 
 #[test]
 fn products_with_integers() {
-    for (k, n) in [(70, 33), (33, 64), (1, 3), (5, 600)] {
+    for (k, n) in [(70, 33), (33, 64), (1, 3), (5, 600), (128, 40)] {
         let x = format!("b,l,{k}");
         quantized("bld,ed->ble", &x, [n, k], (1, k as usize, 8), Fill::Noise(1.0));
         quantized("bld,de->ble", &x, [k, n], (0, k as usize, 8), Fill::Noise(100.0));
@@ -187,4 +205,28 @@ fn convolutions() {
             case.finish(&[y]).check(&[(0, 5), (1, 1), (2, 7), (1, 19)]);
         }
     }
+}
+
+/// A table that is looked up and multiplied with is one argument of both kernels.
+#[test]
+fn tied_tables() {
+    for (stored, k, n) in [(F32, 20, 37), (BF16, 6, 40), (BF16, 32, 40), (BF16, 7, 40)] {
+        let mut case = Case::new(format!("tied {stored} {k} {n}"));
+        let ids = case.input(I32, "b,l", Fill::Range(-3.0, n as f64));
+        let table = case.weight(stored, &format!("{n},{k}"), Fill::Noise(1.0));
+        let table = case.b.cast(table, F32).unwrap();
+        let x = case.op(Gather { axis: 0 }, &[table, ids]);
+        let x = case.b.unary(UnaryFn::Neg, x).unwrap();
+        let y = case.op(Contract::new("bld,vd->blv"), &[x, table]);
+        case.finish(&[x, y]).check(&[(1, 0), (1, 1), (2, 7)]);
+    }
+    let mut case = Case::new("tied bytes");
+    let ids = case.input(I32, "b,l", Fill::Range(0.0, 36.0));
+    let q = case.weight(I8, "37,18", Fill::Noise(127.0));
+    let scale = case.weight(F32, "37,1", Fill::Range(0.001, 0.01));
+    let table = case.op(Dequantize { axis: 1, group: 18, bits: 8 }, &[q, scale]);
+    let x = case.op(Gather { axis: 0 }, &[table, ids]);
+    let x = case.b.unary(UnaryFn::Neg, x).unwrap();
+    let y = case.op(Contract::new("bld,vd->blv"), &[x, table]);
+    case.finish(&[x, y]).within(0.01, 0.03).check(&[(1, 1), (2, 7)]);
 }

@@ -75,7 +75,8 @@ impl Emitter<'_> {
     /// The index of element (row, col).
     fn at(&mut self, (index, stride): (Var, Var), layout: TileLayout, (row, col): (Var, Var)) -> Var {
         let (major, minor) = match layout {
-            TileLayout::RowMajor => (row, col),
+            // Legalization leaves interleaved rows to CPUs.
+            TileLayout::RowMajor | TileLayout::Interleaved => (row, col),
             TileLayout::ColMajor => (col, row),
         };
         let offset = self.var(Class::B64);
@@ -192,7 +193,7 @@ impl Emitter<'_> {
     /// Loads an accumulator from one address: its rows or columns are `stride` elements apart.
     fn load_accumulator(&mut self, mem: Mem, index: Reg, (stride, layout): (i64, TileLayout), dst: Vec<Var>) {
         let (down, right) = match layout {
-            TileLayout::RowMajor => (stride, 1),
+            TileLayout::RowMajor | TileLayout::Interleaved => (stride, 1),
             TileLayout::ColMajor => (1, stride),
         };
         let pairs = right == 1 && down % 2 == 0 && self.alignment.exponent(index) >= 1;
