@@ -4,6 +4,7 @@
 //! what it gives and what it means. This crate knows no file format and no target.
 
 pub mod builder;
+pub mod count;
 pub mod diag;
 pub mod dim;
 pub mod edit;

@@ -55,6 +55,11 @@ fn write_out(
     Ok(changed)
 }
 
+/// Whether the loop or branch is written out if nothing else becomes of it.
+pub(crate) fn is_short(node: &Node) -> bool {
+    copies(node).is_some_and(|n| n <= MAX_GROWTH)
+}
+
 /// How many nodes take the place of a node with regions; `None` if it stays.
 fn copies(node: &Node) -> Option<usize> {
     let size = |graph: &Graph| graph.nodes().len() + 4;

@@ -7,7 +7,7 @@ use crate::flatten::{Branches, Flatten};
 use crate::fold::Fold;
 use crate::manager::Phase;
 use crate::raise::{
-    CausalConvs, ChunkedScan, ComplexStep, LongConvs, MergeScans, OneStep, ParallelScan, ScanLoop,
+    CausalConvs, ChunkedScan, ComplexStep, LongConvs, MergeScans, OneStep, ParallelScan, Quotients, ScanLoop,
     Stabilized, Unrolled, WholeSteps,
 };
 use ssmc_ir::Stage;
@@ -27,6 +27,7 @@ pub const RAISED: Phase = Phase {
     passes: &[
         &ParallelScan,
         &ChunkedScan,
+        &Quotients,
         &Unrolled,
         &OneStep,
         &ScanLoop,

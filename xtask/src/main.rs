@@ -28,6 +28,7 @@ tasks:
     --target LEVEL            code level to compile for; cpu (the default) takes all
     --streaming               derive programs with state, feed the sequences in pieces, compare
     --optimize                write every model as optimized ONNX, compare and measure both in onnxruntime
+    --jobs N                  cases at a time (1; all processors for scramble)
     --stage kernel            also compare every kernel in the interpreter with the machine code
     --json FILE               write the results, - for stdout
     --bin FILE                ssmc to use instead of building one

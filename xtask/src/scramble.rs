@@ -9,9 +9,12 @@ use regex::Regex;
 use crate::args::Args;
 use crate::{Result, corpus, process};
 
-/// `scramble SEED DIR` with the options of `corpus`.
+/// `scramble SEED DIR` with the options of `corpus`. Code for one level shows as much as code for all, and cases are
+/// compiled side by side, unless options say otherwise.
 pub(crate) fn main(args: &[String]) -> Result<bool> {
-    let args = Args::parse(args, corpus::OPTIONS)?;
+    let jobs = std::thread::available_parallelism()?.to_string();
+    let defaults = ["--target", "native", "--jobs", &jobs].map(str::to_owned);
+    let args = Args::parse(&[&defaults[..], args].concat(), corpus::OPTIONS)?;
     let [seed, folder] = &args.words[..] else { return Err("expected a seed and a corpus folder".into()) };
     let _: u64 = seed.parse().map_err(|error| format!("seed {seed}: {error}"))?;
     let filter = Regex::new(args.get("filter").unwrap_or(""))?;

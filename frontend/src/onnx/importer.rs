@@ -566,6 +566,17 @@ impl<'m> Importer<'m> {
         self.open_scope();
     }
 
+    /// The graph of a region: of the present one, or so many outwards.
+    pub(crate) fn graph(&self, outwards: usize) -> &Graph {
+        self.regions[self.regions.len() - 1 - outwards].builder.graph()
+    }
+
+    /// The IR value of `v` in the region around the present one, if there is one already.
+    pub(crate) fn data_around(&self, v: Val) -> Option<ValueId> {
+        let around = self.regions.len().checked_sub(2)?;
+        self.entries[v.0].in_region.get(&self.regions[around].id).copied()
+    }
+
     /// Adds an input to the present region.
     pub(crate) fn region_input(&mut self, name: &str, ty: TensorType) -> Val {
         let value = self.region().builder.input(name, ty);

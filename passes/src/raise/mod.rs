@@ -5,6 +5,7 @@
 //! - `complex_step`: one step of a complex recurrence over pairs of real numbers.
 //! - `long_conv`: convolutions along the sequence, most of them by Fourier transforms.
 //! - `unroll`: recurrences that were written out step by step.
+//! - `quotient`: quotients of running sums, for sequences of any length.
 //! - `read_out`: products that read states take the axes of the scan.
 //! - `merge`: scans of one sequence each.
 //! - `stabilized`: weighted means with a running maximum, written out step by step.
@@ -22,6 +23,7 @@ mod merge;
 mod order;
 mod pairs;
 mod product;
+mod quotient;
 mod read_out;
 mod scan_loop;
 mod stabilized;
@@ -36,6 +38,7 @@ pub use chunked::{ChunkedScan, ParallelScan};
 pub use complex_step::ComplexStep;
 pub use long_conv::LongConvs;
 pub use merge::MergeScans;
+pub use quotient::Quotients;
 pub use read_out::WholeSteps;
 pub use scan_loop::ScanLoop;
 pub use stabilized::Stabilized;

@@ -2,13 +2,18 @@
 //!
 //! Loop fission: what does not depend on a carried value is hoisted and computed for all iterations at once; a carried
 //! value h' = a*h + b whose coefficients were hoisted becomes one `ssm.scan`; what reads its states is then sunk behind
-//! the scan, again for all iterations at once, and may hold the coefficients of the next one.
+//! the scan, again for all iterations at once, and may hold the coefficients of the next one. A buffer that each
+//! iteration writes at its own index (`buffer`) is what was written. What is left is a loop of its own (`rest`).
+
+mod buffer;
+mod rest;
 
 use super::affine::{Affine, Coef, Reader};
 use super::lift::{Lifted, Lifter, Obstacle, value};
 use super::matrix;
 use super::pairs::{self, Complex};
 use super::trace::Tracer;
+use crate::flatten;
 use crate::pass::{Changed, Evidence, Pass, PassCtx, PassError, Remark, RemarkKind};
 use crate::view;
 use ssmc_ir::edit::Rewriter;
@@ -20,8 +25,9 @@ use ssmc_ir::{
 };
 use std::collections::BTreeMap;
 
-/// Replaces every loop of the outermost graph whose carried values are all first-order recurrences (or counters, or
-/// delays). Other loops stay, with a remark that says why.
+/// Replaces every loop of the outermost graph whose carried values are all first-order recurrences (or counters,
+/// delays, or buffers). Of other loops those that are become scans, and the rest stays a loop, with a remark that says
+/// why.
 pub struct ScanLoop;
 
 impl Pass for ScanLoop {
@@ -43,28 +49,52 @@ impl Pass for ScanLoop {
             let place = graph.locs().describe(node.loc);
             rewriter.builder().set_loc(by);
             let mut raise = |matrices| {
-                Raise::new(rewriter.builder(), node, op, &model.weights, &mut tracer, &operands)
-                    .and_then(|raise| raise.run(matrices))
+                Raise::new(rewriter.builder(), node, op, &model.weights, &mut tracer, &operands)?
+                    .run(matrices)
             };
             // A matrix that a scan op hides may be what another carried value needs.
-            let raised = raise(true).or_else(|_| raise(false));
-            let kind = match raised {
-                Ok((results, scans)) => {
+            let raised = match raise(true) {
+                Ok(whole @ Raised { rest: None, .. }) => Ok(whole),
+                part => match raise(false) {
+                    Ok(whole @ Raised { rest: None, .. }) => Ok(whole),
+                    other => part.or(other),
+                },
+            };
+            let raised = match raised {
+                // A short loop is written out as a whole.
+                Ok(Raised { rest: Some(obstacle), .. }) if flatten::is_short(node) => Err(obstacle),
+                raised => raised,
+            };
+            let mut remark =
+                |kind| ctx.remarks.push(Remark { pass: "scan-loop", place: place.clone(), kind });
+            match raised {
+                Ok(Raised { results, scans, rest }) => {
                     for (old, new) in node.results.iter().zip(results) {
                         rewriter.replace(*old, new)?;
                     }
-                    RemarkKind::Raised { evidence: Evidence::Structural, scans }
+                    remark(RemarkKind::Raised { evidence: Evidence::Structural, scans });
+                    if let Some(obstacle) = rest {
+                        remark(RemarkKind::Kept { reason: format!("the rest of the loop: {obstacle}") });
+                    }
                 }
                 Err(obstacle) => {
                     rewriter.copy(node)?;
-                    RemarkKind::Kept { reason: obstacle.to_string() }
+                    remark(RemarkKind::Kept { reason: obstacle.to_string() });
                 }
-            };
-            ctx.remarks.push(Remark { pass: self.name(), place, kind });
+            }
         }
         let graph = rewriter.finish()?;
         Ok(Changed::replace(model, graph))
     }
+}
+
+/// What takes the place of a loop.
+pub(super) struct Raised {
+    pub(super) results: Vec<ValueId>,
+    /// The number of scans among what computes them.
+    pub(super) scans: usize,
+    /// Why a part of it is a loop still.
+    pub(super) rest: Option<Obstacle>,
 }
 
 /// One loop on its way to scans.
@@ -131,10 +161,28 @@ impl<'a, 'b> Raise<'a, 'b> {
         })
     }
 
-    /// The results that replace those of the loop, and the number of scans among what computes them.
-    /// With `matrices`, a carried matrix that is read by queries becomes one op, and its states no values.
-    pub(super) fn run(mut self, matrices: bool) -> Result<(Vec<ValueId>, usize), Obstacle> {
+    /// What replaces the loop. With `matrices`, a carried matrix that is read by queries becomes one op, and its states
+    /// no values.
+    pub(super) fn run(mut self, matrices: bool) -> Result<Raised, Obstacle> {
         self.advance()?;
+        let rest = self.resolve_all(matrices)?;
+        match rest {
+            Some(obstacle) if self.scans == 0 => Err(obstacle),
+            Some(obstacle) => {
+                Ok(Raised { results: self.with_rest()?, scans: self.scans, rest: Some(obstacle) })
+            }
+            None => {
+                let mut results: Vec<ValueId> = self.last.iter().copied().flatten().collect();
+                for i in 0..self.op.stack_axes.len() {
+                    results.push(self.stack(i)?.ok_or(Obstacle::Coupled { carried: 0 })?);
+                }
+                Ok(Raised { results, scans: self.scans, rest: None })
+            }
+        }
+    }
+
+    /// Resolves what can be; why not all of it.
+    fn resolve_all(&mut self, matrices: bool) -> Result<Option<Obstacle>, Obstacle> {
         while self.last.iter().any(Option::is_none) {
             let mut first = None;
             let mut progress = false;
@@ -144,6 +192,10 @@ impl<'a, 'b> Raise<'a, 'b> {
                 }
                 if matrices && self.matrix(carried) {
                     self.advance()?;
+                    progress = true;
+                    continue;
+                }
+                if self.buffer(carried)? {
                     progress = true;
                     continue;
                 }
@@ -160,23 +212,25 @@ impl<'a, 'b> Raise<'a, 'b> {
                     Err(obstacle) => first = first.or(Some(obstacle)),
                 }
             }
-            if let (false, Some(obstacle)) = (progress, first) {
-                return Err(obstacle);
+            if !progress {
+                return Ok(first);
             }
         }
-        let mut results: Vec<ValueId> = self.last.iter().copied().flatten().collect();
-        for (i, port) in self.body.outputs()[self.op.n_carried..].iter().enumerate() {
-            let x = self.known[port.value.idx()].ok_or(Obstacle::Coupled { carried: 0 })?;
-            let mut x = self.lifter.stacked(x)?;
-            if self.op.stack_reverse[i] != self.reverse {
-                x = self.lifter.b.op(Reverse { axis: 0 }, &[x])?;
-            }
-            let rank = self.lifter.b.ty(x).rank();
-            let mut perm: Vec<usize> = (1..rank).collect();
-            perm.insert(self.op.stack_axes[i], 0);
-            results.push(view::permute(self.lifter.b, x, &perm)?);
+        Ok(None)
+    }
+
+    /// What the loop gives as its stacked result `i`, if that is known.
+    fn stack(&mut self, i: usize) -> Result<Option<ValueId>, Obstacle> {
+        let port = &self.body.outputs()[self.op.n_carried + i];
+        let Some(x) = self.known[port.value.idx()] else { return Ok(None) };
+        let mut x = self.lifter.stacked(x)?;
+        if self.op.stack_reverse[i] != self.reverse {
+            x = self.lifter.b.op(Reverse { axis: 0 }, &[x])?;
         }
-        Ok((results, self.scans))
+        let rank = self.lifter.b.ty(x).rank();
+        let mut perm: Vec<usize> = (1..rank).collect();
+        perm.insert(self.op.stack_axes[i], 0);
+        Ok(Some(view::permute(self.lifter.b, x, &perm)?))
     }
 
     /// Lifts every node of the body whose operands are known.

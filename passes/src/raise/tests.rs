@@ -1,3 +1,4 @@
+mod loops;
 mod matrix;
 
 use crate::pass::RemarkKind;

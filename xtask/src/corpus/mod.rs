@@ -8,8 +8,11 @@ mod report;
 mod run;
 mod streaming;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use regex::Regex;
 
@@ -19,10 +22,11 @@ use crate::{Result, process};
 pub(crate) use compare::error_over_peak;
 
 use case::{Case, Kind};
+use report::Row;
 use run::Tools;
 
 pub(crate) const OPTIONS: &[&str] =
-    &["kind", "filter", "target", "stage", "json", "bin", "runner", "profile"];
+    &["kind", "filter", "target", "stage", "json", "bin", "runner", "profile", "jobs"];
 
 /// Runs the cases; whether none failed.
 pub(crate) fn main(args: &[String]) -> Result<bool> {
@@ -91,23 +95,14 @@ pub(crate) fn run(folder: &Path, args: &Args, task: Task) -> Result<bool> {
             .transpose()?,
         target: args.get("target").filter(|target| *target != "cpu").map(str::to_owned),
     };
-    let (mut rows, mut times) = (Vec::new(), Vec::new());
-    let mut bar = Bar::new(cases.len());
-    for case in &cases {
-        bar.show(rows.len(), &case.name);
-        let row = match &python {
-            Some(python) => {
-                let (row, measured) = optimize::run(case, &tools.ssmc, python);
-                times.extend(measured.map(|measured| (case.name.clone(), measured)));
-                row
-            }
-            None if task == Task::Stream => streaming::run(case, &tools),
-            None => run::run(case, &tools),
-        };
-        bar.clear();
-        println!("{row}");
-        rows.push(row);
-    }
+    let jobs = args.get("jobs").map_or(Ok(1), str::parse).map_err(|error| format!("--jobs: {error}"))?;
+    let (rows, times) = each(&cases, jobs, |case| match &python {
+        Some(python) => optimize::run(case, &tools.ssmc, python),
+        None if task == Task::Stream => (streaming::run(case, &tools), None),
+        None => (run::run(case, &tools), None),
+    });
+    let times: Vec<_> =
+        (cases.iter().zip(times)).filter_map(|(case, t)| Some((case.name.clone(), t?))).collect();
     match args.get("json") {
         Some("-") => println!("{:#}", report::json(&rows)),
         Some(path) => fs::write(path, format!("{:#}\n", report::json(&rows)))?,
@@ -119,6 +114,40 @@ pub(crate) fn run(folder: &Path, args: &Args, task: Task) -> Result<bool> {
     let summary = report::Summary::of(&rows);
     println!("{summary}");
     Ok(summary.failed == 0)
+}
+
+/// What `run` gives for every case, in the order of the cases, as many at a time as `jobs` says. Rows are printed as
+/// they come.
+fn each<T: Send>(
+    cases: &[Case],
+    jobs: usize,
+    run: impl Fn(&Case) -> (Row, Option<T>) + Sync,
+) -> (Vec<Row>, Vec<Option<T>>) {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new((Bar::new(cases.len()), BTreeMap::new()));
+    let lock = || done.lock().unwrap_or_else(PoisonError::into_inner);
+    let work = || {
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            let Some(case) = cases.get(i) else { return };
+            {
+                let (bar, rows) = &mut *lock();
+                bar.show(rows.len(), &case.name);
+            }
+            let (row, more) = run(case);
+            let (bar, rows) = &mut *lock();
+            bar.clear();
+            println!("{row}");
+            rows.insert(i, (row, more));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(work);
+        }
+    });
+    let (_, rows) = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    rows.into_values().unzip()
 }
 
 /// The folders of all cases, by name.

@@ -6,6 +6,7 @@ use super::super::importer::{Failure, Imported, Special, Val};
 use super::super::proto::{GraphProto, NodeProto, ValueInfoProto};
 use super::super::shape::{self, Known};
 use super::sequence;
+use super::trips::{Counter, Trips};
 use super::unroll;
 use ssmc_ir::ops;
 use ssmc_ir::{DType, Dim, Graph, Shape, TensorType};
@@ -69,20 +70,20 @@ fn slice_type(ty: &TensorType, axis: usize) -> TensorType {
     ty.with_shape(dims)
 }
 
-/// Imports a body into a region of its own; `open` adds the region's inputs, `pick` chooses its outputs.
-fn region<'m>(
+/// Imports a body into a region of its own; `open` adds the region's inputs, which `pick` gets to choose its outputs.
+fn region<'m, T>(
     c: &mut Ctx<'_, 'm>,
     name: &str,
     body: &'m GraphProto,
-    open: impl FnOnce(&mut Ctx<'_, 'm>) -> Result<(), Fault>,
-    pick: impl FnOnce(&mut Ctx<'_, 'm>, Vec<Val>) -> Result<Vec<Val>, Fault>,
+    open: impl FnOnce(&mut Ctx<'_, 'm>) -> Result<T, Fault>,
+    pick: impl FnOnce(&mut Ctx<'_, 'm>, T, Vec<Val>) -> Result<Vec<Val>, Fault>,
 ) -> Imported<(Graph, Vec<Val>)> {
     c.imp.open_region(name);
-    let outputs = open(c).map_err(Failure::from).and_then(|()| {
+    let outputs = open(c).map_err(Failure::from).and_then(|opened| {
         c.imp.initializers(body);
         c.imp.nodes(&body.node)?;
         let outputs = c.imp.outputs(body)?;
-        Ok(pick(c, outputs)?)
+        Ok(pick(c, opened, outputs)?)
     });
     let named = outputs.and_then(|outputs| {
         let names = outputs.iter().enumerate().map(|(i, v)| (format!("out_{i}"), *v));
@@ -103,7 +104,7 @@ struct LoopPlan<'m> {
     scanned: Vec<Scanned>,
     /// What the body appends to.
     sequences: Vec<Appended<'m>>,
-    trip_count: Dim,
+    trips: Trips,
 }
 
 /// A carried sequence, or a tensor that grows, to which the body appends one tensor in each iteration.
@@ -124,15 +125,18 @@ impl<'m> LoopPlan<'m> {
         c: &mut Ctx<'_, 'm>,
         stacked: impl FnOnce(&Ctx<'_, 'm>, usize) -> Result<Vec<Stacked>, Fault>,
     ) -> Imported<Vec<Val>> {
-        let Self { body, count, condition, formals, carried, scanned, sequences, trip_count } = self;
+        let Self { body, count, condition, formals, carried, scanned, sequences, trips } = self;
         let types: Vec<TensorType> = carried.iter().map(|v| c.ty(*v).clone()).collect();
         let has_condition = condition.is_some();
+        let mut trip_count = Dim::from(0);
         let (graph, captures) = region(
             c,
             "body",
             body,
             |c| {
+                let mut inputs = Vec::new();
                 let iteration = c.imp.region_input("iteration", TensorType::new(DType::I64, Shape::scalar()));
+                inputs.push(iteration);
                 if let Some(name) = count {
                     c.imp.bind(name, Some(iteration));
                 }
@@ -147,21 +151,16 @@ impl<'m> LoopPlan<'m> {
                 }
                 for formal in formals {
                     let value = c.imp.region_input(formal.name, formal.ty);
+                    inputs.push(value);
                     c.imp.bind(formal.name, Some(value));
                 }
-                Ok(())
+                Ok(inputs)
             },
-            |c, mut outputs| {
-                if has_condition {
-                    if outputs.is_empty() {
-                        return Err(Fault::OutputCount { expected: "at least 1".into(), found: 0 });
-                    }
-                    let goes_on = outputs.remove(0);
-                    let always = c.known(goes_on).and_then(Known::as_consts).is_some_and(|k| k == [1]);
-                    if !always {
-                        return Err(Fault::Unsupported("a loop that ends on a condition".into()));
-                    }
+            |c, inputs, mut outputs| {
+                if has_condition && outputs.is_empty() {
+                    return Err(Fault::OutputCount { expected: "at least 1".into(), found: 0 });
                 }
+                let goes_on = has_condition.then(|| outputs.remove(0));
                 let n_carried = types.len() + sequences.len();
                 if outputs.len() < n_carried {
                     let expected = format!("at least {n_carried} body outputs");
@@ -190,6 +189,12 @@ impl<'m> LoopPlan<'m> {
                         });
                     }
                 }
+                let states = inputs[1..].iter().zip(&outputs).zip(&carried);
+                let counters: Vec<Counter> = states
+                    .filter(|((_, next), _)| c.dtype(**next).is_int())
+                    .map(|((state, next), initial)| Counter { state: *state, next: *next, initial: *initial })
+                    .collect();
+                trip_count = trips.count(c, goes_on, inputs[0], &counters)?;
                 Ok(outputs)
             },
         )?;
@@ -308,7 +313,7 @@ pub(crate) fn scan(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
         count: None,
         condition: None,
         formals: formals(body.input.iter(), types)?,
-        trip_count: trip_count(c, &scanned)?,
+        trips: Trips::given(trip_count(c, &scanned)?),
         carried: states,
         scanned,
         sequences: Vec::new(),
@@ -382,7 +387,7 @@ fn inner_scan<'m>(
         count: None,
         condition: None,
         formals: formals(body.input.iter(), types)?,
-        trip_count: trip_count(c, &scanned)?,
+        trips: Trips::given(trip_count(c, &scanned)?),
         carried: states.to_vec(),
         scanned,
         sequences: Vec::new(),
@@ -390,7 +395,8 @@ fn inner_scan<'m>(
     plan.build(c, |_, n| Ok(vec![Stacked { axis: 0, reverse: false }; n]))
 }
 
-/// `Loop`: with a trip count known when compiling (it may be a symbol) and a condition that stays true it is one node.
+/// `Loop`: with a trip count known when compiling (it may be a symbol), given or counted up to by its condition, it is
+/// one node.
 /// What cannot be, because shapes, sequences or the end follow from the iteration, is written out if it is short.
 pub(crate) fn loop_op(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     let first_fault = c.imp.n_faults();
@@ -411,23 +417,23 @@ pub(crate) fn loop_op(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
 /// `Loop` as one node.
 fn loop_node(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     let body = c.attrs.graph("body")?;
-    let starts = match c.opt(1) {
-        Some(_) => c.bool_input(1, "the condition before the first iteration")?,
-        None => true,
-    };
-    let trips = match c.opt(0) {
-        _ if !starts => Dim::from(0),
+    let limit = match c.opt(0) {
         Some(_) => match c.dims_input(0, "trip count")?.as_slice() {
-            [trips] => trips.clone(),
+            [trips] => Some(trips.clone()),
             other => {
                 let (expected, found) = ("one trip count".into(), other.len().to_string());
                 return Err(Fault::Input { idx: 0, expected, found }.into());
             }
         },
-        None => return Err(Fault::Unsupported("a loop without a trip count".into()).into()),
+        None => None,
     };
-    let trip_count = shape::apply(ssmc_ir::DimFn::Max, &trips, &Dim::from(0)).ok_or(shape::OVERFLOW)?;
-    shape::check_shape(std::slice::from_ref(&trip_count))?;
+    let trips = match c.opt(1) {
+        Some(v) if c.known(v).is_none() => Trips { limit, starts: Some(v) },
+        Some(_) if !c.bool_input(1, "the condition before the first iteration")? => {
+            Trips::given(Dim::from(0))
+        }
+        _ => Trips { limit, starts: None },
+    };
     let (mut carried, mut sequences) = (Vec::new(), Vec::new());
     for idx in 2..c.n_inputs() {
         let v = c.input(idx)?;
@@ -463,7 +469,7 @@ fn loop_node(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
         carried,
         scanned: Vec::new(),
         sequences,
-        trip_count,
+        trips,
     };
     plan.build(c, |_, n| Ok(vec![Stacked { axis: 0, reverse: false }; n]))
 }
@@ -520,7 +526,7 @@ pub(crate) fn if_else(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
             name,
             branch,
             |c| c.imp.capture_all(&shared),
-            |c, outputs| {
+            |c, (), outputs| {
                 if outputs.iter().any(|v| c.imp.special(*v).is_some()) {
                     let what = "the condition of branches that give sequences or optional values";
                     return Err(Fault::NotKnown { idx: 0, what });

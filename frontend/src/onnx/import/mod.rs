@@ -32,4 +32,5 @@ mod span;
 pub(crate) mod split;
 pub(crate) mod transposed;
 pub(crate) mod trig;
+mod trips;
 mod unroll;

@@ -225,3 +225,95 @@ fn the_trip_count_may_follow_from_numbers() {
     let m = model(18, graph(&["x[2]"], numbers, nodes, &["y[2]"]));
     assert_eq!(run(&m, &[("x", tensor(&[2], &[1.0, 2.0]))])[0].to_f64(), [8.0, 16.0]);
 }
+
+/// h' = h + x[t] from t = 0 on, which `grows` to t2, while `goes_on`. Before the first iteration: `starts`.
+fn counted(starts: &str, limit: Option<i64>, grows: &str, goes_on: &[&str]) -> ModelProto {
+    let mut inside = vec![node(grows, vec![])];
+    inside.extend(goes_on.iter().map(|text| node(text, vec![])));
+    inside.push(node("Gather x t -> row", vec![("axis", A::Int(0))]));
+    inside.push(node("Add h row -> h2", vec![]));
+    inside.push(node("Identity h2 -> y", vec![]));
+    let ports = ["i:i[]", "b:go[]", "i:t[]", "h[2]"];
+    let body = body(&ports, inside, &["b:on[]", "i:t2[]", "h2[2]", "y[2]"]);
+    let count = limit.map_or("_", |_| "most");
+    let nodes = vec![
+        node("Shape x -> dims", vec![]),
+        node("Gather dims zero -> n", vec![]),
+        node("Less zero n -> any", vec![]),
+        node("Less one n -> other", vec![]),
+        node(&format!("Loop {count} {starts} zero h0 -> end last all"), vec![("body", body)]),
+    ];
+    let mut numbers = vec![scalar("zero", 0), scalar("one", 1), scalar("two", 2)];
+    numbers.extend(limit.map(|n| scalar("most", n)));
+    let inputs = ["x[n,2]", "h0[2]"];
+    model(21, graph(&inputs, numbers, nodes, &["i:end[]", "last[2]", "all[?,2]"]))
+}
+
+/// The one loop of the model and what it computes of 5 rows.
+#[track_caller]
+fn counted_trips(m: &ModelProto) -> (String, i64, usize) {
+    let graph = import(m).unwrap().graph;
+    let trips = graph.nodes().find_map(|(_, n)| match &n.op {
+        ssmc_ir::ops::Op::Loop(op) => Some(op.trip_count.to_string()),
+        _ => None,
+    });
+    let x: Vec<f64> = (0..10).map(f64::from).collect();
+    let out = run(m, &[("x", tensor(&[5, 2], &x)), ("h0", tensor(&[2], &[0.0, 0.0]))]);
+    (trips.expect("one loop"), out[0].to_f64()[0] as i64, out[2].shape()[0])
+}
+
+#[test]
+fn a_loop_that_counts_up_to_a_bound_has_that_many_iterations() {
+    let next = "Add t one -> t2";
+    let by_two = "Add two t -> t2";
+    let most = Some(i64::MAX);
+    let cases = [
+        (counted("any", None, next, &["Less t2 n -> on"]), "n", 5, 5),
+        (counted("any", most, next, &["Greater n t2 -> on"]), "n", 5, 5),
+        (counted("any", None, next, &["Less t2 n -> less", "And go less -> on"]), "n", 5, 5),
+        (counted("any", None, next, &["GreaterOrEqual t2 n -> ends", "Not ends -> on"]), "n", 5, 5),
+        (counted("any", None, next, &["Add t two -> t3", "LessOrEqual t3 n -> on"]), "n", 5, 5),
+        (counted("any", None, by_two, &["Less t2 n -> on"]), "ceildiv(n, 2)", 6, 3),
+        // The first iteration is sure.
+        (counted("_", None, next, &["Less t2 n -> on"]), "", 5, 5),
+        // The number of the iteration counts as well, and a limit holds too.
+        (counted("_", Some(3), next, &["Add i one -> k", "Less k n -> on"]), "", 3, 3),
+    ];
+    for (m, trips, end, rows) in cases {
+        let (found, last, n) = counted_trips(&m);
+        assert_eq!((last, n), (end, rows), "{found}");
+        assert!(trips.is_empty() || found == trips, "{found}, expected {trips}");
+    }
+}
+
+#[test]
+fn loops_that_do_not_count_up_to_a_bound_are_refused() {
+    let next = "Add t one -> t2";
+    let cases = [
+        // A counter that grows by itself, that does not grow, or that falls.
+        counted("any", None, "Add t t -> t2", &["Less t2 n -> on"]),
+        counted("any", None, "Mul t one -> t2", &["Less t2 n -> on"]),
+        counted("any", None, "Sub t one -> t2", &["Less t2 n -> on"]),
+        // A comparison that says nothing of the order.
+        counted("any", None, next, &["Equal t2 n -> less", "Not less -> on"]),
+        // One of two conditions is enough.
+        counted("any", None, next, &["Less t2 n -> p", "Less t n -> q", "Or p q -> on"]),
+        // The first iteration has another condition.
+        counted("other", None, next, &["Less t2 n -> on"]),
+        // Data.
+        counted("any", None, next, &["ReduceMax h -> most", "Cast most -> k", "Less k n -> on"]),
+    ];
+    for mut m in cases {
+        for a in m.graph.as_mut().unwrap().node.iter_mut().flat_map(|n| &mut n.attribute) {
+            for n in a.g.iter_mut().flat_map(|g| &mut g.node) {
+                match n.op_type() {
+                    "Cast" => n.attribute.push(attribute("to", A::Int(7))),
+                    "ReduceMax" => n.attribute.push(attribute("keepdims", A::Int(0))),
+                    _ => {}
+                }
+            }
+        }
+        let found = refused(&m);
+        assert!(found.iter().all(|f| f.contains("unsupported")), "{found:?}");
+    }
+}

@@ -3,7 +3,8 @@
 //! With `h[t] = exp(la[t]) * h[t-1] + b[t]` the states are `h[t] = sum over s <= t of exp(la[s+1] + .. + la[t]) * b[s]`, plus
 //! `exp(la[0] + .. + la[t]) * h0`; a form that has exactly these monomials is a read-out of these states.
 
-use super::form::{Body, Entry, Exponent, Exponents, Form, Leaf, Term, n_cells};
+use super::form::{Body, Entry, Form, Leaf, Term, n_cells};
+use super::names::{Exponent, Exponents};
 
 /// A sum over earlier steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,13 +4,16 @@
 //! cell is a sum of monomials coef * exp(sum of log decays over steps) * product of tensors at one step each. All other
 //! axes are labels, shared by all cells. Equality of such sums is equality of the tensors, whatever the elements are.
 
-use ssmc_ir::{Dim, ValueId};
-use std::collections::{BTreeMap, HashMap};
+use super::names::{Exponent, Label, Labels, List, Substitution, resolve};
+use ssmc_ir::ValueId;
+use std::collections::BTreeMap;
 
 /// The largest number of monomials that a proof may hold at a time.
 pub(super) const MAX_ENTRIES: usize = 1 << 22;
 /// The largest number of tensors in a monomial.
 pub(super) const MAX_LEAVES: usize = 8;
+/// The steps that a monomial of a recurrence is made of: the one that entered, and the one that reads it.
+pub(super) const MAX_STEPS: usize = 2;
 
 /// Why a value is not followed.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
@@ -29,6 +32,10 @@ pub(super) enum Gap {
     TooLarge,
     #[error("a product has more than {MAX_LEAVES} factors that depend on the step")]
     TooMany,
+    #[error("a product reads more than {MAX_STEPS} steps, which no recurrence does")]
+    Apart,
+    #[error("a factor is no number")]
+    NoNumber,
     #[error("an axis of steps has no fixed extent")]
     Symbolic,
     #[error("the axes of two factors cannot be divided alike")]
@@ -38,13 +45,6 @@ pub(super) enum Gap {
     #[error("the factors are nested too deeply")]
     Deep,
 }
-
-/// An axis, or a part of one, that does not count steps.
-pub(super) type Label = u32;
-/// The parts of an axis, the outermost first; none for an axis of extent 1.
-pub(super) type List = Vec<Label>;
-/// What stands for a label after others were divided or joined with it.
-pub(super) type Substitution = BTreeMap<Label, List>;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Axis {
@@ -99,6 +99,23 @@ impl Entry {
     fn key(&self) -> ([u32; MAX_LEAVES], Exponent) {
         (self.at, self.exponent)
     }
+
+    /// Whether these leaves are read at more steps than the monomials of a recurrence are. No factor takes steps away.
+    pub(super) fn is_apart(&self, timed: &[usize]) -> bool {
+        let mut steps = [0; MAX_STEPS];
+        let mut n = 0;
+        for at in timed.iter().map(|k| self.at[*k]) {
+            if steps[..n].contains(&at) {
+                continue;
+            }
+            if n == MAX_STEPS {
+                return true;
+            }
+            steps[n] = at;
+            n += 1;
+        }
+        false
+    }
 }
 
 /// Monomials in the same tensors.
@@ -150,7 +167,8 @@ impl Cells for Body {
                     .iter()
                     .map(|t| from.iter().flatten().map(|i| t.cells[*i].len()).sum::<usize>())
                     .sum();
-                if n > MAX_ENTRIES || from.len() > MAX_ENTRIES {
+                // Empty cells take space as well.
+                if n + from.len() * terms.len() > 2 * MAX_ENTRIES {
                     return Err(Gap::TooLarge);
                 }
                 let move_cells = |term: &Term| {
@@ -175,150 +193,6 @@ impl Cells for Body {
             Self::Sum(terms) => terms.iter().any(|t| t.bears(label)),
         }
     }
-}
-
-/// A sum of log decays over steps, by the sums over all steps before one: sum of `k_i * P[i]`, where
-/// `P[i] = la[0] + .. + la[i-1]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Exponent(u32);
-
-impl Exponent {
-    pub(super) const ZERO: Self = Self(0);
-}
-
-/// The exponents in use. Equal sums have equal names.
-#[derive(Debug)]
-pub(super) struct Exponents {
-    sums: Vec<Vec<(u32, i64)>>,
-    names: HashMap<Vec<(u32, i64)>, Exponent>,
-    added: HashMap<(Exponent, Exponent), Exponent>,
-}
-
-impl Default for Exponents {
-    fn default() -> Self {
-        let names = HashMap::from([(Vec::new(), Exponent::ZERO)]);
-        Self { sums: vec![Vec::new()], names, added: HashMap::new() }
-    }
-}
-
-impl Exponents {
-    fn name(&mut self, sum: Vec<(u32, i64)>) -> Exponent {
-        let next = Exponent(self.sums.len() as u32);
-        let sums = &mut self.sums;
-        *self.names.entry(sum).or_insert_with_key(|sum| {
-            sums.push(sum.clone());
-            next
-        })
-    }
-
-    /// The sum of the log decays of steps `from..to`; negative if `to` comes first.
-    pub(super) fn between(&mut self, from: u32, to: u32) -> Exponent {
-        let mut sum = vec![(from, -1), (to, 1)];
-        sum.sort_unstable();
-        if from == to { Exponent::ZERO } else { self.name(sum) }
-    }
-
-    /// x + k * y.
-    pub(super) fn add(&mut self, x: Exponent, y: Exponent, k: i64) -> Exponent {
-        if y == Exponent::ZERO || k == 0 {
-            return x;
-        }
-        if x == Exponent::ZERO && k == 1 {
-            return y;
-        }
-        if k == 1
-            && let Some(known) = self.added.get(&(x, y))
-        {
-            return *known;
-        }
-        let mut sum: BTreeMap<u32, i64> = self.sums[x.0 as usize].iter().copied().collect();
-        for (i, n) in &self.sums[y.0 as usize] {
-            *sum.entry(*i).or_default() += n * k;
-        }
-        let name = self.name(sum.into_iter().filter(|(_, n)| *n != 0).collect());
-        if k == 1 {
-            self.added.insert((x, y), name);
-        }
-        name
-    }
-}
-
-/// The extents of labels.
-#[derive(Debug, Default)]
-pub(super) struct Labels {
-    extents: Vec<Dim>,
-}
-
-impl Labels {
-    pub(super) fn fresh(&mut self, extent: Dim) -> Label {
-        self.extents.push(extent);
-        (self.extents.len() - 1) as Label
-    }
-
-    pub(super) fn extent(&self, label: Label) -> &Dim {
-        &self.extents[label as usize]
-    }
-
-    /// Divides the axis into parts of these extents; labels that straddle a border are divided.
-    pub(super) fn divide(&mut self, list: &[Label], dims: &[Dim]) -> Option<(Vec<List>, Substitution)> {
-        let parts: Vec<Label> = dims.iter().map(|d| self.fresh(d.clone())).collect();
-        let mut with = Substitution::new();
-        self.unify(&mut with, list, &parts)?;
-        Some((parts.iter().map(|l| resolve(&with, &[*l])).collect(), with))
-    }
-
-    /// Makes two axes the same by dividing and joining their labels.
-    pub(super) fn unify(&mut self, with: &mut Substitution, x: &[Label], y: &[Label]) -> Option<()> {
-        let is_unit = |labels: &Self, l: &Label| labels.extent(*l).is(1);
-        let reversed = |list: &[Label]| -> Vec<Label> {
-            resolve(with, list).into_iter().filter(|l| !is_unit(self, l)).rev().collect()
-        };
-        let (mut x, mut y) = (reversed(x), reversed(y));
-        loop {
-            let (Some(p), Some(q)) = (x.pop(), y.pop()) else {
-                return (x.is_empty() && y.is_empty()).then_some(());
-            };
-            if p == q {
-                continue;
-            }
-            let (a, b) = (self.extent(p).clone(), self.extent(q).clone());
-            if a == b {
-                self.put(with, q, vec![p]);
-            } else if let Some(rest) = a.div_exact(&b).filter(|d| !d.is(1)) {
-                let rest = self.fresh(rest);
-                self.put(with, p, vec![q, rest]);
-                x = x.iter().rev().flat_map(|l| resolve(with, &[*l])).collect();
-                x.reverse();
-                y = y.iter().rev().flat_map(|l| resolve(with, &[*l])).collect();
-                y.reverse();
-                x.push(rest);
-            } else {
-                let rest = self.fresh(b.div_exact(&a)?);
-                self.put(with, q, vec![p, rest]);
-                x = x.iter().rev().flat_map(|l| resolve(with, &[*l])).collect();
-                x.reverse();
-                y = y.iter().rev().flat_map(|l| resolve(with, &[*l])).collect();
-                y.reverse();
-                y.push(rest);
-            }
-            if x.len() + y.len() > 64 {
-                return None;
-            }
-        }
-    }
-
-    fn put(&self, with: &mut Substitution, label: Label, list: List) {
-        let single = Substitution::from([(label, list.clone())]);
-        for other in with.values_mut() {
-            *other = resolve(&single, other);
-        }
-        with.insert(label, list);
-    }
-}
-
-/// The list after a substitution.
-pub(super) fn resolve(with: &Substitution, list: &[Label]) -> List {
-    list.iter().flat_map(|l| with.get(l).cloned().unwrap_or_else(|| vec![*l])).collect()
 }
 
 /// Adds up equal monomials and drops those with coefficient 0.
@@ -356,6 +230,15 @@ fn list_of(axis: &mut Axis) -> Option<&mut List> {
 }
 
 impl Form {
+    /// The same tensors and axes without monomials.
+    pub(super) fn frame(&self) -> Self {
+        let body = match &self.body {
+            Body::Log { decay, .. } => Body::Log { decay: decay.clone(), cells: Vec::new() },
+            Body::Sum(terms) => Body::Sum(terms.iter().map(Term::clone_frame).collect()),
+        };
+        Self { axes: self.axes.clone(), body }
+    }
+
     /// A tensor that is one number everywhere.
     pub(super) fn splat(axes: Vec<Axis>, x: f64) -> Self {
         let n = n_cells(&axes);
@@ -471,4 +354,24 @@ pub(super) fn affine(dims: &[usize], strides: &[isize], offset: isize) -> Vec<Op
         from = from.iter().flat_map(|base| (0..*dim as isize).map(move |i| base + i * stride)).collect();
     }
     from.into_iter().map(|i| usize::try_from(i).ok()).collect()
+}
+
+impl Leaf {
+    /// The same with other labels.
+    pub(super) fn resolved(&self, with: &Substitution) -> Self {
+        let axes = self.axes.iter().map(|axis| match axis {
+            Axis::Free(list) => Axis::Free(resolve(with, list)),
+            Axis::Time(n) => Axis::Time(*n),
+        });
+        Self { value: self.value, axes: axes.collect() }
+    }
+}
+
+impl Form {
+    pub(super) fn terms(&self) -> &[Term] {
+        match &self.body {
+            Body::Sum(terms) => terms,
+            Body::Log { .. } => &[],
+        }
+    }
 }

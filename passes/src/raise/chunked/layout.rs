@@ -1,6 +1,7 @@
 //! Layout ops on forms: cells move, labels divide and join.
 
-use super::form::{Axis, Cells, Form, Gap, Labels, affine, n_cells, resolve, strides, times};
+use super::form::{Axis, Cells, Form, Gap, affine, n_cells, strides, times};
+use super::names::{Labels, resolve};
 use ssmc_ir::Dim;
 
 pub(super) fn transpose<B: Cells>(x: &Form<B>, perm: &[usize]) -> Result<Form<B>, Gap> {

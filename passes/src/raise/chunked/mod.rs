@@ -8,8 +8,8 @@
 //! proved by that; nothing is guessed. The quotient form `exp(P) * cumsum(b / exp(P))` with `P = cumsum(la)`, which
 //! under- and overflows as it is written, is one of these spellings.
 //!
-//! - `form`: the sums.
-//! - `algebra`, `layout`: products and sums of them; what layout ops do to them.
+//! - `form`, `names`: the sums; names of their exponents and axes.
+//! - `algebra`, `product`, `layout`: sums and products of them; what layout ops do to them.
 //! - `read`: from nodes to sums.
 //! - `find`: which sums a recurrence has.
 //! - `build`: the scan in place of them.
@@ -20,7 +20,9 @@ mod build;
 mod find;
 mod form;
 mod layout;
+mod names;
 mod parallel;
+mod product;
 mod read;
 mod seed;
 
@@ -34,7 +36,8 @@ use super::trace::Tracer;
 use crate::pass::{Changed, Evidence, Pass, PassCtx, PassError, Remark, RemarkKind};
 use build::Builder;
 use find::Found;
-use form::{Body, Form, Gap, Labels};
+use form::{Body, Form, Gap};
+use names::Labels;
 use read::{Reader, Seed};
 use ssmc_ir::edit::Rewriter;
 use ssmc_ir::ops::{Binary, BinaryFn, Op};
@@ -179,11 +182,14 @@ struct Search<'a> {
     found: BTreeMap<ValueId, (Rc<Form>, Found)>,
     /// The first node behind an exponential of decays that could not be followed.
     gap: Option<(NodeId, Gap)>,
+    /// How often the readers of a value have read it, those whose own result is known.
+    reads: BTreeMap<ValueId, usize>,
 }
 
 impl<'a> Search<'a> {
     fn new(graph: &'a Graph, weights: &'a Weights, users: &'a [Vec<NodeId>]) -> Self {
-        Self { graph, users, reader: Reader::new(graph, weights), found: BTreeMap::new(), gap: None }
+        let reader = Reader::new(graph, weights);
+        Self { graph, users, reader, found: BTreeMap::new(), gap: None, reads: BTreeMap::new() }
     }
 
     /// Follows the log decays forward as far as that goes.
@@ -202,9 +208,21 @@ impl<'a> Search<'a> {
             }
             let result = node.results[0];
             if let Some(form) = self.reader.known(result).cloned() {
-                self.note(node, form, seed);
+                self.note(node, &form, seed);
             }
             queue.extend(&self.users[result.idx()]);
+            self.release(node);
+        }
+    }
+
+    /// Drops the operands of a followed node that all their readers have followed: proofs are large.
+    fn release(&mut self, node: &Node) {
+        for value in node.operands.iter().flatten() {
+            let reads = self.reads.entry(*value).or_default();
+            *reads += 1;
+            if *reads == self.users[value.idx()].len() {
+                self.reader.forget(*value);
+            }
         }
     }
 
@@ -225,9 +243,9 @@ impl<'a> Search<'a> {
         node.operands.iter().flatten().any(is_sum)
     }
 
-    fn note(&mut self, node: &Node, form: Rc<Form>, seed: &Seed) {
+    fn note(&mut self, node: &Node, form: &Form, seed: &Seed) {
         let value = node.results[0];
-        let Some(found) = find::find(&form, seed.n_steps, &mut self.reader.exponents) else { return };
-        self.found.insert(value, (form, found));
+        let Some(found) = find::find(form, seed.n_steps, &mut self.reader.exponents) else { return };
+        self.found.insert(value, (Rc::new(form.frame()), found));
     }
 }

@@ -17,7 +17,7 @@ mod step;
 pub use step::OneStep;
 
 use super::lift::Obstacle;
-use super::scan_loop::Raise;
+use super::scan_loop::{Raise, Raised};
 use super::trace::Tracer;
 use crate::pass::{Changed, Evidence, Pass, PassCtx, PassError, Remark, RemarkKind};
 use chain::Chain;
@@ -363,7 +363,9 @@ impl Rolled {
         tracer: &mut Tracer,
     ) -> Result<(ValueId, ValueId), Obstacle> {
         let raised = Raise::new(b, &self.node, &self.op, weights, tracer, &self.operands)?;
-        let (results, _) = raised.run(false)?;
+        let Raised { results, rest: None, .. } = raised.run(false)? else {
+            return Err(Obstacle::Coupled { carried: 0 });
+        };
         Ok((results[0], results[self.op.n_carried]))
     }
 }

@@ -1,7 +1,8 @@
 //! Reads values of a graph as runs, forward from decays and inputs.
 
-use super::super::form::{Axis, Form, Gap, Labels, Leaf, List, MAX_ENTRIES, n_cells};
+use super::super::form::{Axis, Form, Gap, Leaf, MAX_ENTRIES, n_cells};
 use super::super::layout::{self, extent};
+use super::super::names::{Labels, List};
 use super::super::read::{Axes, Reader};
 use super::runs::{self, Run, Runs};
 use super::seed::Steps;
@@ -65,7 +66,7 @@ impl<'a> Follower<'a> {
             (decays.value, Rc::new(Form { axes: decays.axes.clone(), body: a })),
             (inputs.value, Rc::new(Form { axes: inputs.axes.clone(), body: b })),
         ]);
-        let constants = Reader::new(graph, weights);
+        let constants = Reader::of_numbers(graph, weights);
         Ok(Self { graph, constants, labels, known, decays, inputs, n_steps })
     }
 

@@ -5,7 +5,8 @@
 //! space, however long the run.
 
 use super::super::algebra::aligned;
-use super::super::form::{Axis, Cells, Form, Gap, Label, Labels, List};
+use super::super::form::{Axis, Cells, Form, Gap};
+use super::super::names::{Label, Labels, List};
 
 /// The contents of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
