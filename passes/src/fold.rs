@@ -2,14 +2,16 @@
 //!
 //! Whole subgraphs of constants are evaluated by the reference interpreter in `f64` and rounded once, to the element
 //! type of the value that the rest of the graph needs. What only enlarges a constant (broadcasts, counters) stays in
-//! the graph, and so do casts and layouts of large matrices, whose storage type is worth keeping. Small integer weights
-//! become literals, so that passes see the indices that they are.
+//! the graph, and so do casts and layouts of large matrices, whose storage type is worth keeping. One number everywhere
+//! becomes a broadcast literal, and small integer weights become literals, so that passes see the zeros and indices
+//! that they are.
 
 use crate::pass::{Changed, Pass, PassCtx, PassError};
 use ssmc_ir::edit::{EditError, Rewriter};
-use ssmc_ir::ops::{Constant, Op, WeightRef};
+use ssmc_ir::ops::{Broadcast, Constant, Op, WeightRef};
 use ssmc_ir::{
-    Def, Entity, Graph, GraphBuilder, Interpreter, Model, Node, NodeId, Tensor, ValueId, Weight, Weights,
+    Def, Entity, Graph, GraphBuilder, Interpreter, Model, Node, NodeId, Shape, Tensor, ValueId, Weight,
+    Weights,
 };
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -226,6 +228,13 @@ fn small_integers(node: &Node, weights: &Weights) -> Option<Constant> {
     Some(Constant { dtype: w.dtype, shape: w.shape.clone(), data: weight.bytes.as_slice().to_vec() })
 }
 
+/// The element that all of a tensor consists of, bit by bit.
+fn repeated(bytes: &[u8], bits: usize) -> Option<&[u8]> {
+    let size = bits.is_multiple_of(8).then_some(bits / 8)?;
+    let element = bytes.get(..size)?;
+    bytes.chunks_exact(size).all(|other| other == element).then_some(element)
+}
+
 /// Weights that were made of folded values, by a hash of their bytes: equal ones are one.
 #[derive(Default)]
 struct Emitted {
@@ -247,6 +256,11 @@ impl Emitted {
         if ty.shape.n_elems().as_const().is_some_and(|n| n <= LITERAL) {
             let constant = Constant { dtype: ty.dtype, shape: ty.shape, data: bytes };
             return Ok(b.op(constant, &[])?);
+        }
+        if let Some(element) = repeated(&bytes, ty.dtype.bits() as usize) {
+            let number = Constant { dtype: ty.dtype, shape: Shape::scalar(), data: element.to_vec() };
+            let number = b.op(number, &[])?;
+            return Ok(b.op(Broadcast { axes: Vec::new(), shape: ty.shape }, &[number])?);
         }
         let mut hasher = DefaultHasher::new();
         bytes.hash(&mut hasher);

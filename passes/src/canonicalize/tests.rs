@@ -173,6 +173,23 @@ fn arithmetic_on_dims_is_done() {
 }
 
 #[test]
+fn one_number_everywhere_is_a_broadcast_literal() {
+    let (model, _) = optimized(
+        "func @f(%x: f32[batch, 80]) {
+           %0 = constant {data=[0.0], shape=[]} : f32[]
+           %1 = broadcast %0 {shape=[4, 20]} : f32[4, 20]
+           %2 = transpose %1 {perm=[1, 0]} : f32[20, 4]
+           %3 = reshape %2 {shape=[1, 80]} : f32[1, 80]
+           %4 = concat %3, %x {axis=0} : f32[batch + 1, 80]
+           return %4 \"y\"
+         }",
+        &[CANONICAL],
+    );
+    assert_eq!(ops(&model.graph), ["broadcast", "concat"]);
+    assert!(model.weights.is_empty(), "{}", model.graph);
+}
+
+#[test]
 fn equal_folded_weights_are_one() {
     let (model, _) = optimized(
         "func @f(%x: f32[batch, 80], %y: f32[batch, 80]) {

@@ -7,7 +7,7 @@
 use super::cost::CostModel;
 use super::lang::{Graph, Head, Term};
 use egg::Id;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// The chosen terms, children before parents.
 #[derive(Clone, Debug, Default)]
@@ -18,139 +18,168 @@ pub(crate) struct Extracted {
     pub(crate) roots: Vec<usize>,
 }
 
-type Choices = BTreeMap<Id, usize>;
+/// One term of a class: what it costs, and the positions of its children's classes.
+struct Choice {
+    cost: u64,
+    children: Vec<usize>,
+}
 
+/// The position of the chosen term of every class; `None` where no term is finite.
+type Choices = Vec<Option<usize>>;
+
+/// Classes by their positions among the sorted ids, for tables instead of maps.
 struct Extractor<'a> {
     egraph: &'a Graph,
     classes: Vec<Id>,
-    costs: BTreeMap<Id, Vec<u64>>,
+    choices: Vec<Vec<Choice>>,
 }
 
 /// The cheapest graph that holds all roots; `None` if a class has no finite term, which egg rules out.
 pub(crate) fn extract(egraph: &Graph, roots: &[Id], model: &CostModel) -> Option<Extracted> {
     let mut classes: Vec<Id> = egraph.classes().map(|c| c.id).collect();
     classes.sort_unstable();
-    let cost = |term: &Term, id: Id| {
+    let positions: BTreeMap<Id, usize> = classes.iter().enumerate().map(|(at, id)| (*id, at)).collect();
+    let choice = |term: &Term, id: Id| {
         let operands: Vec<_> = term.children.iter().map(|c| egraph[*c].data.types.as_slice()).collect();
-        model.cost(&term.head, &operands, &egraph[id].data.types)
+        Choice {
+            cost: model.cost(&term.head, &operands, &egraph[id].data.types),
+            children: term.children.iter().map(|c| positions[&egraph.find(*c)]).collect(),
+        }
     };
-    let costs = classes
-        .iter()
-        .map(|id| (*id, egraph[*id].nodes.iter().map(|term| cost(term, *id)).collect()))
-        .collect();
-    let extractor = Extractor { egraph, classes, costs };
-    let roots: Vec<Id> = roots.iter().map(|r| egraph.find(*r)).collect();
-    let choices = extractor.improve(extractor.greedy(), &roots)?;
-    extractor.collect(&choices, &roots)
+    let choices =
+        classes.iter().map(|id| egraph[*id].nodes.iter().map(|term| choice(term, *id)).collect()).collect();
+    let roots: Vec<usize> = roots.iter().map(|r| positions[&egraph.find(*r)]).collect();
+    let extractor = Extractor { egraph, classes, choices };
+    let chosen = extractor.improve(extractor.greedy(), &roots)?;
+    extractor.collect(&chosen, &roots)
+}
+
+/// The graph of a class by itself.
+struct Whole {
+    total: u64,
+    choice: usize,
+    /// Its classes and what each costs.
+    parts: Vec<(usize, u64)>,
 }
 
 impl Extractor<'_> {
-    fn children(&self, id: Id, term: usize) -> impl Iterator<Item = Id> + '_ {
-        self.egraph[id].nodes[term].children.iter().map(|c| self.egraph.find(*c))
-    }
-
     /// For every class, the term whose graph by itself is cheapest.
     fn greedy(&self) -> Choices {
-        let mut best: BTreeMap<Id, (u64, usize, BTreeMap<Id, u64>)> = BTreeMap::new();
+        let n = self.classes.len();
+        let mut best: Vec<Option<Whole>> = (0..n).map(|_| None).collect();
+        // What each class of the graph at hand costs, and the graph that last wrote it.
+        let (mut costs, mut writer, mut graph) = (vec![0u64; n], vec![0usize; n], 0);
         loop {
             let mut changed = false;
-            for id in &self.classes {
-                for (i, own) in self.costs[id].iter().enumerate() {
-                    let mut set = BTreeMap::from([(*id, *own)]);
-                    let mut fits = true;
-                    for child in self.children(*id, i) {
-                        match best.get(&child) {
-                            Some((_, _, inner)) if !inner.contains_key(id) => {
-                                set.extend(inner.iter().map(|(k, v)| (*k, *v)));
-                            }
-                            _ => fits = false,
+            for class in 0..n {
+                for (i, choice) in self.choices[class].iter().enumerate() {
+                    graph += 1;
+                    let mut members = vec![class];
+                    (costs[class], writer[class]) = (choice.cost, graph);
+                    let inner: Option<Vec<_>> = choice.children.iter().map(|c| best[*c].as_ref()).collect();
+                    let Some(inner) = inner else { continue };
+                    let mut parts = inner.iter().flat_map(|whole| &whole.parts);
+                    let fits = parts.all(|(member, cost)| {
+                        costs[*member] = *cost;
+                        if std::mem::replace(&mut writer[*member], graph) != graph {
+                            members.push(*member);
                         }
+                        *member != class
+                    });
+                    if !fits {
+                        continue;
                     }
-                    let total = set.values().fold(0u64, |sum, c| sum.saturating_add(*c));
-                    if fits && best.get(id).is_none_or(|(old, _, _)| total < *old) {
-                        best.insert(*id, (total, i, set));
+                    let total = members.iter().fold(0u64, |sum, m| sum.saturating_add(costs[*m]));
+                    if best[class].as_ref().is_none_or(|old| total < old.total) {
+                        let parts = members.into_iter().map(|m| (m, costs[m])).collect();
+                        best[class] = Some(Whole { total, choice: i, parts });
                         changed = true;
                     }
                 }
             }
             if !changed {
-                return best.into_iter().map(|(id, (_, i, _))| (id, i)).collect();
+                return best.into_iter().map(|whole| Some(whole?.choice)).collect();
             }
         }
     }
 
     /// The classes that the roots need, children first; `None` if the choices are circular.
-    fn order(&self, choices: &Choices, roots: &[Id]) -> Option<Vec<Id>> {
-        let (mut order, mut done, mut open) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
-        let mut stack: Vec<(Id, bool)> = roots.iter().rev().map(|r| (*r, false)).collect();
-        while let Some((id, is_exit)) = stack.pop() {
+    fn order(&self, chosen: &Choices, roots: &[usize]) -> Option<Vec<usize>> {
+        #[derive(Clone, Copy, PartialEq)]
+        enum Mark {
+            New,
+            Open,
+            Done,
+        }
+        let mut marks = vec![Mark::New; self.classes.len()];
+        let mut order = Vec::new();
+        let mut stack: Vec<(usize, bool)> = roots.iter().rev().map(|r| (*r, false)).collect();
+        while let Some((class, is_exit)) = stack.pop() {
             if is_exit {
-                open.remove(&id);
-                if done.insert(id) {
-                    order.push(id);
-                }
+                marks[class] = Mark::Done;
+                order.push(class);
                 continue;
             }
-            if done.contains(&id) {
-                continue;
+            match marks[class] {
+                Mark::Done => continue,
+                Mark::Open => return None,
+                Mark::New => marks[class] = Mark::Open,
             }
-            if !open.insert(id) {
-                return None;
-            }
-            stack.push((id, true));
-            for child in self.children(id, *choices.get(&id)?) {
-                if open.contains(&child) {
-                    return None;
-                }
-                if !done.contains(&child) {
-                    stack.push((child, false));
+            stack.push((class, true));
+            for child in &self.choices[class][chosen[class]?].children {
+                match marks[*child] {
+                    Mark::Open => return None,
+                    Mark::New => stack.push((*child, false)),
+                    Mark::Done => {}
                 }
             }
         }
         Some(order)
     }
 
-    fn total(&self, choices: &Choices, roots: &[Id]) -> Option<u64> {
-        let order = self.order(choices, roots)?;
-        Some(order.iter().fold(0u64, |sum, id| sum.saturating_add(self.costs[id][choices[id]])))
+    fn total(&self, chosen: &Choices, roots: &[usize]) -> Option<u64> {
+        let order = self.order(chosen, roots)?;
+        order
+            .iter()
+            .try_fold(0u64, |sum, class| Some(sum.saturating_add(self.choices[*class][chosen[*class]?].cost)))
     }
 
     /// Makes the single change that saves most, as long as one saves anything.
-    fn improve(&self, mut choices: Choices, roots: &[Id]) -> Option<Choices> {
-        let mut total = self.total(&choices, roots)?;
+    fn improve(&self, mut chosen: Choices, roots: &[usize]) -> Option<Choices> {
+        let mut total = self.total(&chosen, roots)?;
         loop {
-            let mut best: Option<(Id, usize)> = None;
-            for id in self.order(&choices, roots)? {
-                let old = choices[&id];
-                for i in 0..self.costs[&id].len() {
-                    choices.insert(id, i);
-                    if let Some(cost) = self.total(&choices, roots)
+            let mut best: Option<(usize, usize)> = None;
+            for class in self.order(&chosen, roots)? {
+                let old = chosen[class];
+                for i in (0..self.choices[class].len()).filter(|i| Some(*i) != old) {
+                    chosen[class] = Some(i);
+                    if let Some(cost) = self.total(&chosen, roots)
                         && cost < total
                     {
                         total = cost;
-                        best = Some((id, i));
+                        best = Some((class, i));
                     }
                 }
-                choices.insert(id, old);
+                chosen[class] = old;
             }
             match best {
-                Some((id, i)) => choices.insert(id, i),
-                None => return Some(choices),
-            };
+                Some((class, i)) => chosen[class] = Some(i),
+                None => return Some(chosen),
+            }
         }
     }
 
-    fn collect(&self, choices: &Choices, roots: &[Id]) -> Option<Extracted> {
-        let order = self.order(choices, roots)?;
-        let at: BTreeMap<Id, usize> = order.iter().enumerate().map(|(i, id)| (*id, i)).collect();
-        let terms = order
-            .iter()
-            .map(|id| {
-                let head = self.egraph[*id].nodes[choices[id]].head.clone();
-                (head, self.children(*id, choices[id]).map(|c| at[&c]).collect(), *id)
-            })
-            .collect();
-        let roots_at = roots.iter().map(|r| at[r]).collect();
-        Some(Extracted { terms, roots: roots_at })
+    fn collect(&self, chosen: &Choices, roots: &[usize]) -> Option<Extracted> {
+        let order = self.order(chosen, roots)?;
+        let mut at = vec![0; self.classes.len()];
+        let mut terms = Vec::with_capacity(order.len());
+        for (i, class) in order.into_iter().enumerate() {
+            at[class] = i;
+            let (id, choice) = (self.classes[class], chosen[class]?);
+            let head = self.egraph[id].nodes[choice].head.clone();
+            let children = self.choices[class][choice].children.iter().map(|c| at[*c]).collect();
+            terms.push((head, children, id));
+        }
+        Some(Extracted { terms, roots: roots.iter().map(|r| at[*r]).collect() })
     }
 }
