@@ -17,6 +17,7 @@ mod operators;
 mod recurrence;
 mod scan;
 mod sink;
+mod stabilized;
 mod step;
 mod views;
 mod write;

@@ -266,8 +266,8 @@ fn exp_euler(discretization: Discretization) -> Result<(), String> {
     Err(format!("discretization {discretization:?}"))
 }
 
-/// The longest complex sequence whose steps are written out.
-const UNROLLED: usize = 160;
+/// The longest sequence of complex numbers or weighted means whose steps are written out.
+pub(super) const UNROLLED: usize = 160;
 
 /// The two parts of a complex recurrence, one name for each step.
 struct Rotation<'a> {

@@ -314,6 +314,20 @@ fn complex_recurrences_are_written_out() {
 }
 
 #[test]
+fn stabilized_means_are_written_out() {
+    for (state, reverse) in [("", false), (", %num, %den, %max", false), (", %num, %den, %max", true)] {
+        for (w, u) in [("[1, 1, 2]", "%u"), ("[batch, 3, 2]", "_")] {
+            survives(&format!(
+                r#"func @f(%w: f32{w}, %k: f32[batch, 3, 2], %v: f32[batch, 3, 2], %u: f32[2], %num: f32[batch, 2], %den: f32[batch, 2], %max: f32[batch, 2]) {{
+    %y, %n, %d, %m = ssm.wkv %w, %k, %v, {u}{state} {{reverse={reverse}}} : f32[batch, 3, 2], f32[batch, 2], f32[batch, 2], f32[batch, 2]
+    return %y "y", %n "n", %d "d", %m "m"
+}}"#
+            ));
+        }
+    }
+}
+
+#[test]
 fn operator_set_27_has_operators_for_recurrences() {
     let text = r#"func @f(%q: f32[batch, seq_len, 2, 3, 4], %k: f32[batch, seq_len, 2, 4], %v: f32[batch, seq_len, 2, 5], %d: f32[batch, seq_len, 2, 1], %b: f32[batch, seq_len, 2], %h: f32[batch, 2, 4, 5], %w: f32[10, 3], %s: f32[batch, 2, 10]) {
     %n = neg %d : f32[batch, seq_len, 2, 1]

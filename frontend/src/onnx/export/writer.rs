@@ -196,6 +196,7 @@ impl<'a> Writer<'a> {
             Op::Ssd(op) => self.ssd(node, op),
             Op::DiscretizedScan(op) => self.discretized_scan(node, op),
             Op::LinearAttention(op) => self.linear_attention(node, op),
+            Op::Wkv(op) => self.wkv(node, op),
             Op::Scatter(op) => one(self.scatter(node, op)),
             Op::TopK(op) => self.top_k(node, op),
             _ => Err("it has no form in standard operators yet".to_owned()),
