@@ -17,7 +17,7 @@ pub const CANONICAL: Phase = Phase {
     stage: Stage::Canonical,
     passes: &[
         &Dce, &Simplify, &Fold, &Branches, &Repeat, &Cse, &Pieces, &Products, &Split, &Products, &Dce,
-        &Layout, &Products, &Simplify, &Cse, &Dce,
+        &Layout, &Pieces, &Products, &Simplify, &Cse, &Dce,
     ],
 };
 
