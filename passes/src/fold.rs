@@ -257,7 +257,7 @@ impl Emitted {
             let constant = Constant { dtype: ty.dtype, shape: ty.shape, data: bytes };
             return Ok(b.op(constant, &[])?);
         }
-        if let Some(element) = repeated(&bytes, ty.dtype.bits() as usize) {
+        if let Some(element) = repeated(&bytes, ty.dtype.bits()) {
             let number = Constant { dtype: ty.dtype, shape: Shape::scalar(), data: element.to_vec() };
             let number = b.op(number, &[])?;
             return Ok(b.op(Broadcast { axes: Vec::new(), shape: ty.shape }, &[number])?);
