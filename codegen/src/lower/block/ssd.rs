@@ -153,12 +153,12 @@ struct Memory {
     b: Stage,
     c: Stage,
     x: Stage,
-    /// X * dt * 2^(s[e] - s), row by row.
+    /// `X * dt * 2^(s[e] - s)`, row by row.
     weighted: SharedId,
     /// The state, rounded.
     state: SharedId,
     y: SharedId,
-    /// `f32` vectors of the steps of a chunk, each twice: s, 2^s, dt, dt * 2^(s[e] - s); then 16 times 2^s[e].
+    /// `f32` vectors of the steps of a chunk, each twice: `s`, `2^s`, `dt`, `dt * 2^(s[e] - s)`; then 16 times `2^s[e]`.
     sums: SharedId,
     grown: SharedId,
     dt: SharedId,

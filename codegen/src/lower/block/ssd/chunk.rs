@@ -435,7 +435,7 @@ impl Walk<'_> {
         y
     }
 
-    /// X * dt * 2^(s[e] - s).
+    /// `X * dt * 2^(s[e] - s)`.
     fn weigh(&self, b: &mut KernelBuilder, x_at: Reg, sums_at: Reg) {
         let m = &self.memory;
         let (per_row, pitch) = (self.s.rows / i64::from(WEIGHED), self.s.rows + PAD);
@@ -454,7 +454,7 @@ impl Walk<'_> {
         });
     }
 
-    /// H = 2^s[e] * H + weighted^T B
+    /// `H = 2^s[e] * H + weighted^T B`
     fn update(&self, b: &mut KernelBuilder, state: &State, (b_at, kept_at): (Reg, Reg)) {
         let m = &self.memory;
         let kept = b.tile_load(TILE_TY, m.kept, kept_at, 0, TileLayout::RowMajor);
