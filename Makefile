@@ -36,6 +36,8 @@ endif
 check: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- --deny warnings
+	cargo clippy --workspace --all-targets --no-default-features \
+		--features ssmc/bin,ssmc/cuda,ssmc-runner/cuda,ssmc-tests/cuda -- --deny warnings
 	RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --document-private-items
 	cargo xtask tidy
 

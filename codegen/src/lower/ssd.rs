@@ -23,22 +23,22 @@ pub(super) const ROW_TILE: i64 = 16;
 
 /// The operands, by name.
 #[derive(Clone, Copy)]
-struct Operands {
-    x: ValueId,
-    dt: ValueId,
-    a: ValueId,
-    b: ValueId,
-    c: ValueId,
-    d: Option<ValueId>,
-    z: Option<ValueId>,
-    dt_bias: Option<ValueId>,
-    h0: Option<ValueId>,
-    seq_idx: Option<ValueId>,
-    slots: Option<ValueId>,
-    skip_is_scalar: bool,
-    h_last: ValueId,
+pub(super) struct Operands {
+    pub(super) x: ValueId,
+    pub(super) dt: ValueId,
+    pub(super) a: ValueId,
+    pub(super) b: ValueId,
+    pub(super) c: ValueId,
+    pub(super) d: Option<ValueId>,
+    pub(super) z: Option<ValueId>,
+    pub(super) dt_bias: Option<ValueId>,
+    pub(super) h0: Option<ValueId>,
+    pub(super) seq_idx: Option<ValueId>,
+    pub(super) slots: Option<ValueId>,
+    pub(super) skip_is_scalar: bool,
+    pub(super) h_last: ValueId,
     /// The type of states and sums.
-    acc: Elem,
+    pub(super) acc: Elem,
 }
 
 impl Operands {
@@ -140,7 +140,7 @@ pub(super) fn lower_recurrent(l: &mut Lowering<'_>, op: &Ssd) -> Result<Launch, 
     recurrent(l, op, &o)
 }
 
-fn operands(l: &Lowering<'_>) -> Result<Operands, LowerError> {
+pub(super) fn operands(l: &Lowering<'_>) -> Result<Operands, LowerError> {
     let d = l.optional(5);
     Ok(Operands {
         x: l.operand(0)?,

@@ -36,6 +36,7 @@ mod product;
 mod vector;
 
 use super::scalar;
+use super::share::reaches;
 use super::staging::{self, Buffers, Fetched, Stage};
 use crate::kernel::{Axis, Elem, KernelBuilder, Reg, SharedId, Value};
 use crate::lower::access::Cx;
@@ -85,7 +86,7 @@ impl Schedule {
             Some(rows) if rows > vector::ROWS_MAX => tiled,
             Some(rows) => vec![(few(rows == 1), Dim::from(1))],
             None => {
-                let at_least = |n: i64| rows.floordiv(&Dim::from(n)).at_most(&Dim::from(1));
+                let at_least = |n: i64| reaches(&rows, n);
                 let (are_some, are_many) = (at_least(2), at_least(vector::ROWS_MAX + 1));
                 let mut all = vec![(few(true), at_least(1) - &are_some), (few(false), are_some - &are_many)];
                 all.extend(tiled.into_iter().map(|(schedule, share)| (schedule, share * &are_many)));

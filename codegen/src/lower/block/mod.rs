@@ -11,6 +11,7 @@ mod generic;
 mod matmul;
 mod reduce;
 mod selective_scan;
+mod share;
 mod ssd;
 mod staging;
 #[cfg(test)]
@@ -19,9 +20,10 @@ mod update;
 
 pub(crate) use reduce::block_sum;
 
+use super::access::Cx;
 use super::index::Idx;
 use super::{Launch, LowerError, Lowered, Lowering};
-use crate::kernel::Reg;
+use crate::kernel::{KernelBuilder, Reg};
 use crate::target::GpuTarget;
 use ssmc_ir::ops::{Op, SelectiveScan};
 use ssmc_ir::{Dim, Graph, Group, Node};
@@ -137,4 +139,16 @@ fn scalar(i: Idx) -> Result<Reg, LowerError> {
             Err(LowerError::Unsupported { op: "index", reason: "a thread has one lane".into() })
         }
     }
+}
+
+/// Runs `body` where the condition holds.
+fn only_if<'a>(
+    cx: &mut Cx<'a>,
+    b: &mut KernelBuilder,
+    cond: Reg,
+    body: impl FnOnce(&mut Cx<'a>, &mut KernelBuilder) -> Result<(), LowerError>,
+) -> Result<(), LowerError> {
+    let mut result = Ok(());
+    b.if_(cond, |b| result = cx.scope(|cx| body(cx, b)));
+    result
 }

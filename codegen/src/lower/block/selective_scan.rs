@@ -14,7 +14,8 @@
 
 mod tile;
 
-use super::scalar;
+use super::share::shares;
+use super::{only_if, scalar};
 use crate::kernel::{Axis, Elem, KernelBuilder, Reg};
 use crate::lower::access::Cx;
 use crate::lower::elementwise::row_index;
@@ -24,7 +25,7 @@ use crate::lower::{Launch, LowerError, Lowering, elem_of};
 use crate::target::GpuTarget;
 use ssmc_ir::ops::{Discretization, ReadOut, SelectiveScan};
 use ssmc_ir::{Dim, Graph, Node, ValueId};
-use tile::{PAD, Place, RUN, Tile, only_if};
+use tile::{PAD, Place, RUN, Tile};
 
 /// Most states of a channel that a thread keeps: the state and its decay take two registers each, of 255.
 const STATES_MAX: i64 = 16;
@@ -80,23 +81,10 @@ impl Schedule {
         let n = b.shape[3].as_const();
         let n = n.ok_or_else(|| refuse(format!("states must be a constant, found {}", b.shape[3])))?;
         let channels = x.shape[0].clone() * &x.shape[2] * &x.shape[3];
-        let mut left = Dim::from(1);
-        let mut all = Vec::new();
-        for (from, shape) in SHAPES {
-            let Some(s) = Schedule::of(shape, n, target).or_else(|| Schedule::fallback(n, target)) else {
-                continue;
-            };
-            let is_enough = match channels.as_const() {
-                Some(channels) => Dim::from(i64::from(channels >= from)),
-                None if from == 0 => Dim::from(1),
-                None => channels.floordiv(&Dim::from(from)).at_most(&Dim::from(1)),
-            };
-            let share = left.clone() * &is_enough;
-            left = left * &(Dim::from(1) - &is_enough);
-            if share != Dim::from(0) {
-                all.push((s, share));
-            }
-        }
+        let of = |(from, shape)| {
+            Some((from, Schedule::of(shape, n, target).or_else(|| Schedule::fallback(n, target))?))
+        };
+        let all = shares(&channels, SHAPES.into_iter().filter_map(of).collect());
         if all.is_empty() { Err(refuse(format!("{n} states"))) } else { Ok(all) }
     }
 
@@ -264,7 +252,7 @@ impl<'a> Mixer<'a> {
         let loads = t.loads(cx, b)?;
         let zero = b.const_i64(0);
         let has_steps = b.gt(len, 0);
-        only_if(cx, b, has_steps, &mut |cx, b| t.fetch(cx, b, &loads, zero))?;
+        only_if(cx, b, has_steps, |cx, b| t.fetch(cx, b, &loads, zero))?;
         let mut result = Ok(());
         b.for_("tile", 0, n_tiles, 1, |b, j| {
             result = cx.scope(|cx| {

@@ -14,10 +14,12 @@
 
 mod chunk;
 
+use super::share::shares;
 use super::staging::{self, Buffers, Stage};
 use crate::kernel::{Elem, KernelBuilder, Reg, SharedId, WARP_SIZE};
 use crate::lower::access::Cx;
 use crate::lower::index::Idx;
+use crate::lower::ssd::Operands;
 use crate::lower::{LowerError, elem_of};
 use crate::target::GpuTarget;
 use ssmc_ir::ops::{Discretization, ReadOut, Ssd};
@@ -72,30 +74,8 @@ impl Schedule {
         let Some(x) = node.operands[0] else { return Vec::new() };
         let shape = &graph.ty(x).shape;
         let heads = shape[0].clone() * &shape[2] * &shape[3];
-        let mut left = Dim::from(1);
-        let mut all = Vec::new();
-        for (from, s) in SCHEDULES {
-            if !s.fits(width, states, target) {
-                continue;
-            }
-            let is_enough = match heads.as_const() {
-                Some(heads) => Dim::from(i64::from(heads >= from)),
-                None if from == 0 => Dim::from(1),
-                None => heads.floordiv(&Dim::from(from)).at_most(&Dim::from(1)),
-            };
-            let share = left.clone() * &is_enough;
-            left = left * &(Dim::from(1) - &is_enough);
-            if share != Dim::from(0) {
-                all.push((s, share));
-            }
-        }
-        // Heads of few rows have no schedule for few heads: the last one that fits takes what is left.
-        if let Some((_, share)) = all.last_mut() {
-            *share = share.clone() + &left;
-        } else if let Some((_, s)) = SCHEDULES.into_iter().find(|(_, s)| s.fits(width, states, target)) {
-            all.push((s, Dim::from(1)));
-        }
-        all
+        let fits = |(_, s): &(i64, Schedule)| s.fits(width, states, target);
+        shares(&heads, SCHEDULES.into_iter().filter(fits).collect())
     }
 
     /// Warps below and beside each other in the state.
@@ -131,21 +111,6 @@ fn extents(graph: &Graph, node: &Node, op: &Ssd) -> Option<(i64, i64)> {
     let is_step = x.shape[1].as_const() == Some(1);
     let extents = (x.shape[4].as_const()?, b.shape[3].as_const()?);
     (is_plain && is_half && !is_step).then_some(extents)
-}
-
-/// The operands of the root.
-struct Operands {
-    x: ValueId,
-    dt: ValueId,
-    a: ValueId,
-    b: ValueId,
-    c: ValueId,
-    d: Option<ValueId>,
-    z: Option<ValueId>,
-    dt_bias: Option<ValueId>,
-    h0: Option<ValueId>,
-    h_last: ValueId,
-    skip_is_scalar: bool,
 }
 
 /// Shared memory of a block.

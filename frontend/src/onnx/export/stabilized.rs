@@ -16,6 +16,7 @@ struct Mean {
 impl Mean {
     /// Of one value alone, also where it weighs nothing.
     fn of(body: &mut Body, dtype: DType, exponent: &str, value: &str) -> Self {
+        // A number that every element type has.
         let finite = body.scalar(dtype, f64::from(i16::MIN));
         let finite = body.op("Max", &[exponent, &finite]);
         let zero = body.op("Sub", &[&finite, &finite]);

@@ -160,6 +160,7 @@ fn ssd(batch: usize, len: usize, r: usize, [peer, must, aim]: [f64; 3]) -> Row {
         ],
         output: rows.to_vec(),
         output_bytes: 2,
+        also_written: none,
         sizes: Sizes::from([("batch", batch), ("len", len), ("r", r), ("p", 64), ("n", 128)]),
         window: vec![("batch", some(batch)), ("r", vec![0, r - 1]), ("p", vec![0, 31, 63])],
         tolerance: 1.6e-2,

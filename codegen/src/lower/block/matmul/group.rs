@@ -13,6 +13,7 @@ use super::{Block, Compute, Layout, Tiles};
 use crate::kernel::{Axis, Elem, KernelBuilder, Reg, TileLayout, TileRole, TileTy, WARP_SIZE};
 use crate::lower::LowerError;
 use crate::lower::access::Cx;
+use crate::lower::block::share::reaches;
 use crate::lower::sink::Sink;
 use ssmc_ir::Dim;
 
@@ -108,7 +109,7 @@ impl Shape {
         if let Some(n) = row_tiles.as_const() {
             return vec![(Shape::choose(n, cols), Dim::from(1))];
         }
-        let at_least = |n: i64| row_tiles.floordiv(&Dim::from(n)).at_most(&Dim::from(1));
+        let at_least = |n: i64| reaches(row_tiles, n);
         let mut all: Vec<(Shape, Dim)> = Vec::new();
         let mut from = 1;
         while from <= MANY {

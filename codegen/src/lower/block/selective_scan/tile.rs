@@ -16,6 +16,7 @@
 use super::{Mixer, Schedule, States};
 use crate::kernel::{Elem, If, KernelBuilder, Reg, RegTy, SharedId, Stmt, Value, WarpShuffleOp};
 use crate::lower::access::Cx;
+use crate::lower::block::only_if;
 use crate::lower::conv1d::new_sequence;
 use crate::lower::index::Idx;
 use crate::lower::selective_scan::{step_at, step_size};
@@ -462,18 +463,6 @@ impl<'m, 'a> Tile<'m, 'a> {
 }
 
 pub(super) type Body<'f, 'a> = dyn FnMut(&mut Cx<'a>, &mut KernelBuilder) -> Result<(), LowerError> + 'f;
-
-/// Runs `body` where `cond` holds.
-pub(super) fn only_if<'a>(
-    cx: &mut Cx<'a>,
-    b: &mut KernelBuilder,
-    cond: Reg,
-    body: &mut Body<'_, 'a>,
-) -> Result<(), LowerError> {
-    let mut result = Ok(());
-    b.if_(cond, |b| result = cx.scope(|cx| body(cx, b)));
-    result
-}
 
 /// Runs `body` if the first of the numbers is below the second; always without numbers.
 fn guarded<'a>(

@@ -7,18 +7,19 @@
 //! four warps: H = 2^s[e] * H + weighted^T B, rounded    the others: epilogue of y
 //! ```
 
-use super::{BUFFERS, HALF, Head, Memory, Operands, PAD, STEPS, Schedule, THREADS, TILE, WARPS, Y_PAD};
+use super::{BUFFERS, HALF, Head, Memory, PAD, STEPS, Schedule, THREADS, TILE, WARPS, Y_PAD};
 use crate::kernel::{
     Axis, BinaryOp, Elem, KernelBuilder, MathOp, Reg, RegTy, TileLayout, TileRole, TileTy, WARP_SIZE,
     WarpShuffleOp,
 };
 use crate::lower::access::Cx;
-use crate::lower::block::scalar;
 use crate::lower::block::staging::Stage;
+use crate::lower::block::{only_if, scalar};
 use crate::lower::elementwise::row_index;
 use crate::lower::index::Idx;
 use crate::lower::selective_scan::step_size;
 use crate::lower::sink::Sink;
+use crate::lower::ssd::{Operands, operands};
 use crate::lower::{Launch, LowerError, Lowering, elem_of};
 use ssmc_ir::ops::Ssd;
 use ssmc_ir::{Dim, ValueId};
@@ -38,20 +39,7 @@ pub(in crate::lower::block) fn lower(
     op: &Ssd,
     s: Schedule,
 ) -> Result<Launch, LowerError> {
-    let d = l.optional(5);
-    let o = Operands {
-        x: l.operand(0)?,
-        dt: l.operand(1)?,
-        a: l.operand(2)?,
-        b: l.operand(3)?,
-        c: l.operand(4)?,
-        d,
-        z: l.optional(6),
-        dt_bias: l.optional(7),
-        h0: l.optional(8),
-        h_last: l.node.results[1],
-        skip_is_scalar: d.is_some_and(|d| l.shape(d)[2].is(1)),
-    };
+    let o = operands(l)?;
     let shape = l.shape(o.x);
     let width = l.constant("head width", &shape[4])?;
     let states = l.constant("states", &l.shape(o.b)[3])?;
@@ -146,16 +134,15 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// One of the helpers sums the steps.
     fn in_summing_warp<'a>(
         &self,
         cx: &mut Cx<'a>,
         b: &mut KernelBuilder,
         body: impl FnOnce(&mut Cx<'a>, &mut KernelBuilder) -> Result<(), LowerError>,
     ) -> Result<(), LowerError> {
-        let mut result = Ok(());
         let is_summing = b.eq(self.warp, WARPS);
-        b.if_(is_summing, |b| result = cx.scope(|cx| body(cx, b)));
-        result
+        only_if(cx, b, is_summing, body)
     }
 
     fn in_helpers<'a>(
@@ -164,10 +151,8 @@ impl Walk<'_> {
         b: &mut KernelBuilder,
         body: impl FnOnce(&mut Cx<'a>, &mut KernelBuilder) -> Result<(), LowerError>,
     ) -> Result<(), LowerError> {
-        let mut result = Ok(());
         let is_helper = b.ge(self.warp, WARPS);
-        b.if_(is_helper, |b| result = cx.scope(|cx| body(cx, b)));
-        result
+        only_if(cx, b, is_helper, body)
     }
 
     fn in_others(&self, b: &mut KernelBuilder, body: impl FnOnce(&mut KernelBuilder)) {
