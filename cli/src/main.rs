@@ -3,6 +3,7 @@
 mod cmd;
 mod compare;
 mod failure;
+mod file;
 mod model;
 mod options;
 mod output;

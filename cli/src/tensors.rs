@@ -1,6 +1,7 @@
 //! Tensors between files, interpreter and runtime.
 
 use crate::failure::{Failure, Kind, Outcome};
+use crate::file;
 use ssmc::{Rng, random_tensor};
 use ssmc_artifact::{Manifest, Program, SymbolRole, TensorInfo};
 use ssmc_ir::{DType, Tensor};
@@ -41,12 +42,7 @@ pub(crate) fn write(path: &Path, tensors: &Tensors) -> Outcome {
         let array = Array { dtype, shape: storable.shape().to_vec(), bytes: storable.to_bytes() };
         arrays.push((name.as_str(), array));
     }
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = tempfile::NamedTempFile::new_in(dir).map_err(|error| Failure::file(path, error))?;
-    ssmc_npz::write(file.path(), arrays.iter().map(|(name, array)| (*name, array)))
-        .map_err(|error| Failure::file(path, error))?;
-    file.persist(path).map_err(|error| Failure::file(path, error))?;
-    Ok(())
+    file::write_with(path, |path| ssmc_npz::write(path, arrays.iter().map(|(name, array)| (*name, array))))
 }
 
 fn dtype(dtype: Dtype) -> DType {

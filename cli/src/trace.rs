@@ -1,10 +1,10 @@
 //! Times as a file that chrome://tracing and Perfetto show.
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
+use crate::file;
 use serde_json::{Value, json};
 use ssmc::Span;
 use ssmc_runtime::LaunchProfile;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -72,6 +72,6 @@ impl Trace {
         let mut events: Vec<Value> = self.tracks.iter().enumerate().map(name).collect();
         events.extend(self.events.iter().cloned());
         let text = json!({"displayTimeUnit": "ms", "traceEvents": events}).to_string();
-        fs::write(path, text).map_err(|error| Failure::file(path, error))
+        file::write(path, text.as_bytes())
     }
 }

@@ -1,6 +1,7 @@
 //! `ssmc optimize`
 
 use crate::failure::{Failure, Outcome};
+use crate::file;
 use crate::model::Job;
 use crate::options::CompileArgs;
 use crate::output::{bytes, note, print, print_json};
@@ -11,7 +12,6 @@ use ssmc_frontend::onnx::export::{ExportOptions, OPSETS, encode};
 use ssmc_ir::ops::Op;
 use ssmc_ir::{Graph, Stage, Weights};
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args, Debug)]
@@ -62,9 +62,9 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     let encoded =
         encode(graph, weights, &options, &name).map_err(|error| Failure::from(error).in_file(&args.model))?;
     if let Some(tensors) = &encoded.data {
-        write(&data, tensors)?;
+        file::write(&data, tensors)?;
     }
-    write(&args.output, &encoded.model)?;
+    file::write(&args.output, &encoded.model)?;
     job.trace.write()?;
     drop(job);
     let length = (encoded.model.len() + encoded.data.as_ref().map_or(0, Vec::len)) as u64;
@@ -121,14 +121,4 @@ fn doc(recurrences: &BTreeMap<&str, usize>) -> String {
 fn data_file(output: &Path) -> Outcome<PathBuf> {
     let name = output.file_name().ok_or_else(|| Failure::usage("--output: expected a file name"))?;
     Ok(output.with_file_name(format!("{}.data", name.to_string_lossy())))
-}
-
-/// Writes a file under another name first, so that no half of it is ever seen.
-fn write(path: &Path, content: &[u8]) -> Outcome {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let fault = |error: &dyn std::fmt::Display| Failure::file(path, error);
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(|error| fault(&error))?;
-    file.write_all(content).map_err(|error| fault(&error))?;
-    file.persist(path).map_err(|error| fault(&error))?;
-    Ok(())
 }

@@ -1,6 +1,7 @@
 //! `ssmc run`
 
 use crate::failure::{Failure, Outcome};
+use crate::file;
 use crate::model;
 use crate::options::{CompileArgs, SessionArgs};
 use crate::output::{note, print_json};
@@ -75,7 +76,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     }
     tensors::write(&args.outputs, &found)?;
     if let (Some(path), Some(state)) = (&args.save_state, &state) {
-        fs::write(path, state.save()?).map_err(|error| Failure::file(path, error))?;
+        file::write(path, &state.save()?)?;
     }
     if json {
         let list: Vec<_> = found

@@ -1,6 +1,7 @@
 //! The texts of all stages, as `compile --dump-stages`, `compile --emit` and `snapshot` write them.
 
 use crate::failure::{Failure, Outcome};
+use crate::file;
 use ssmc::Reached;
 use ssmc_codegen::assemble::{Kernels, WriteError};
 use ssmc_codegen::kernel::Kernel;
@@ -82,5 +83,5 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Outcome {
     if !parent.as_os_str().is_empty() {
         fs::create_dir_all(&parent).map_err(|error| Failure::file(&parent, error))?;
     }
-    fs::write(path, bytes).map_err(|error| Failure::file(path, error))
+    file::write(path, bytes)
 }

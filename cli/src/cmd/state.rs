@@ -2,6 +2,7 @@
 
 use super::language::{self, PromptArgs};
 use crate::failure::{Failure, Outcome};
+use crate::file;
 use crate::model;
 use crate::options::{CompileArgs, SessionArgs};
 use crate::output::{bytes, note, print, print_json, table};
@@ -71,7 +72,7 @@ fn save(args: &SaveArgs, json: bool) -> Outcome {
     };
     language::prefill(&mut session, &mut state, &ids)?;
     let blob = state.save()?;
-    fs::write(&args.output, &blob).map_err(|error| Failure::file(&args.output, error))?;
+    file::write(&args.output, &blob)?;
     if json {
         let fields = json!({"output": args.output, "bytes": blob.len(), "position": state.position()});
         return print_json("state", fields);

@@ -169,6 +169,12 @@ pub enum ArtifactError {
         /// The path.
         path: PathBuf,
     },
+    /// An artefact was to be written over a folder, a device or a pipe, which a rename would replace.
+    #[error("{}: expected a regular file or none, found something else there", path.display())]
+    NoRegularFile {
+        /// The path.
+        path: PathBuf,
+    },
 }
 
 /// What is wrong with a field of the manifest.

@@ -350,6 +350,7 @@ fn leaves_the_old_file_when_writing_fails() {
     assert_eq!(fs::read(&path).unwrap(), b"old");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     assert!(matches!(ArtifactWriter::create(dir.path().join("..")), Err(ArtifactError::NoFileName { .. })));
+    assert!(matches!(ArtifactWriter::create(dir.path()), Err(ArtifactError::NoRegularFile { .. })));
 }
 
 #[test]

@@ -56,6 +56,9 @@ impl ArtifactWriter {
     pub fn create(path: impl Into<PathBuf>) -> Result<Self, ArtifactError> {
         let path = path.into();
         let name = path.file_name().ok_or_else(|| ArtifactError::NoFileName { path: path.clone() })?;
+        if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+            return Err(ArtifactError::NoRegularFile { path });
+        }
         let mut temporary = std::ffi::OsString::from(".");
         temporary.push(name);
         temporary.push(format!(".{}.tmp", std::process::id()));
