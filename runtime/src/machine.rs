@@ -49,6 +49,12 @@ impl MachineRates {
         Self { bytes, flops }
     }
 
+    /// Exponentials of f32 per second, by a polynomial of degree 5 in vectors of 512 bits with all threads at once; 0
+    /// where the processors lack these.
+    pub fn exponentials(threads: usize) -> f64 {
+        rate(threads.max(1), exponentials)
+    }
+
     /// Seconds that so much work takes at least.
     pub fn floor(&self, flops: f64, bytes: f64) -> f64 {
         (flops / self.flops).max(bytes / self.bytes)
@@ -187,6 +193,53 @@ fn byte_dots_v4() -> usize {
     }
     black_box(sums.map(|sum| _mm512_reduce_add_epi32(sum)));
     ROUNDS * SUMS * 128
+}
+
+/// Powers of two of independent vectors, whose sum is kept: split off the integer, a polynomial, scale.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn exponentials_v4() -> usize {
+    use std::arch::x86_64::{
+        _mm512_add_ps, _mm512_fmadd_ps, _mm512_reduce_add_ps, _mm512_roundscale_ps, _mm512_scalef_ps,
+        _mm512_set1_ps, _mm512_sub_ps,
+    };
+    const VECTORS: usize = 8;
+    let coefficients = [1.333_356e-3f32, 9.618_129e-3, 5.550_411e-2, 2.402_265e-1, 6.931_472e-1, 1.0]
+        .map(|c| _mm512_set1_ps(c));
+    let step = _mm512_set1_ps(black_box(-1e-3));
+    let mut xs = black_box([0.1f32, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]).map(|x| _mm512_set1_ps(x));
+    let mut sums = xs;
+    for _ in 0..ROUNDS / 4 {
+        for (x, sum) in xs.iter_mut().zip(&mut sums) {
+            let whole = _mm512_roundscale_ps::<8>(*x);
+            let rest = _mm512_sub_ps(*x, whole);
+            let mut power = coefficients[0];
+            for c in &coefficients[1..] {
+                power = _mm512_fmadd_ps(power, rest, *c);
+            }
+            *sum = _mm512_add_ps(*sum, _mm512_scalef_ps(power, whole));
+            *x = _mm512_add_ps(*x, step);
+        }
+    }
+    black_box(sums.map(|sum| _mm512_reduce_add_ps(sum)));
+    ROUNDS / 4 * VECTORS * 16
+}
+
+/// Exponentials done; 0 if the processor has no vectors of 512 bits.
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "calls functions for processor features that are checked first")]
+fn exponentials() -> usize {
+    if is_x86_feature_detected!("avx512f") {
+        // SAFETY: the processor has the feature.
+        unsafe { exponentials_v4() }
+    } else {
+        0
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn exponentials() -> usize {
+    0
 }
 
 /// Operations of bf16 dot products done; 0 if the processor has none.

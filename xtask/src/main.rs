@@ -44,8 +44,8 @@ tasks:
     --bin FILE --runner FILE  ssmc and ssmc-runner to use instead of building them
     --profile NAME            as above
   bench cpu [options]       our programs, peers and the limits of the machine, interleaved in one run
-    --peers DIR               a folder with llama-bench and gguf/SHAPE-TYPE.gguf
-    --shape A,B --weights A,B what to measure (mamba-130m; f32,bf16,int8,int4)
+    --peers DIR               other programs with their models; see CONTRIBUTING.md
+    --filter TEXT             rows whose name contains the text
     --threads A,B --rounds N  (1,2; 3)
     --steps N                 single steps in each measurement (64)
     --append FILE             add the table to this file

@@ -27,6 +27,8 @@ pub(crate) enum Job {
     Run { inputs: BTreeMap<String, Array>, output: String },
     Greedy { tokens: usize, prompts: Rows },
     Cost { program: String, tokens: i64 },
+    Load { max_len: usize },
+    Prefill { tokens: usize, max_len: usize, times: usize },
     Stream { pieces: Pieces, inputs: BTreeMap<String, Array>, output: String },
     Continue { steps: usize, ids: Rows, output: String },
 }
@@ -51,6 +53,12 @@ impl Job {
                 "cost" => Self::Cost {
                     program: argument("a program")?,
                     tokens: number(&argument("a number of tokens")?)? as i64,
+                },
+                "load" => Self::Load { max_len: number(&argument("a number of tokens")?)? },
+                "prefill" => Self::Prefill {
+                    tokens: number(&argument("a number of tokens")?)?,
+                    max_len: number(&argument("the tokens of a block")?)?,
+                    times: number(&argument("a number of calls")?)?,
                 },
                 "stream" => Self::Stream {
                     pieces: match argument("steps or a seed")?.as_str() {

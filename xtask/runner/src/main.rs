@@ -15,11 +15,15 @@
 //!   the state before and after.
 //! - `cost PROGRAM N` prints `cost`, the program, and the arithmetic and memory traffic that its launches state for
 //!   one sequence of N tokens, in operations and bytes.
+//! - `load LEN` plans the session for calls of LEN tokens and prints `loaded` and the seconds from the start of the
+//!   program's work until the session is ready.
+//! - `prefill N LEN TIMES` prefills N tokens of a language model in blocks of LEN, TIMES times into a new state each, and
+//!   prints `prefilled`, N and the seconds of the fastest time.
 //! - `limits N` prints `limits` and what N threads reach at most: bytes read from memory, f32 operations, operations of
-//!   bf16 dot products and of byte dot products, each per second, 0 where the processor has none, and N; 0 takes the
-//!   threads of the session.
+//!   bf16 dot products and of byte dot products, exponentials in f32, each per second, 0 where the processor has none,
+//!   and N; 0 takes the threads of the session. Alone it needs no artefact.
 //!
-//! Lines are separated by tabs. A fault goes to stderr and ends the program with 1, bad usage with 2.
+//! `--threads N` before the artefact sets the threads of the session. Lines are separated by tabs. A fault goes to stderr and ends the program with 1, bad usage with 2.
 
 mod arrays;
 mod cost;
@@ -35,7 +39,7 @@ use std::time::Instant;
 
 use job::Job;
 use ssmc_npz::NpzError;
-use ssmc_runtime::{Artifact, DotRates, MachineRates, RuntimeError, Session, TensorError};
+use ssmc_runtime::{Artifact, DotRates, MachineRates, RuntimeError, Session, SessionOptions, TensorError};
 
 /// Why a job was not done.
 #[derive(Debug, thiserror::Error)]
@@ -64,16 +68,37 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &[String]) -> Result<(), Error> {
+    let (threads, args) = match args {
+        [flag, threads, rest @ ..] if flag == "--threads" => {
+            let threads = threads.parse();
+            (threads.map_err(|_| Error::Usage("--threads: expected a number".into()))?, rest)
+        }
+        _ => (0, args),
+    };
     let [artifact, jobs @ ..] = args else {
         return Err(Error::Usage("expected an artefact and jobs".into()));
     };
+    if artifact == "limits" {
+        // The limits of the machine need no artefact.
+        return match &Job::parse(args)?[..] {
+            [Job::Limits { threads: threads @ 1.. }] => {
+                print_limits(*threads);
+                Ok(())
+            }
+            _ => Err(Error::Usage("limits: expected a number of threads".into())),
+        };
+    }
     let jobs = Job::parse(jobs)?;
+    let start = Instant::now();
     let artifact = Artifact::open(artifact)?;
-    let mut session = Session::new(&artifact, &limits::options(artifact.manifest(), &jobs)?)?;
-    jobs.iter().try_for_each(|job| work(&mut session, job))
+    let options = SessionOptions { threads, ..limits::options(artifact.manifest(), &jobs)? };
+    let mut session = Session::new(&artifact, &options)?;
+    let loaded = start.elapsed().as_secs_f64();
+    jobs.iter().try_for_each(|job| work(&mut session, loaded, job))
 }
 
-fn work(session: &mut Session, job: &Job) -> Result<(), Error> {
+/// Does one job; the session was ready after `loaded` seconds.
+fn work(session: &mut Session, loaded: f64, job: &Job) -> Result<(), Error> {
     match job {
         Job::Launches => {
             for launch in &session.program("forward")?.launches {
@@ -110,10 +135,11 @@ fn work(session: &mut Session, job: &Job) -> Result<(), Error> {
             println!("streamed\t{}\t{}\t{}", done.pieces, done.bytes_before, done.bytes_after);
         }
         Job::Limits { threads } => {
-            let threads = if *threads == 0 { session.n_threads() } else { *threads };
-            let (rates, dots) = (MachineRates::measure(threads), DotRates::measure(threads));
-            let MachineRates { bytes, flops } = rates;
-            println!("limits\t{bytes}\t{flops}\t{}\t{}\t{threads}", dots.halves, dots.integers);
+            print_limits(if *threads == 0 { session.n_threads() } else { *threads });
+        }
+        Job::Load { .. } => println!("loaded\t{loaded}"),
+        Job::Prefill { tokens, times, .. } => {
+            println!("prefilled\t{tokens}\t{}", language::prefill(session, *tokens, *times)?);
         }
         Job::Continue { steps, ids, output } => {
             let seconds = language::continue_sequence(session, ids, *steps, Path::new(output))?;
@@ -121,6 +147,13 @@ fn work(session: &mut Session, job: &Job) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+fn print_limits(threads: usize) {
+    let MachineRates { bytes, flops } = MachineRates::measure(threads);
+    let DotRates { halves, integers } = DotRates::measure(threads);
+    let exponentials = MachineRates::exponentials(threads);
+    println!("limits\t{bytes}\t{flops}\t{halves}\t{integers}\t{exponentials}\t{threads}");
 }
 
 fn print_rows(rows: &[Vec<u32>]) -> String {

@@ -25,11 +25,11 @@ const COMPILE_SECONDS: f64 = 60.0;
 const COMPILE_MEMORY: f64 = 3.0;
 
 /// `bench spine` and `bench unrolled`, whether they keep their limits; `bench gpu`, whether all results are right; or
-/// `bench cpu`.
+/// `bench cpu`, whether everything is reached that must be.
 pub(crate) fn main(args: &[String]) -> Result<bool> {
     const OPTIONS: &[&str] = &[
-        "bin", "dir", "storage", "shape", "profile", "filter", "peers", "rounds", "threads", "weights",
-        "steps", "layers", "append",
+        "bin", "dir", "storage", "shape", "profile", "filter", "peers", "rounds", "threads", "steps",
+        "layers", "append",
     ];
     let args = Args::parse(args, OPTIONS)?;
     let task = match args.words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
@@ -50,7 +50,8 @@ pub(crate) fn main(args: &[String]) -> Result<bool> {
         synthetic: process::build("ssmc-tests", "ssmc-synthetic", profile, &["--no-default-features"])?,
     };
     if task == "cpu" {
-        return cpu::run(&tools, &folder, &args);
+        let kernels = process::build("ssmc-tests", "ssmc-cpu-kernels", profile, &[])?;
+        return cpu::run(&tools, &kernels, &folder, &args);
     }
     if task == "unrolled" {
         let number = |key, default| args.get(key).map_or(Ok(default), str::parse);
@@ -110,7 +111,7 @@ fn spine(tools: &Tools, folder: &Path, shape: &str, storage: &str) -> Result<boo
     let of = |name: &str| logits.get(name).map(Array::to_f64).ok_or(format!("runner: no {name}"));
     let error = error_over_peak(&of("step")?, &of("forward")?);
 
-    let [best_bytes, best_flops, _, _, threads] = numbers(&said, "limits")?;
+    let [best_bytes, best_flops, _, _, _, threads] = numbers(&said, "limits")?;
     let seconds_at_best = |flops: f64, bytes: f64| (flops / best_flops).max(bytes / best_bytes);
     println!("shape {shape}, weights {storage}, {:.0} MB, {threads} threads", weights / 1e6);
     println!("machine: {:.1} GB/s, {:.0} GFLOP/s (f32)", best_bytes / 1e9, best_flops / 1e9);
