@@ -1,6 +1,8 @@
 //! Short causal depthwise convolution.
 //!
-//! One variant: a tile of channels walks along the sequence, the last columns and the taps in registers.
+//! One variant: a tile of channels walks along the sequence, the last columns and the taps in registers. On CPUs the
+//! vectors of a tile take turns every [`STEPS`] steps, so that pages and neighboring cache lines are used while they are
+//! near.
 
 use super::access::{Cx, Work};
 use super::elementwise::row_index;
@@ -13,6 +15,9 @@ use ssmc_ir::{Dim, ValueId};
 
 /// Channels of a block.
 pub(super) const CHANNEL_TILE: i64 = 64;
+
+/// Steps of one turn.
+const STEPS: i64 = 64;
 
 /// Runs `body` for the vectors of channels of a tile that starts at `first`.
 pub(super) fn for_channels<'a>(
@@ -185,7 +190,7 @@ pub(super) fn put_state<'a>(
 
 pub(super) fn lower(l: &mut Lowering<'_>, op: &CausalConv1d) -> Result<Launch, LowerError> {
     let conv = Conv::of(l)?;
-    let Conv { x, state, seq_idx, shape, channels, width, elem, acc, state_out, .. } = conv;
+    let Conv { x, state, shape, channels, width, state_out, .. } = conv;
     let tiles = Dim::from(channels).ceildiv(&Dim::from(CHANNEL_TILE));
     let (b, cx, sink) = l.parts();
     cx.narrow(&shape[2]);
@@ -198,22 +203,116 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &CausalConv1d) -> Result<Launch, L
     };
     let first = b.mul(tile, CHANNEL_TILE);
     let len = cx.dim(b, &shape[1]);
-    for_channels(cx, b, (first, CHANNEL_TILE, channels), &mut |cx, b, c| {
-        let (taps, offset) = conv.filter(cx, b, c)?;
-        let zero = b.zero(acc.x(cx.lanes));
-        let mut columns = Vec::new();
-        for j in 0..width - 1 {
-            let column = match state {
-                Some(state) => {
-                    let j = Idx::Uniform(b.const_i64(j));
-                    cx.get_wide_as(b, (state, acc), &[batch, j, c])?
-                }
-                None => zero,
+    let of_block = (first, CHANNEL_TILE, channels);
+    let walk = Walk { conv: &conv, op, batch };
+    if matches!(cx.work, Work::Vectors) {
+        walk.in_parts(cx, b, of_block, len, sink)?;
+    } else {
+        for_channels(cx, b, of_block, &mut |cx, b, c| {
+            let columns = walk.begin(cx, b, c)?;
+            let columns: Vec<Reg> = columns.into_iter().map(|column| b.var_init(column)).collect();
+            let start = b.const_i64(0);
+            walk.steps(cx, b, c, &columns, (start, len), sink)
+        })?;
+    }
+    for_channels(cx, b, of_block, &mut |cx, b, c| {
+        put_state(cx, b, sink, (state_out, x, state), (batch, c, len), width)
+    })?;
+    let elems = shape.iter().fold(Dim::from(1), |n, d| n * d);
+    Ok(Launch { grid: shape[0].clone() * &tiles, flops: elems * Dim::from(2 * width) })
+}
+
+/// The way of a block along the sequence.
+struct Walk<'w, 'a> {
+    conv: &'w Conv<'a>,
+    op: &'w CausalConv1d,
+    batch: Idx,
+}
+
+impl<'a> Walk<'_, 'a> {
+    /// The columns before the first step.
+    fn begin(&self, cx: &mut Cx<'a>, b: &mut KernelBuilder, c: Idx) -> Result<Vec<Reg>, LowerError> {
+        let Conv { state, width, acc, .. } = *self.conv;
+        let column = |j: i64| match state {
+            Some(state) => {
+                let j = Idx::Uniform(b.const_i64(j));
+                cx.get_wide_as(b, (state, acc), &[self.batch, j, c])
+            }
+            None => Ok(b.zero(acc.x(cx.lanes))),
+        };
+        (0..width - 1).map(column).collect()
+    }
+
+    /// All steps, [`STEPS`] of all channels at a time; the last columns wait in an array meanwhile.
+    fn in_parts(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        of_block: (Reg, i64, i64),
+        len: Reg,
+        sink: &mut Sink<'a>,
+    ) -> Result<(), LowerError> {
+        let (kept, lanes) = (self.conv.width - 1, i64::from(cx.lanes));
+        let in_block = (CHANNEL_TILE + lanes - 1) / lanes * lanes;
+        let waiting = b.local("columns", self.conv.acc, (in_block * kept) as u32);
+        let place = |b: &mut KernelBuilder, c: Idx, j: usize| {
+            let channel = match c {
+                Idx::Uniform(channel) | Idx::Lanes { base: channel, .. } => channel,
+                Idx::Vector(_) => unreachable!("the channels of a vector follow each other"),
             };
-            columns.push(b.var_init(column));
-        }
+            let vector = b.sub(channel, of_block.0);
+            let at = b.mul(vector, kept);
+            b.add(at, j as i64 * lanes)
+        };
+        for_channels(cx, b, of_block, &mut |cx, b, c| {
+            for (j, column) in self.begin(cx, b, c)?.into_iter().enumerate() {
+                let at = place(b, c, j);
+                b.store(waiting, at, column);
+            }
+            Ok(())
+        })?;
+        let parts = b.ceil_div(len, STEPS);
         let mut result = Ok(());
-        b.for_("t", 0, len, 1, |b, t| {
+        b.for_("part", 0, parts, 1, |b, part| {
+            let start = b.mul(part, STEPS);
+            let end = b.add(start, STEPS);
+            let end = b.min(end, len);
+            result = cx.scope(|cx| {
+                for_channels(cx, b, of_block, &mut |cx, b, c| {
+                    let load = |j: usize| {
+                        let at = place(b, c, j);
+                        let column = b.load(waiting, at, cx.lanes);
+                        b.var_init(column)
+                    };
+                    let columns: Vec<Reg> = (0..kept as usize).map(load).collect();
+                    self.steps(cx, b, c, &columns, (start, end), sink)?;
+                    for (j, column) in columns.iter().enumerate() {
+                        let at = place(b, c, j);
+                        b.store(waiting, at, *column);
+                    }
+                    Ok(())
+                })
+            });
+        });
+        result
+    }
+
+    /// Steps of some channels, whose columns before are given and moved on.
+    fn steps(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        c: Idx,
+        columns: &[Reg],
+        (start, end): (Reg, Reg),
+        sink: &mut Sink<'a>,
+    ) -> Result<(), LowerError> {
+        let Conv { x, seq_idx, elem, acc, .. } = *self.conv;
+        let batch = self.batch;
+        let (taps, offset) = self.conv.filter(cx, b, c)?;
+        let zero = b.zero(acc.x(cx.lanes));
+        let mut result = Ok(());
+        b.for_("t", start, end, 1, |b, t| {
             result = cx.scope(|cx| {
                 if let Some(seq_idx) = seq_idx {
                     let before = b.sub(t, 1);
@@ -227,7 +326,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &CausalConv1d) -> Result<Launch, L
                 for (tap, column) in taps.iter().zip(columns.iter().chain([&x])) {
                     sum = b.fma(*tap, *column, sum);
                 }
-                let y = activate(b, op, sum);
+                let y = activate(b, self.op, sum);
                 let y = b.cast(y, elem);
                 sink.put(cx, b, &idx, y)?;
                 for j in 1..columns.len() {
@@ -239,9 +338,6 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &CausalConv1d) -> Result<Launch, L
                 Ok(())
             });
         });
-        result?;
-        put_state(cx, b, sink, (state_out, x, state), (batch, c, len), width)
-    })?;
-    let elems = shape.iter().fold(Dim::from(1), |n, d| n * d);
-    Ok(Launch { grid: shape[0].clone() * &tiles, flops: elems * Dim::from(2 * width) })
+        result
+    }
 }

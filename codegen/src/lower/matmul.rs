@@ -1,19 +1,19 @@
 //! Products with a weight matrix: the weight packed into panels, a register block of rows times a panel.
 //!
-//! One block computes `ROWS` rows times one panel of [`PANEL`] columns, or more rows times several panels if it first
-//! brings its rows into another form: [`halves`] for weights in `bf16`, [`integers`] for quantized ones. Blocks of one panel follow each
-//! other, so that the panel stays in the second-level cache. On 512-bit vectors the register block is 12 x 32 (24
-//! accumulators, two weight vectors, one broadcast); on 256-bit vectors it is 6 x 16, run four times. One variant: what
-//! is left of the rows runs through the same code one row at a time, missing columns are masked.
+//! One block brings some rows into the form that it multiplies and computes them times several panels of [`PANEL`]
+//! columns: [`plain`] for weights as numbers, [`halves`] for `bf16`, [`integers`] for quantized ones. Blocks of the same
+//! panels follow each other, so that these stay in the second-level cache. On 512-bit vectors the register block is
+//! 12 x 32 (24 accumulators, two weight vectors, one broadcast); on 256-bit vectors it is 6 x 16, run four times. Missing
+//! columns are masked.
 
 mod halves;
 mod integers;
+mod plain;
 mod tiles;
 
 use super::access::Cx;
 use super::elementwise::row_index;
 use super::index::Idx;
-use super::sums::{multiply_add, sums};
 use super::{Launch, LowerError, Lowering, accumulator, elem_of};
 use crate::assemble::{PANEL, Packing};
 use crate::kernel::{Elem, KernelBuilder, LocalId, ParamId, Reg};
@@ -168,16 +168,6 @@ struct Shape<'p> {
     acc: Elem,
 }
 
-/// A panel that a block multiplies with.
-struct Tile<'p> {
-    shape: &'p Shape<'p>,
-    panel: ParamId,
-    /// First element of the panel.
-    panel_base: Reg,
-    /// First column of the panel.
-    column: Reg,
-}
-
 /// How often the vectors of a register block go into a panel, and whether columns of a panel may be missing.
 struct Columns {
     lanes: i64,
@@ -206,23 +196,23 @@ struct Span {
 }
 
 impl Span {
-    /// Of blocks for all panels of `panel_bytes` and `m` rows.
+    /// Of blocks of `block_rows` rows for all panels of `panel_bytes` and `m` rows.
     fn new(
         cx: &mut Cx<'_>,
         b: &mut KernelBuilder,
         shape: &Shape<'_>,
         panel_bytes: i64,
-        m: &Dim,
+        (m, block_rows): (&Dim, i64),
     ) -> Result<Self, LowerError> {
         let n_panels = (shape.n + PANEL - 1) / PANEL;
-        let m_blocks = m.ceildiv(&Dim::from(BLOCK_ROWS));
+        let m_blocks = m.ceildiv(&Dim::from(block_rows));
         let at_once = panels_at_once(n_panels, panel_bytes, &m_blocks);
         let grid = [Dim::from(n_panels).ceildiv(&at_once), m_blocks];
         let at_once = cx.dim(b, &at_once);
         let place = row_index(cx, b, &grid);
         let [Idx::Uniform(group), Idx::Uniform(m_block)] = place[..] else { return Err(not_scalar()) };
-        let first_row = b.mul(m_block, BLOCK_ROWS);
-        let end_row = b.add(first_row, BLOCK_ROWS);
+        let first_row = b.mul(m_block, block_rows);
+        let end_row = b.add(first_row, block_rows);
         let n_rows = cx.dim(b, m);
         let end_row = b.min(end_row, n_rows);
         let first = b.mul(group, at_once);
@@ -349,8 +339,6 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Contract, target: &CpuTarget) -> 
     };
     let m_extents: Vec<Dim> = p.m_labels.iter().map(extent_of).collect();
     let m = m_extents.iter().fold(Dim::from(1), |m, d| m * d);
-    let m_tiles = m.ceildiv(&Dim::from(ROWS));
-    let panels = Dim::from(n).ceildiv(&Dim::from(PANEL));
     let elem = elem_of(l.graph.ty(l.node.results[0]).dtype)?;
     let shape = Shape {
         p: &p,
@@ -367,39 +355,9 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Contract, target: &CpuTarget) -> 
     let grid = match &p.storage {
         Storage::Integers { scale, op } => integers::lower(l, &shape, (*scale, op), target, &m)?,
         Storage::Plain if is_half => halves::lower(l, &shape, target, &m)?,
-        Storage::Plain => plain(l, &shape, (&panels, &m_tiles))?,
+        Storage::Plain => plain::lower(l, &shape, &m)?,
     };
     Ok(Launch { grid, flops })
-}
-
-/// The grid of a product that computes panel by panel.
-fn plain(
-    l: &mut Lowering<'_>,
-    shape: &Shape<'_>,
-    (panels, m_tiles): (&Dim, &Dim),
-) -> Result<Dim, LowerError> {
-    let (b, cx, sink) = l.parts();
-    cx.narrow(&Dim::from(shape.n));
-    let packing = Packing::Panels { k_axes: shape.p.k_axes.clone(), n_axis: shape.p.n_axis };
-    let panel_param = cx.packed_param(b, shape.p.weight, packing)?;
-    let place = row_index(cx, b, &[panels.clone(), m_tiles.clone()]);
-    let [Idx::Uniform(panel), Idx::Uniform(m_tile)] = place[..] else { return Err(not_scalar()) };
-    let panel_base = b.mul(panel, shape.k * PANEL);
-    let column = b.mul(panel, PANEL);
-    let tile = Tile { shape, panel: panel_param, panel_base, column };
-    let m = shape.m_extents.iter().fold(Dim::from(1), |m, d| m * d);
-    let rows_at_once = if cx.lanes >= 16 { ROWS } else { ROWS / 2 };
-    let mut result = Ok(());
-    let m0 = b.mul(m_tile, ROWS);
-    let m_all = cx.dim(b, &m);
-    for_rows(cx, b, (m0, m_all), &mut |cx, b, rows| {
-        let put: &mut Put<'_, '_> = &mut |cx, b, idx, x| sink.put(cx, b, idx, x);
-        for rows in rows.chunks(rows_at_once as usize) {
-            result = result.clone().and(cx.scope(|cx| run(&tile, cx, b, rows, put)));
-        }
-    });
-    result?;
-    Ok(panels.clone() * m_tiles)
 }
 
 fn not_scalar() -> LowerError {
@@ -425,46 +383,6 @@ fn for_rows<'a>(
 
 /// Takes the element of the result at an index.
 type Put<'f, 'a> = dyn FnMut(&mut Cx<'a>, &mut KernelBuilder, &[Idx], Reg) -> Result<(), LowerError> + 'f;
-
-/// Some rows times the panel.
-fn run<'a>(
-    t: &Tile<'_>,
-    cx: &mut Cx<'a>,
-    b: &mut KernelBuilder,
-    rows: &[Reg],
-    put: &mut Put<'_, 'a>,
-) -> Result<(), LowerError> {
-    let columns = t.shape.columns(cx.lanes);
-    let Columns { lanes, vectors, .. } = columns;
-    let acc_ty = t.shape.acc.x(cx.lanes);
-    let k_extents = cx.extents(b, &t.shape.k_extents);
-    let row_idx: Vec<Vec<Idx>> = rows.iter().map(|row| t.shape.row_idx(cx, b, *row)).collect();
-    for start in (0..PANEL.min(t.shape.n)).step_by((vectors * lanes) as usize) {
-        let zero = b.zero(acc_ty);
-        let acc = sums(b, (rows.len(), vectors), zero);
-        let mut result = Ok(());
-        b.for_("k", 0, t.shape.k, 1, |b, k| {
-            result = cx.scope(|cx| {
-                let offset = b.mul(k, PANEL);
-                let at = b.add(t.panel_base, offset);
-                let w = columns.load(b, (t.panel, at), start, 1);
-                let w: Vec<Reg> = w.into_iter().map(|w| b.cast(w, t.shape.acc)).collect();
-                let k_idx = cx.index(b).unravel(Idx::Uniform(k), &k_extents);
-                for (row, acc) in row_idx.iter().zip(&acc) {
-                    let x = t.shape.x(cx, b, row, &k_idx)?;
-                    multiply_add(cx, b, x, &w, acc);
-                }
-                Ok(())
-            });
-        });
-        result?;
-        let column = b.add(t.column, start);
-        for (row, acc) in row_idx.iter().zip(&acc) {
-            t.shape.put(cx, b, row, (column, acc), put)?;
-        }
-    }
-    Ok(())
-}
 
 /// Panels that one block multiplies with, after it has brought its rows into another form: so many that this pays, and
 /// so few that a step has blocks for several threads. With more blocks of rows they are as many as the second-level

@@ -5,9 +5,10 @@
 //!
 //! Steps of one channel lie a whole row apart, so every load of the recurrence would miss the first-level cache.
 //! Therefore [`STEPS`] steps at a time are loaded into local arrays, then scanned, then gated and stored: loads of
-//! different steps overlap where no recurrence ties them together.
+//! different steps overlap where no recurrence ties them together. The vectors of a block take turns at each such part of
+//! the sequence, so that a page, and the neighbor of a cache line, are used while they are near; states wait in memory.
 
-use super::access::Cx;
+use super::access::{Cx, Work};
 use super::conv1d::{for_channels, new_sequence};
 use super::elementwise::row_index;
 use super::index::Idx;
@@ -20,8 +21,8 @@ use crate::kernel::{Elem, KernelBuilder, LocalId, Reg};
 use ssmc_ir::ops::{Discretization, F64, ReadOut, SelectiveScan};
 use ssmc_ir::{Dim, ValueId};
 
-/// Channels of a block: the widest vector, so that grids do not depend on the level.
-const CHANNEL_TILE: i64 = 16;
+/// Channels of a block: two cache lines of `f32`. Grids do not depend on the level.
+const CHANNEL_TILE: i64 = 32;
 
 /// Steps that are loaded together: three arrays of them take 12 KiB with the widest vector, less than half of a
 /// first-level cache.
@@ -65,14 +66,16 @@ pub(super) fn step_at(b: &mut KernelBuilder, i: Reg, len: Reg, reverse: bool) ->
     (b.sub(last, i), b.sub(last, before))
 }
 
-/// What is fixed for a block, and its arrays of one vector per state or step.
+/// What is fixed for a block, and its arrays.
 struct Block<'o> {
     op: &'o SelectiveScan,
     x: ValueId,
     dt: ValueId,
     b: ValueId,
     c: ValueId,
+    d: Option<ValueId>,
     z: Option<ValueId>,
+    dt_bias: Option<ValueId>,
     seq_idx: Option<ValueId>,
     batch: Idx,
     group: Idx,
@@ -83,15 +86,22 @@ struct Block<'o> {
     n: i64,
     lanes: i64,
     len: Reg,
+    /// The first channel.
+    first: Reg,
+    /// What decays are made of, and states, of all channels: for each vector of channels one vector per state.
     decay: LocalId,
+    hs: LocalId,
+    /// Step sizes, inputs and results of one vector of channels, one vector per step.
     dts: LocalId,
     xs: LocalId,
     ys: LocalId,
 }
 
-/// What is loaded once per vector of channels.
+/// A vector of channels in one part of the sequence.
 struct Channels {
     e: Idx,
+    /// Where its vectors begin in the arrays of all channels of the block.
+    base: Reg,
     states: States,
     bias: Option<Reg>,
     skip: Option<Reg>,
@@ -108,23 +118,25 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
     let acc = accumulator(elem);
     let h_last = l.node.results[1];
     let rows = Rows { batch: &shape[0], slots: l.optional(10).map(|slots| (slots, &l.shape(h_last)[0])) };
-    let tiles = Dim::from(channels).ceildiv(&Dim::from(CHANNEL_TILE));
     let (b, cx, sink) = l.parts();
     cx.narrow(&shape[3]);
-    let grid = [rows.grid(), shape[2].clone(), tiles];
+    // One channel for each thread where threads go through whole sequences.
+    let tile = if matches!(cx.work, Work::Serial { .. }) { 1 } else { CHANNEL_TILE };
+    let grid = [rows.grid(), shape[2].clone(), Dim::from(channels).ceildiv(&Dim::from(tile))];
     let place = row_index(cx, b, &grid);
-    let (group, Idx::Uniform(tile)) = (place[1], place[2]) else {
+    let (group, Idx::Uniform(tile_index)) = (place[1], place[2]) else {
         return Err(LowerError::Unsupported {
             op: "ssm.selective_scan",
             reason: "block indices are scalars".into(),
         });
     };
-    let first = b.mul(tile, CHANNEL_TILE);
+    let first = b.mul(tile_index, tile);
     let len = cx.dim(b, &shape[1]);
     let lanes = i64::from(cx.lanes);
-    let mut array = |name: &str, len: i64| b.local(name, acc, (len * lanes) as u32);
-    let (decay, dts, xs, ys) = (array("decay", n), array("dt", STEPS), array("x", STEPS), array("y", STEPS));
-    let local_h = (n > UNROLLED_STATES).then(|| array("h", n));
+    let in_block = (tile + lanes - 1) / lanes * lanes;
+    let mut array = |name: &str, len: i64| b.local(name, acc, len as u32);
+    let (decay, hs) = (array("decay", n * in_block), array("h", n * in_block));
+    let (dts, xs, ys) = (array("dt", STEPS * lanes), array("x", STEPS * lanes), array("y", STEPS * lanes));
     rows.run(cx, b, place[0], &mut |cx, b, part| {
         let row = part.row();
         let batch = if let Part::Steps { batch, .. } = part { batch } else { row };
@@ -134,7 +146,9 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
             dt,
             b: bb,
             c,
+            d,
             z,
+            dt_bias,
             seq_idx,
             batch,
             group,
@@ -143,43 +157,44 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
             n,
             lanes,
             len,
+            first,
             decay,
+            hs,
             dts,
             xs,
             ys,
         };
-        for_channels(cx, b, (first, CHANNEL_TILE, channels), &mut |cx, b, e| {
+        let of_block = (first, tile, channels);
+        for_channels(cx, b, of_block, &mut |cx, b, e| {
             let zero = b.zero(acc.x(cx.lanes));
-            let states = States::new(b, local_h, n, (acc, cx.lanes));
-            states.for_each(cx, b, n, &mut |cx, b, state, h| {
+            let base = block.base(b, e);
+            block.for_states(cx, b, base, &mut |cx, b, state, at| {
                 let idx = [row, group, e, Idx::Uniform(state)];
                 let a = cx.get_wide_as(b, (a, acc), &idx[1..])?;
                 let scaled = match op.discretization {
                     Discretization::ExpEuler => b.mul(a, std::f64::consts::LOG2_E),
                     Discretization::Zoh | Discretization::Bilinear => a,
                 };
-                let at = b.mul(state, lanes);
                 b.store(decay, at, scaled);
                 let init = match h0 {
                     Some(h0) => cx.get_wide_as(b, (h0, acc), &idx)?,
                     None => zero,
                 };
-                states.set(b, h, at, init);
+                b.store(hs, at, init);
                 Ok(())
-            })?;
-            let bias = dt_bias.map(|v| cx.get_wide_as(b, (v, acc), &[group, e])).transpose()?;
-            let skip = d.map(|v| cx.get_wide_as(b, (v, acc), &[group, e])).transpose()?;
-            let channels = Channels { e, states, bias, skip };
-            if let Part::Steps { .. } = part {
-                block.walk(cx, b, &channels, sink)?;
-            }
-            if !sink.wants(h_last) {
-                return Ok(());
-            }
-            part.keep(cx, b, &mut |cx, b| {
-                channels.states.for_each(cx, b, n, &mut |cx, b, state, h| {
-                    let at = b.mul(state, lanes);
-                    let h = channels.states.get(b, h, at, cx.lanes);
+            })
+        })?;
+        if let Part::Steps { .. } = part {
+            block.walk(cx, b, of_block, sink)?;
+        }
+        if !sink.wants(h_last) {
+            return Ok(());
+        }
+        part.keep(cx, b, &mut |cx, b| {
+            for_channels(cx, b, of_block, &mut |cx, b, e| {
+                let base = block.base(b, e);
+                block.for_states(cx, b, base, &mut |cx, b, state, at| {
+                    let h = b.load(hs, at, cx.lanes);
                     let h = b.cast(h, elem);
                     sink.put_extra(cx, b, h_last, &[row, group, e, Idx::Uniform(state)], h)
                 })
@@ -191,12 +206,39 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
 }
 
 impl Block<'_> {
-    /// All steps of one vector of channels.
+    /// Where the vectors of these channels begin in the arrays of all channels.
+    fn base(&self, b: &mut KernelBuilder, e: Idx) -> Reg {
+        let channel = match e {
+            Idx::Uniform(channel) | Idx::Lanes { base: channel, .. } => channel,
+            Idx::Vector(_) => unreachable!("the channels of a vector follow each other"),
+        };
+        let at = b.sub(channel, self.first);
+        b.mul(at, self.n)
+    }
+
+    /// Runs `body` for each state, given its number and its place in the arrays of all channels.
+    fn for_states<'a>(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        base: Reg,
+        body: &mut dyn FnMut(&mut Cx<'a>, &mut KernelBuilder, Reg, Reg) -> Result<(), LowerError>,
+    ) -> Result<(), LowerError> {
+        let mut result = Ok(());
+        b.for_("n", 0, self.n, 1, |b, state| {
+            let at = b.mul(state, self.lanes);
+            let at = b.add(base, at);
+            result = cx.scope(|cx| body(cx, b, state, at));
+        });
+        result
+    }
+
+    /// All steps of the channels of the block.
     fn walk<'a>(
         &self,
         cx: &mut Cx<'a>,
         b: &mut KernelBuilder,
-        channels: &Channels,
+        of_block: (Reg, i64, i64),
         sink: &mut Sink<'a>,
     ) -> Result<(), LowerError> {
         let parts = b.ceil_div(self.len, STEPS);
@@ -205,12 +247,55 @@ impl Block<'_> {
             let start = b.mul(part, STEPS);
             let left = b.sub(self.len, start);
             let steps = (start, b.min(left, STEPS));
-            result = self
-                .load(cx, b, channels, steps)
-                .and_then(|()| self.scan(cx, b, channels, steps))
-                .and_then(|()| self.store(cx, b, channels, steps, sink));
+            result = cx.scope(|cx| {
+                for_channels(cx, b, of_block, &mut |cx, b, e| {
+                    let channels = self.channels(cx, b, e)?;
+                    self.load(cx, b, &channels, steps)?;
+                    self.scan(cx, b, &channels, steps)?;
+                    self.put_back(cx, b, &channels)?;
+                    self.store(cx, b, &channels, steps, sink)
+                })
+            });
         });
         result
+    }
+
+    /// The channels with their states.
+    fn channels(&self, cx: &mut Cx<'_>, b: &mut KernelBuilder, e: Idx) -> Result<Channels, LowerError> {
+        let base = self.base(b, e);
+        let local = (self.n > UNROLLED_STATES).then_some(self.hs);
+        let states = States::new(b, local, self.n, (self.acc, cx.lanes));
+        let bias = self.dt_bias.map(|v| cx.get_wide_as(b, (v, self.acc), &[self.group, e])).transpose()?;
+        let skip = self.d.map(|v| cx.get_wide_as(b, (v, self.acc), &[self.group, e])).transpose()?;
+        let channels = Channels { e, base, states, bias, skip };
+        if local.is_none() {
+            channels.states.for_each(cx, b, self.n, &mut |cx, b, state, h| {
+                let at = self.at(b, &channels, state);
+                let init = b.load(self.hs, at, cx.lanes);
+                channels.states.set(b, h, at, init);
+                Ok(())
+            })?;
+        }
+        Ok(channels)
+    }
+
+    /// Stores states that are in registers.
+    fn put_back(&self, cx: &mut Cx<'_>, b: &mut KernelBuilder, ch: &Channels) -> Result<(), LowerError> {
+        if self.n > UNROLLED_STATES {
+            return Ok(());
+        }
+        ch.states.for_each(cx, b, self.n, &mut |cx, b, state, h| {
+            let at = self.at(b, ch, state);
+            let h = ch.states.get(b, h, at, cx.lanes);
+            b.store(self.hs, at, h);
+            Ok(())
+        })
+    }
+
+    /// Where a state of a vector of channels lies.
+    fn at(&self, b: &mut KernelBuilder, ch: &Channels, state: Reg) -> Reg {
+        let at = b.mul(state, self.lanes);
+        b.add(ch.base, at)
     }
 
     /// Runs `body` for the steps `start..start + count`, given the place of the step in arrays, its position on the
@@ -268,7 +353,7 @@ impl Block<'_> {
                 let mut result = Ok(());
                 b.if_(is_new, |b| {
                     result = ch.states.for_each(cx, b, self.n, &mut |_, b, state, h| {
-                        let at = b.mul(state, self.lanes);
+                        let at = self.at(b, ch, state);
                         ch.states.set(b, h, at, zero);
                         Ok(())
                     });
@@ -283,7 +368,7 @@ impl Block<'_> {
                 let pick = [self.batch, Idx::Uniform(t), self.group, Idx::Uniform(state)];
                 let b_t = cx.get_wide_as(b, (self.b, self.acc), &pick)?;
                 let c_t = cx.get_wide_as(b, (self.c, self.acc), &pick)?;
-                let at = b.mul(state, self.lanes);
+                let at = self.at(b, ch, state);
                 let decay = b.load(self.decay, at, cx.lanes);
                 let (a_bar, input) = match self.op.discretization {
                     Discretization::ExpEuler => {

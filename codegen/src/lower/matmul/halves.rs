@@ -5,7 +5,7 @@
 //! of `f32`.
 
 use super::tiles::Tiles;
-use super::{PANEL, Put, ROWS, Shape, Span};
+use super::{BLOCK_ROWS, PANEL, Put, ROWS, Shape, Span};
 use crate::assemble::Packing;
 use crate::kernel::{Elem, KernelBuilder, LocalId, ParamId, Reg};
 use crate::lower::access::Cx;
@@ -29,7 +29,7 @@ pub(super) fn lower(
     cx.narrow(&Dim::from(shape.n));
     let packing = Packing::Pairs { k_axes: shape.p.k_axes.clone(), n_axis: shape.p.n_axis };
     let weight = cx.packed_param(b, shape.p.weight, packing)?;
-    let span = Span::new(cx, b, shape, 2 * shape.k * PANEL, m)?;
+    let span = Span::new(cx, b, shape, 2 * shape.k * PANEL, (m, BLOCK_ROWS))?;
     let has_dots = target.has_dot_bf16 && cx.lanes >= 4 && shape.k <= MOST_ROUNDED;
     let rows_at_once = if cx.lanes >= 16 { ROWS } else { ROWS / 2 } as usize;
     let product = Halves { shape, weight };

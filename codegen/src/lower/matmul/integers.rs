@@ -51,7 +51,7 @@ pub(super) fn lower(
     let weight = cx.packed_bytes(b, shape.p.weight, packing);
     let scale = cx.packed_param(b, scale, Packing::Panels { k_axes, n_axis })?;
     let (bits, per_group) = (op.bits as i64, op.group as i64);
-    let span = Span::new(cx, b, shape, shape.k * PANEL * bits / 8, m)?;
+    let span = Span::new(cx, b, shape, shape.k * PANEL * bits / 8, (m, BLOCK_ROWS))?;
     let n_groups = shape.k / per_group;
     let quads = (shape.k + 3) / 4;
     let (n_scales, n_sums) = match bits {
