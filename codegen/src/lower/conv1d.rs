@@ -1,15 +1,15 @@
 //! Short causal depthwise convolution.
 //!
 //! One variant: a tile of channels walks along the sequence, the last columns and the taps in registers. On CPUs the
-//! vectors of a tile take turns every [`STEPS`] steps, so that pages and neighboring cache lines are used while they are
-//! near.
+//! vectors of a tile take turns every [`STEPS`] steps, which are copied first with nothing between the loads, so that pages
+//! and neighboring cache lines are used while they are near, and many loads are in flight.
 
 use super::access::{Cx, Work};
 use super::elementwise::row_index;
 use super::index::Idx;
 use super::sink::Sink;
 use super::{Launch, LowerError, Lowering, accumulator, elem_of};
-use crate::kernel::{Axis, Elem, KernelBuilder, Reg, RegTy};
+use crate::kernel::{Axis, Elem, KernelBuilder, LocalId, Reg, RegTy};
 use ssmc_ir::ops::{Activation, CausalConv1d};
 use ssmc_ir::{Dim, ValueId};
 
@@ -212,7 +212,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &CausalConv1d) -> Result<Launch, L
             let columns = walk.begin(cx, b, c)?;
             let columns: Vec<Reg> = columns.into_iter().map(|column| b.var_init(column)).collect();
             let start = b.const_i64(0);
-            walk.steps(cx, b, c, &columns, (start, len), sink)
+            walk.steps(cx, b, c, &columns, (start, len, None), sink)
         })?;
     }
     for_channels(cx, b, of_block, &mut |cx, b, c| {
@@ -255,12 +255,16 @@ impl<'a> Walk<'_, 'a> {
         let (kept, lanes) = (self.conv.width - 1, i64::from(cx.lanes));
         let in_block = (CHANNEL_TILE + lanes - 1) / lanes * lanes;
         let waiting = b.local("columns", self.conv.acc, (in_block * kept) as u32);
-        let place = |b: &mut KernelBuilder, c: Idx, j: usize| {
+        let copied = b.local("x", self.conv.acc, (in_block * STEPS) as u32);
+        let vector = |b: &mut KernelBuilder, c: Idx| {
             let channel = match c {
                 Idx::Uniform(channel) | Idx::Lanes { base: channel, .. } => channel,
                 Idx::Vector(_) => unreachable!("the channels of a vector follow each other"),
             };
-            let vector = b.sub(channel, of_block.0);
+            b.sub(channel, of_block.0)
+        };
+        let place = |b: &mut KernelBuilder, c: Idx, j: usize| {
+            let vector = vector(b, c);
             let at = b.mul(vector, kept);
             b.add(at, j as i64 * lanes)
         };
@@ -278,14 +282,31 @@ impl<'a> Walk<'_, 'a> {
             let end = b.add(start, STEPS);
             let end = b.min(end, len);
             result = cx.scope(|cx| {
+                let mut copy = Ok(());
+                b.for_("t", start, end, 1, |b, t| {
+                    copy = cx.scope(|cx| {
+                        for_channels(cx, b, of_block, &mut |cx, b, c| {
+                            let idx = [self.batch, Idx::Uniform(t), c];
+                            let x = cx.get_wide_as(b, (self.conv.x, self.conv.acc), &idx)?;
+                            let at = vector(b, c);
+                            let at = b.mul(at, STEPS);
+                            let at = self.copy_at(b, (at, start), t, lanes);
+                            b.store(copied, at, x);
+                            Ok(())
+                        })
+                    });
+                });
+                copy?;
                 for_channels(cx, b, of_block, &mut |cx, b, c| {
+                    let from = vector(b, c);
+                    let from = b.mul(from, STEPS);
                     let load = |j: usize| {
                         let at = place(b, c, j);
                         let column = b.load(waiting, at, cx.lanes);
                         b.var_init(column)
                     };
                     let columns: Vec<Reg> = (0..kept as usize).map(load).collect();
-                    self.steps(cx, b, c, &columns, (start, end), sink)?;
+                    self.steps(cx, b, c, &columns, (start, end, Some((copied, from))), sink)?;
                     for (j, column) in columns.iter().enumerate() {
                         let at = place(b, c, j);
                         b.store(waiting, at, *column);
@@ -297,14 +318,22 @@ impl<'a> Walk<'_, 'a> {
         result
     }
 
-    /// Steps of some channels, whose columns before are given and moved on.
+    /// Where step `t` is, in copies of the steps from `start` on that begin at `base`.
+    fn copy_at(&self, b: &mut KernelBuilder, (base, start): (Reg, Reg), t: Reg, lanes: i64) -> Reg {
+        let step = b.sub(t, start);
+        let step = b.mul(step, lanes);
+        b.add(base, step)
+    }
+
+    /// Steps of some channels, whose columns before are given and moved on. With an array x is taken from there, where
+    /// its steps begin at some place.
     fn steps(
         &self,
         cx: &mut Cx<'a>,
         b: &mut KernelBuilder,
         c: Idx,
         columns: &[Reg],
-        (start, end): (Reg, Reg),
+        (start, end, copied): (Reg, Reg, Option<(LocalId, Reg)>),
         sink: &mut Sink<'a>,
     ) -> Result<(), LowerError> {
         let Conv { x, seq_idx, elem, acc, .. } = *self.conv;
@@ -321,7 +350,13 @@ impl<'a> Walk<'_, 'a> {
                     b.if_(is_new, |b| columns.iter().for_each(|column| b.assign(*column, zero)));
                 }
                 let idx = [batch, Idx::Uniform(t), c];
-                let x = cx.get_wide_as(b, (x, acc), &idx)?;
+                let x = match copied {
+                    Some((copied, base)) => {
+                        let at = self.copy_at(b, (base, start), t, i64::from(cx.lanes));
+                        b.load(copied, at, cx.lanes)
+                    }
+                    None => cx.get_wide_as(b, (x, acc), &idx)?,
+                };
                 let mut sum = offset;
                 for (tap, column) in taps.iter().zip(columns.iter().chain([&x])) {
                     sum = b.fma(*tap, *column, sum);

@@ -4,9 +4,9 @@
 //! is one exp2 per step, channel and state; `a` is scaled by log2(e) once, unless the discretization needs it as it is.
 //!
 //! Steps of one channel lie a whole row apart, so every load of the recurrence would miss the first-level cache.
-//! Therefore [`STEPS`] steps at a time are loaded into local arrays, then scanned, then gated and stored: loads of
-//! different steps overlap where no recurrence ties them together. The vectors of a block take turns at each such part of
-//! the sequence, so that a page, and the neighbor of a cache line, are used while they are near; states wait in memory.
+//! Therefore [`STEPS`] steps of all channels of a block are copied into local arrays first, row by row, with nothing between
+//! the loads, so that as many of them overlap as the processor can keep in flight, and a page is used for all channels
+//! while it is near. Then each vector of channels is scanned, gated and stored; states wait in memory meanwhile.
 
 use super::access::{Cx, Work};
 use super::conv1d::{for_channels, new_sequence};
@@ -21,12 +21,24 @@ use crate::kernel::{Elem, KernelBuilder, LocalId, Reg};
 use ssmc_ir::ops::{Discretization, F64, ReadOut, SelectiveScan};
 use ssmc_ir::{Dim, ValueId};
 
-/// Channels of a block: two cache lines of `f32`. Grids do not depend on the level.
-const CHANNEL_TILE: i64 = 32;
+/// Most channels of a block, of which rows are read together. Grids do not depend on the level.
+const CHANNEL_TILE: i64 = 64;
 
-/// Steps that are loaded together: three arrays of them take 12 KiB with the widest vector, less than half of a
-/// first-level cache.
-const STEPS: i64 = 64;
+/// Blocks that a sequence has, if there are channels enough: for as many threads.
+const BLOCKS: i64 = 24;
+
+/// Least channels of a block: the widest vector.
+const LEAST_CHANNELS: i64 = 16;
+
+/// Steps that are loaded together: three arrays of them take 24 KiB, less than a first-level cache.
+const STEPS: i64 = 32;
+
+/// Channels of a block.
+fn channel_tile(channels: i64) -> i64 {
+    let even = channels / BLOCKS;
+    let down = if even > 0 { 1 << even.ilog2() } else { 1 };
+    i64::clamp(down, LEAST_CHANNELS, CHANNEL_TILE)
+}
 
 /// The step size after bias, softplus and limits.
 pub(super) fn step_size(
@@ -66,6 +78,14 @@ pub(super) fn step_at(b: &mut KernelBuilder, i: Reg, len: Reg, reverse: bool) ->
     (b.sub(last, i), b.sub(last, before))
 }
 
+/// The first channel of a vector.
+fn channel_of(e: Idx) -> Reg {
+    match e {
+        Idx::Uniform(channel) | Idx::Lanes { base: channel, .. } => channel,
+        Idx::Vector(_) => unreachable!("the channels of a vector follow each other"),
+    }
+}
+
 /// What is fixed for a block, and its arrays.
 struct Block<'o> {
     op: &'o SelectiveScan,
@@ -91,17 +111,20 @@ struct Block<'o> {
     /// What decays are made of, and states, of all channels: for each vector of channels one vector per state.
     decay: LocalId,
     hs: LocalId,
-    /// Step sizes, inputs and results of one vector of channels, one vector per step.
+    /// Step sizes, inputs and gates of some steps: for each vector of channels one vector per step.
     dts: LocalId,
     xs: LocalId,
+    zs: Option<LocalId>,
+    /// Results of one vector of channels, one vector per step.
     ys: LocalId,
 }
 
 /// A vector of channels in one part of the sequence.
 struct Channels {
     e: Idx,
-    /// Where its vectors begin in the arrays of all channels of the block.
+    /// Where its vectors of states and of steps begin in the arrays of all channels.
     base: Reg,
+    steps: Reg,
     states: States,
     bias: Option<Reg>,
     skip: Option<Reg>,
@@ -121,7 +144,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
     let (b, cx, sink) = l.parts();
     cx.narrow(&shape[3]);
     // One channel for each thread where threads go through whole sequences.
-    let tile = if matches!(cx.work, Work::Serial { .. }) { 1 } else { CHANNEL_TILE };
+    let tile = if matches!(cx.work, Work::Serial { .. }) { 1 } else { channel_tile(channels) };
     let grid = [rows.grid(), shape[2].clone(), Dim::from(channels).ceildiv(&Dim::from(tile))];
     let place = row_index(cx, b, &grid);
     let (group, Idx::Uniform(tile_index)) = (place[1], place[2]) else {
@@ -136,7 +159,9 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
     let in_block = (tile + lanes - 1) / lanes * lanes;
     let mut array = |name: &str, len: i64| b.local(name, acc, len as u32);
     let (decay, hs) = (array("decay", n * in_block), array("h", n * in_block));
-    let (dts, xs, ys) = (array("dt", STEPS * lanes), array("x", STEPS * lanes), array("y", STEPS * lanes));
+    let (dts, xs) = (array("dt", STEPS * in_block), array("x", STEPS * in_block));
+    let zs = z.map(|_| array("z", STEPS * in_block));
+    let ys = array("y", STEPS * lanes);
     rows.run(cx, b, place[0], &mut |cx, b, part| {
         let row = part.row();
         let batch = if let Part::Steps { batch, .. } = part { batch } else { row };
@@ -162,6 +187,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
             hs,
             dts,
             xs,
+            zs,
             ys,
         };
         let of_block = (first, tile, channels);
@@ -208,10 +234,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
 impl Block<'_> {
     /// Where the vectors of these channels begin in the arrays of all channels.
     fn base(&self, b: &mut KernelBuilder, e: Idx) -> Reg {
-        let channel = match e {
-            Idx::Uniform(channel) | Idx::Lanes { base: channel, .. } => channel,
-            Idx::Vector(_) => unreachable!("the channels of a vector follow each other"),
-        };
+        let channel = channel_of(e);
         let at = b.sub(channel, self.first);
         b.mul(at, self.n)
     }
@@ -248,6 +271,7 @@ impl Block<'_> {
             let left = b.sub(self.len, start);
             let steps = (start, b.min(left, STEPS));
             result = cx.scope(|cx| {
+                self.fetch(cx, b, of_block, steps)?;
                 for_channels(cx, b, of_block, &mut |cx, b, e| {
                     let channels = self.channels(cx, b, e)?;
                     self.load(cx, b, &channels, steps)?;
@@ -267,7 +291,8 @@ impl Block<'_> {
         let states = States::new(b, local, self.n, (self.acc, cx.lanes));
         let bias = self.dt_bias.map(|v| cx.get_wide_as(b, (v, self.acc), &[self.group, e])).transpose()?;
         let skip = self.d.map(|v| cx.get_wide_as(b, (v, self.acc), &[self.group, e])).transpose()?;
-        let channels = Channels { e, base, states, bias, skip };
+        let steps = self.steps_base(b, e);
+        let channels = Channels { e, base, steps, states, bias, skip };
         if local.is_none() {
             channels.states.for_each(cx, b, self.n, &mut |cx, b, state, h| {
                 let at = self.at(b, &channels, state);
@@ -319,7 +344,40 @@ impl Block<'_> {
         result
     }
 
-    /// Step sizes and x.
+    /// Copies step sizes as they are, x and z of all channels.
+    fn fetch(
+        &self,
+        cx: &mut Cx<'_>,
+        b: &mut KernelBuilder,
+        of_block: (Reg, i64, i64),
+        steps: (Reg, Reg),
+    ) -> Result<(), LowerError> {
+        self.for_steps(cx, b, steps, &mut |cx, b, step, (t, _)| {
+            for_channels(cx, b, of_block, &mut |cx, b, e| {
+                let idx = [self.batch, Idx::Uniform(t), self.group, e];
+                let base = self.steps_base(b, e);
+                let at = b.add(base, step);
+                let from =
+                    [(Some(self.dt), Some(self.dts)), (Some(self.x), Some(self.xs)), (self.z, self.zs)];
+                for (value, array) in from {
+                    if let (Some(value), Some(array)) = (value, array) {
+                        let value = cx.get_wide_as(b, (value, self.acc), &idx)?;
+                        b.store(array, at, value);
+                    }
+                }
+                Ok(())
+            })
+        })
+    }
+
+    /// Where the steps of these channels begin in the arrays of all channels.
+    fn steps_base(&self, b: &mut KernelBuilder, e: Idx) -> Reg {
+        let channel = channel_of(e);
+        let at = b.sub(channel, self.first);
+        b.mul(at, STEPS)
+    }
+
+    /// Step sizes after bias, softplus and limits.
     fn load(
         &self,
         cx: &mut Cx<'_>,
@@ -327,13 +385,12 @@ impl Block<'_> {
         ch: &Channels,
         steps: (Reg, Reg),
     ) -> Result<(), LowerError> {
-        self.for_steps(cx, b, steps, &mut |cx, b, at, (t, _)| {
-            let idx = [self.batch, Idx::Uniform(t), self.group, ch.e];
-            let dt = cx.get_wide_as(b, (self.dt, self.acc), &idx)?;
-            let dt = step_size(b, dt, ch.bias, self.op.dt_softplus, (self.op.dt_min, self.op.dt_max));
+        let op = self.op;
+        self.for_steps(cx, b, steps, &mut |cx, b, step, _| {
+            let at = b.add(ch.steps, step);
+            let dt = b.load(self.dts, at, cx.lanes);
+            let dt = step_size(b, dt, ch.bias, op.dt_softplus, (op.dt_min, op.dt_max));
             b.store(self.dts, at, dt);
-            let x = cx.get_wide_as(b, (self.x, self.acc), &idx)?;
-            b.store(self.xs, at, x);
             Ok(())
         })
     }
@@ -360,8 +417,9 @@ impl Block<'_> {
                 });
                 result?;
             }
-            let dt = b.load(self.dts, step, cx.lanes);
-            let x = b.load(self.xs, step, cx.lanes);
+            let at = b.add(ch.steps, step);
+            let dt = b.load(self.dts, at, cx.lanes);
+            let x = b.load(self.xs, at, cx.lanes);
             let dt_x = b.mul(dt, x);
             let sum = b.var_init(zero);
             ch.states.for_each(cx, b, self.n, &mut |cx, b, state, h| {
@@ -407,11 +465,13 @@ impl Block<'_> {
             let idx = [self.batch, Idx::Uniform(t), self.group, ch.e];
             let mut y = b.load(self.ys, at, cx.lanes);
             if let Some(skip) = ch.skip {
-                let x = b.load(self.xs, at, cx.lanes);
+                let from = b.add(ch.steps, at);
+                let x = b.load(self.xs, from, cx.lanes);
                 y = b.fma(skip, x, y);
             }
-            if let Some(z) = self.z {
-                let z = cx.get_wide_as(b, (z, self.acc), &idx)?;
+            if let Some(zs) = self.zs {
+                let from = b.add(ch.steps, at);
+                let z = b.load(zs, from, cx.lanes);
                 let gate = b.silu(z);
                 y = b.mul(y, gate);
             }

@@ -1,9 +1,11 @@
 //! The state space dual scan on CPUs: one decay per head, so no exponential per state.
 //!
 //! Variants: (1) recurrent: a tile of the head's rows in lanes, the state in a local array, two fused
-//! multiply-adds per state and step; (2) [`chunked`]: scores inside a chunk, the state touched once per chunk.
+//! multiply-adds per state and step; (2) [`step`]: a single step, with states in lanes; (3) [`chunked`]: scores inside a
+//! chunk, the state touched once per chunk.
 
 mod chunked;
+mod step;
 
 use super::access::Cx;
 use super::conv1d::{for_channels, new_sequence};
@@ -137,7 +139,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Ssd) -> Result<Launch, LowerError
 /// The recurrent variant, whatever the mode.
 pub(super) fn lower_recurrent(l: &mut Lowering<'_>, op: &Ssd) -> Result<Launch, LowerError> {
     let o = operands(l)?;
-    recurrent(l, op, &o)
+    if step::applies(l, &o) { step::lower(l, op, &o) } else { recurrent(l, op, &o) }
 }
 
 pub(super) fn operands(l: &Lowering<'_>) -> Result<Operands, LowerError> {
