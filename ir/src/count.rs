@@ -138,7 +138,7 @@ impl Count {
 
     fn is_short(&self) -> bool {
         let mut parts = [&self.offset, &self.iteration].into_iter().chain(&self.axes);
-        parts.all(|d| !d.is_undefined() && d.terms().len() <= MAX_TERMS)
+        parts.all(|d| !d.is_undefined() && d.terms().count() <= MAX_TERMS)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Two dims that are equal as polynomials are equal as values. Division, remainder, minimum and maximum are opaque
 //! atoms of the polynomial, simplified where that is exact.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -114,8 +115,16 @@ pub type Monomial = Vec<Atom>;
 ///
 /// Normal form: monomials strictly ascending, no zero coefficient. Arithmetic whose coefficients leave 64 bits gives
 /// [`Dim::undefined`], whatever the other operand is.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Dim(Arc<[(Monomial, i64)]>);
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Dim(Repr);
+
+/// Graphs hold millions of dims, nearly all of them constants: those need no memory of their own.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Repr {
+    Const(i64),
+    /// What is no constant.
+    Poly(Arc<[(Monomial, i64)]>),
+}
 
 /// Why a dim has no value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -135,16 +144,36 @@ impl Dim {
     }
 
     fn atom(atom: Atom) -> Self {
-        Self([(vec![atom], 1)].into())
+        Self(Repr::Poly([(vec![atom], 1)].into()))
     }
 
-    fn from_terms(terms: BTreeMap<Monomial, i64>) -> Self {
-        Self(terms.into_iter().filter(|(_, c)| *c != 0).collect())
+    fn from_terms(mut terms: BTreeMap<Monomial, i64>) -> Self {
+        terms.retain(|_, c| *c != 0);
+        match terms.first_key_value() {
+            None => Self::from(0),
+            Some((m, c)) if m.is_empty() && terms.len() == 1 => Self::from(*c),
+            _ => Self(Repr::Poly(terms.into_iter().collect())),
+        }
     }
 
-    /// The terms of the normal form: monomial and coefficient.
-    pub fn terms(&self) -> &[(Monomial, i64)] {
-        &self.0
+    /// The terms of the normal form, ascending: monomial and coefficient.
+    pub fn terms(&self) -> impl DoubleEndedIterator<Item = (&[Atom], i64)> {
+        let (constant, terms) = match &self.0 {
+            Repr::Const(c) => ((*c != 0).then_some((&[] as &[Atom], *c)), &[] as &[_]),
+            Repr::Poly(terms) => (None, &**terms),
+        };
+        constant.into_iter().chain(terms.iter().map(|(m, c)| (m.as_slice(), *c)))
+    }
+
+    /// The only term, if there is one and not a constant.
+    fn single(&self) -> Option<(&[Atom], i64)> {
+        match &self.0 {
+            Repr::Poly(terms) => match &**terms {
+                [(m, c)] => Some((m, *c)),
+                _ => None,
+            },
+            Repr::Const(_) => None,
+        }
     }
 
     /// The dim without a value, `floordiv(1, 0)`: what arithmetic gives that leaves 64 bits. [`Dim::eval`] reports it.
@@ -154,29 +183,34 @@ impl Dim {
 
     /// Whether this is [`Dim::undefined`].
     pub fn is_undefined(&self) -> bool {
-        matches!(&*self.0, [(m, 1)] if matches!(m.as_slice(),
-            [Atom::Apply(DimFn::FloorDiv, a, b)] if a.is(1) && b.is(0)))
+        matches!(self.single(), Some(([Atom::Apply(DimFn::FloorDiv, a, b)], 1)) if a.is(1) && b.is(0))
     }
 
     /// The sum, or `None` if a coefficient leaves 64 bits.
     fn checked_add(&self, other: &Dim) -> Option<Dim> {
-        let mut terms: BTreeMap<Monomial, i64> = self.0.iter().cloned().collect();
-        for (m, c) in other.0.iter() {
-            let slot = terms.entry(m.clone()).or_insert(0);
-            *slot = slot.checked_add(*c)?;
+        if let (Repr::Const(a), Repr::Const(b)) = (&self.0, &other.0) {
+            return a.checked_add(*b).map(Dim::from);
+        }
+        let mut terms: BTreeMap<Monomial, i64> = self.terms().map(|(m, c)| (m.to_vec(), c)).collect();
+        for (m, c) in other.terms() {
+            let slot = terms.entry(m.to_vec()).or_insert(0);
+            *slot = slot.checked_add(c)?;
         }
         Some(Dim::from_terms(terms))
     }
 
     /// The product, or `None` if a coefficient leaves 64 bits.
     fn checked_mul(&self, other: &Dim) -> Option<Dim> {
+        if let (Repr::Const(a), Repr::Const(b)) = (&self.0, &other.0) {
+            return a.checked_mul(*b).map(Dim::from);
+        }
         let mut terms: BTreeMap<Monomial, i64> = BTreeMap::new();
-        for (m, c) in self.0.iter() {
-            for (n, d) in other.0.iter() {
-                let mut monomial = [m.as_slice(), n.as_slice()].concat();
+        for (m, c) in self.terms() {
+            for (n, d) in other.terms() {
+                let mut monomial = [m, n].concat();
                 monomial.sort();
                 let slot = terms.entry(monomial).or_insert(0);
-                *slot = slot.checked_add(c.checked_mul(*d)?)?;
+                *slot = slot.checked_add(c.checked_mul(d)?)?;
             }
         }
         Some(Dim::from_terms(terms))
@@ -184,10 +218,9 @@ impl Dim {
 
     /// The value, if it does not depend on a symbol.
     pub fn as_const(&self) -> Option<i64> {
-        match &*self.0 {
-            [] => Some(0),
-            [(m, c)] if m.is_empty() => Some(*c),
-            _ => None,
+        match &self.0 {
+            Repr::Const(c) => Some(*c),
+            Repr::Poly(_) => None,
         }
     }
 
@@ -198,11 +231,8 @@ impl Dim {
 
     /// The symbol, if the dim is exactly one symbol.
     pub fn as_symbol(&self) -> Option<&Symbol> {
-        match &*self.0 {
-            [(m, 1)] => match m.as_slice() {
-                [Atom::Symbol(s)] => Some(s),
-                _ => None,
-            },
+        match self.single() {
+            Some(([Atom::Symbol(s)], 1)) => Some(s),
             _ => None,
         }
     }
@@ -215,13 +245,17 @@ impl Dim {
         if self.is_undefined() || d.is_undefined() {
             return None;
         }
-        let [(divisor, coeff)] = &*d.0 else { return None };
+        let (divisor, coeff) = match &d.0 {
+            Repr::Const(0) => return None,
+            Repr::Const(c) => (&[] as &[Atom], *c),
+            Repr::Poly(_) => d.single()?,
+        };
         let mut terms = BTreeMap::new();
-        for (m, c) in self.0.iter() {
-            if c.checked_rem(*coeff)? != 0 {
+        for (m, c) in self.terms() {
+            if c.checked_rem(coeff)? != 0 {
                 return None;
             }
-            let mut rest = m.clone();
+            let mut rest = m.to_vec();
             for atom in divisor {
                 let at = rest.iter().position(|a| a == atom)?;
                 rest.remove(at);
@@ -279,12 +313,12 @@ impl Dim {
         if self.is_undefined() {
             return None;
         }
-        if !self.0.iter().all(|(m, _)| m.iter().all(non_negative)) {
+        if !self.terms().all(|(m, _)| m.iter().all(non_negative)) {
             return None;
         }
-        if self.0.iter().all(|(_, c)| *c >= 0) {
+        if self.terms().all(|(_, c)| c >= 0) {
             Some(1)
-        } else if self.0.iter().all(|(_, c)| *c <= 0) {
+        } else if self.terms().all(|(_, c)| c <= 0) {
             Some(-1)
         } else {
             None
@@ -323,8 +357,8 @@ impl Dim {
     pub fn eval(&self, bindings: &Bindings) -> Result<i64, DimError> {
         let overflow = || DimError::Overflow(self.clone());
         let mut sum = 0i64;
-        for (monomial, coeff) in self.0.iter() {
-            let mut product = *coeff;
+        for (monomial, coeff) in self.terms() {
+            let mut product = coeff;
             for atom in monomial {
                 let v = match atom {
                     Atom::Symbol(s) => *bindings.get(s).ok_or_else(|| DimError::Unbound(s.clone()))?,
@@ -341,8 +375,8 @@ impl Dim {
 
     /// Replaces symbols by dims.
     pub fn substitute(&self, with: &BTreeMap<Symbol, Dim>) -> Dim {
-        self.0.iter().fold(Dim::from(0), |sum, (monomial, coeff)| {
-            let product = monomial.iter().fold(Dim::from(*coeff), |product, atom| {
+        self.terms().fold(Dim::from(0), |sum, (monomial, coeff)| {
+            let product = monomial.iter().fold(Dim::from(coeff), |product, atom| {
                 product
                     * match atom {
                         Atom::Symbol(s) => with.get(s).cloned().unwrap_or_else(|| Self::atom(atom.clone())),
@@ -355,7 +389,7 @@ impl Dim {
 
     /// Adds the symbols that occur in the dim to `out`.
     pub fn collect_symbols(&self, out: &mut BTreeSet<Symbol>) {
-        for (monomial, _) in self.0.iter() {
+        for (monomial, _) in self.terms() {
             for atom in monomial {
                 match atom {
                     Atom::Symbol(s) => {
@@ -373,7 +407,7 @@ impl Dim {
 
 impl From<i64> for Dim {
     fn from(n: i64) -> Self {
-        if n == 0 { Self([].into()) } else { Self([(Vec::new(), n)].into()) }
+        Self(Repr::Const(n))
     }
 }
 
@@ -392,6 +426,19 @@ impl From<usize> for Dim {
 impl From<&Dim> for Dim {
     fn from(d: &Dim) -> Self {
         d.clone()
+    }
+}
+
+/// By the terms of the normal form.
+impl Ord for Dim {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.terms().cmp(other.terms())
+    }
+}
+
+impl PartialOrd for Dim {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -434,14 +481,13 @@ impl<D: Into<Dim>> Mul<D> for Dim {
 
 impl fmt::Display for Dim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
+        if self.is(0) {
             return f.write_str("0");
         }
         // The constant comes first in the normal form and last on paper.
-        let ordered =
-            self.0.iter().filter(|t| !t.0.is_empty()).chain(self.0.iter().filter(|t| t.0.is_empty()));
+        let ordered = self.terms().filter(|t| !t.0.is_empty()).chain(self.terms().filter(|t| t.0.is_empty()));
         for (i, (monomial, coeff)) in ordered.enumerate() {
-            match (i, *coeff < 0) {
+            match (i, coeff < 0) {
                 (0, false) => {}
                 (0, true) => f.write_str("-")?,
                 (_, false) => f.write_str(" + ")?,

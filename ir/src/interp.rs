@@ -205,9 +205,9 @@ fn solve(dim: &Dim, value: i64) -> Option<(Symbol, i64)> {
     let symbol = (symbols.len() == 1).then(|| symbols.pop_first()).flatten()?;
     let (mut constant, mut coeff) = (0i64, None);
     for (monomial, c) in dim.terms() {
-        match monomial.as_slice() {
-            [] => constant = *c,
-            [crate::dim::Atom::Symbol(_)] => coeff = Some(*c),
+        match monomial {
+            [] => constant = c,
+            [crate::dim::Atom::Symbol(_)] => coeff = Some(c),
             _ => return None,
         }
     }

@@ -34,7 +34,7 @@ impl Symbols {
         };
         let mut sum: Option<Expr> = None;
         for (atoms, coeff) in dim.terms() {
-            let next = term(atoms, *coeff)?;
+            let next = term(atoms, coeff)?;
             sum = Some(match sum {
                 Some(s) => s + next,
                 None => next,

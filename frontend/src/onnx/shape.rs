@@ -22,7 +22,7 @@ fn measure(dim: &Dim) -> (i128, usize) {
     let mut norm = 0i128;
     let mut size = 0usize;
     for (monomial, coeff) in dim.terms() {
-        norm += i128::from(*coeff).abs();
+        norm += i128::from(coeff).abs();
         size += 1 + monomial.len();
         for atom in monomial {
             if let Atom::Apply(_, a, b) = atom {

@@ -14,9 +14,9 @@ impl Writer<'_> {
             return Ok(name.clone());
         }
         let mut sum: Option<Name> = None;
-        for (monomial, coeff) in dim.terms().to_vec() {
+        for (monomial, coeff) in dim.terms() {
             let mut product = (coeff != 1 || monomial.is_empty()).then(|| self.body.vector(&[coeff]));
-            for atom in &monomial {
+            for atom in monomial {
                 let factor = match atom {
                     Atom::Symbol(symbol) => self.symbol(symbol)?,
                     Atom::Apply(f, a, b) => self.apply(*f, a, b)?,
