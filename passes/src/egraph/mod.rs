@@ -32,7 +32,7 @@ pub(crate) use product::{Factor, Product, readings, readings_of};
 
 use crate::bisect::Counter;
 use crate::rules::{self, Rule};
-use run::Saturated;
+use extract::Extracted;
 use segment::{Part, Segment, Template};
 use ssmc_ir::edit::EditError;
 use ssmc_ir::ops::{Mode, Op};
@@ -127,7 +127,7 @@ pub const LIMIT: &str = "ssmc::rewrite::limit";
 /// A bug in a rule; every graph of primitive ops can be rewritten.
 pub fn rewrite(graph: &ssmc_ir::Graph, options: &RewriteOptions) -> Result<Rewritten, RewriteError> {
     let rules = options.rules();
-    let mut done: BTreeMap<Template, Saturated> = BTreeMap::new();
+    let mut done: BTreeMap<Template, Taken> = BTreeMap::new();
     let mut report = report::Builder::default();
     let mut warnings = Vec::new();
     let mut rewriter = Rewriter::new(graph);
@@ -152,12 +152,12 @@ pub fn rewrite(graph: &ssmc_ir::Graph, options: &RewriteOptions) -> Result<Rewri
                 warnings.push(Diagnostic::warning(LIMIT, place(), message));
             }
             report.template(&saturated);
-            done.insert(segment.template.clone(), saturated);
+            let origins = report::origins(&segment.template, &saturated);
+            done.insert(segment.template.clone(), Taken { extracted: saturated.extracted, origins });
         }
-        let saturated = &done[&segment.template];
-        let origins = report::origins(&segment.template, saturated);
-        replay(&mut rewriter, &segment, saturated, &origins)?;
-        report.segment(graph, &segment, saturated, &origins);
+        let taken = &done[&segment.template];
+        replay(&mut rewriter, &segment, taken)?;
+        report.segment(graph, &segment, taken);
     }
     for port in graph.outputs() {
         ensure(&mut rewriter, port.value)?;
@@ -212,16 +212,18 @@ fn ensure(rewriter: &mut Rewriter<'_>, value: ValueId) -> Result<(), EditError> 
     Ok(())
 }
 
+/// What is kept of a template's e-graph, which is large, for the segments of this template.
+pub(crate) struct Taken {
+    pub(crate) extracted: Extracted,
+    /// For every extracted term, the nodes of the template that it stands for.
+    pub(crate) origins: Vec<Vec<usize>>,
+}
+
 /// Builds the extracted graph of a segment with the segment's own leaves.
-fn replay(
-    rewriter: &mut Rewriter<'_>,
-    segment: &Segment,
-    saturated: &Saturated,
-    origins: &[Vec<usize>],
-) -> Result<(), EditError> {
+fn replay(rewriter: &mut Rewriter<'_>, segment: &Segment, taken: &Taken) -> Result<(), EditError> {
     let old = rewriter.old();
     let mut results: Vec<Vec<ValueId>> = Vec::new();
-    for (at, (head, children, _)) in saturated.extracted.terms.iter().enumerate() {
+    for (at, (head, children, _)) in taken.extracted.terms.iter().enumerate() {
         results.push(match head {
             Head::Absent => Vec::new(),
             Head::Leaf(i) => {
@@ -232,7 +234,7 @@ fn replay(
             Head::Op(op) => {
                 let operands: Vec<_> = children.iter().map(|c| results[*c].first().copied()).collect();
                 let mut from: Vec<LocId> =
-                    origins[at].iter().map(|n| old.node(segment.nodes[*n]).loc).collect();
+                    taken.origins[at].iter().map(|n| old.node(segment.nodes[*n]).loc).collect();
                 from.sort_unstable();
                 from.dedup();
                 let builder = rewriter.builder();
@@ -246,7 +248,7 @@ fn replay(
             }
         });
     }
-    for (root, at) in segment.roots.iter().zip(&saturated.extracted.roots) {
+    for (root, at) in segment.roots.iter().zip(&taken.extracted.roots) {
         rewriter.replace(*root, results[*at][0])?;
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! What rewriting did: which fused op stands for which nodes, and what stayed outside a scan.
 
+use super::Taken;
 use super::lang::Head;
 use super::run::{Saturated, Stop};
 use super::segment::{Segment, Source, Template};
@@ -72,15 +73,9 @@ impl Builder {
     }
 
     /// A segment was replaced.
-    pub(crate) fn segment(
-        &mut self,
-        graph: &Graph,
-        segment: &Segment,
-        saturated: &Saturated,
-        origins: &[Vec<usize>],
-    ) {
+    pub(crate) fn segment(&mut self, graph: &Graph, segment: &Segment, taken: &Taken) {
         self.0.segments += 1;
-        for ((head, _, _), origin) in saturated.extracted.terms.iter().zip(origins) {
+        for ((head, _, _), origin) in taken.extracted.terms.iter().zip(&taken.origins) {
             let Head::Op(op) = head else { continue };
             if !is_fused_scan(op) {
                 continue;
