@@ -133,6 +133,42 @@ fn unrolled() -> Vec<u8> {
     file(graph(vec![value("x", &[3, 4])], tensors, nodes, vec![value("y", &[12])]))
 }
 
+/// Powers of a masked matrix of decays, as exporters invert `1 + M` in a delta rule: no first-order recurrence, and
+/// the number of sequences of steps in its elements grows with each product.
+fn delta() -> Vec<u8> {
+    const STEPS: i64 = 24;
+    let mask = TensorProto {
+        name: Some("mask".to_owned()),
+        dims: vec![STEPS, STEPS],
+        data_type: Some(9),
+        raw_data: Some((0..STEPS * STEPS).map(|i| u8::from(i % STEPS < i / STEPS)).collect()),
+        ..TensorProto::default()
+    };
+    let nodes = vec![
+        node("CumSum la first -> sums", vec![]),
+        node("Unsqueeze sums second -> to", vec![]),
+        node("Unsqueeze sums first -> from", vec![]),
+        node("Sub to from -> between", vec![]),
+        node("Where mask between never -> masked", vec![]),
+        node("Exp masked -> decays", vec![]),
+        node("Transpose k -> kt", vec![]),
+        node("MatMul k kt -> pairs", vec![]),
+        node("Mul pairs decays -> m", vec![]),
+        node("MatMul m m -> m2", vec![]),
+        node("MatMul m2 m -> m3", vec![]),
+        node("MatMul m3 m -> m4", vec![]),
+        node("MatMul m4 k -> y", vec![]),
+    ];
+    let tensors = vec![
+        mask,
+        ints("first", &[1], &[0]),
+        ints("second", &[1], &[1]),
+        floats("never", &[], &[f32::NEG_INFINITY]),
+    ];
+    let inputs = vec![value("la", &[STEPS]), value("k", &[STEPS, 4])];
+    file(graph(inputs, tensors, nodes, vec![value("y", &[STEPS, 4])]))
+}
+
 /// Shape arithmetic with symbols, views and a convolution.
 fn shapes() -> Vec<u8> {
     let nodes = vec![
@@ -199,6 +235,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("valid_scan", scan()),
         ("valid_unrolled", unrolled()),
+        ("valid_delta", delta()),
         ("valid_shapes", shapes()),
         ("valid_external", external(&[("location", "w.bin"), ("offset", "16"), ("length", "16")])),
         ("valid_negative_index", single("Gather x i -> y", vec![int("axis", -1)], ints("i", &[], &[-1]))),

@@ -3,6 +3,7 @@
 use super::form::{
     Axis, Body, Cells, Entry, Form, Gap, MAX_ENTRIES, MAX_LEAVES, Term, collect, n_cells, strides,
 };
+use super::grid::{Cell, Grid};
 use super::names::{Exponent, Exponents, Labels, List, Substitution};
 use std::collections::BTreeMap;
 
@@ -96,8 +97,10 @@ pub(super) fn sum(
         }
         (Body::Sum(mut terms), Body::Sum(others)) => {
             for mut term in others {
-                for entry in term.cells.iter_mut().flatten() {
-                    entry.coef *= sign;
+                if sign != 1.0 {
+                    let scaled = |e: &Entry| Entry { coef: e.coef * sign, ..*e };
+                    let cells = |cell: &[Entry]| cell.iter().map(scaled).collect::<Vec<_>>();
+                    term.cells = term.cells.changed(|cell| Cell::from(&cells(cell)[..]));
                 }
                 add_term(&mut terms, term, &axes);
             }
@@ -109,7 +112,7 @@ pub(super) fn sum(
 
 /// Adds a term, to one in the same tensors if there is one.
 pub(super) fn add_term(terms: &mut Vec<Term>, term: Term, axes: &[Axis]) {
-    if term.cells.iter().all(Vec::is_empty) {
+    if term.cells.is_zero() {
         return;
     }
     let fixed: Vec<u32> = axes
@@ -121,16 +124,26 @@ pub(super) fn add_term(terms: &mut Vec<Term>, term: Term, axes: &[Axis]) {
         .collect();
     for known in terms.iter_mut() {
         let Some(order) = correspondence(known, &term, &fixed) else { continue };
-        for (cell, more) in known.cells.iter_mut().zip(&term.cells) {
-            cell.extend(more.iter().map(|entry| {
-                let mut at = [0; MAX_LEAVES];
-                for (to, from) in order.iter().enumerate() {
-                    at[to] = entry.at[*from];
-                }
-                Entry { at, ..*entry }
-            }));
-            collect(cell);
+        let ordered = |entry: &Entry| {
+            let mut at = [0; MAX_LEAVES];
+            for (to, from) in order.iter().enumerate() {
+                at[to] = entry.at[*from];
+            }
+            Entry { at, ..*entry }
+        };
+        let mut term = term;
+        if !order.iter().copied().eq(0..order.len()) {
+            term.cells = term.cells.changed(|cell| {
+                let mut cell: Vec<Entry> = cell.iter().map(ordered).collect();
+                collect(&mut cell);
+                Cell::from(&cell[..])
+            });
         }
+        known.cells = known.cells.merged(&term.cells, |cell, more| {
+            let mut all = [cell, more].concat();
+            collect(&mut all);
+            Cell::from(&all[..])
+        });
         return;
     }
     terms.push(term);
@@ -207,20 +220,23 @@ pub(super) fn running_sum(
             }
         }
         Body::Sum(terms) => {
-            let total: usize = terms.iter().flat_map(|t| &t.cells).map(Vec::len).sum();
+            let total: usize = terms.iter().map(|t| t.cells.n_entries()).sum();
             if total * extent > MAX_ENTRIES {
                 return Err(Gap::TooLarge);
             }
             for term in terms {
+                let cells = term.cells.cells();
+                let mut sums = vec![Cell::default(); n];
                 for start in &starts {
                     let mut sum: Vec<Entry> = Vec::new();
                     for i in line(*start) {
-                        let before = sum.clone();
-                        sum.extend_from_slice(&term.cells[i]);
+                        let before = exclusive.then(|| Cell::from(&sum[..]));
+                        sum.extend_from_slice(cells[i]);
                         collect(&mut sum);
-                        term.cells[i] = if exclusive { before } else { sum.clone() };
+                        sums[i] = before.unwrap_or_else(|| Cell::from(&sum[..]));
                     }
                 }
+                term.cells = sums.into_iter().collect();
             }
         }
     }
@@ -237,7 +253,7 @@ pub(super) fn inverse(x: &Form, exponents: &mut Exponents) -> Result<Form, Gap> 
     let Body::Sum(terms) = &x.body else { return Err(unknown) };
     let is_small = |e: &Entry| e.exponent == Exponent::ZERO && e.coef > 0.0 && e.coef <= MAX_GUARD;
     let is_guard = |term: &&Term| {
-        term.leaves.is_empty() && term.decay.is_none() && term.cells.iter().flatten().all(is_small)
+        term.leaves.is_empty() && term.decay.is_none() && term.cells.entries().all(|(_, e)| is_small(e))
     };
     let mut rest = terms.iter().filter(|term| !is_guard(term));
     let (Some(term), None) = (rest.next(), rest.next()) else { return Err(unknown) };
@@ -245,11 +261,12 @@ pub(super) fn inverse(x: &Form, exponents: &mut Exponents) -> Result<Form, Gap> 
         return Err(unknown);
     }
     let mut term = term.clone();
-    for cell in &mut term.cells {
-        let [entry] = &mut cell[..] else { return Err(unknown) };
-        entry.exponent = exponents.add(Exponent::ZERO, entry.exponent, -1);
-        entry.coef = entry.coef.recip();
-    }
+    let mut inverse = |cell: &[Entry]| {
+        let [entry] = cell[..] else { return Err(unknown) };
+        let exponent = exponents.add(Exponent::ZERO, entry.exponent, -1);
+        Ok(Cell::from(Entry { exponent, coef: entry.coef.recip(), ..entry }))
+    };
+    term.cells = term.cells.cells().into_iter().map(&mut inverse).collect::<Result<Grid, Gap>>()?;
     Ok(Form { axes: x.axes.clone(), body: Body::Sum(vec![term]) })
 }
 
@@ -258,7 +275,7 @@ pub(super) fn exp(x: &Form) -> Result<Form, Gap> {
     let Body::Log { decay, cells } = &x.body else { return Err(Gap::Op { op: "exp" }) };
     let cells = cells
         .iter()
-        .map(|e| e.map(|exponent| vec![Entry { exponent, ..Entry::ONE }]).unwrap_or_default())
+        .map(|e| e.map(|exponent| Cell::from(Entry { exponent, ..Entry::ONE })).unwrap_or_default())
         .collect();
     let term = Term { leaves: Vec::new(), decay: Some(decay.clone()), cells };
     Ok(Form { axes: x.axes.clone(), body: Body::Sum(vec![term]) })
@@ -281,8 +298,7 @@ pub(super) fn select(cond: &[bool], x: &Form, y: &Form, labels: &mut Labels) -> 
             for (terms, side) in [(terms, true), (others, false)] {
                 for term in terms {
                     let mut term = term.clone();
-                    let elsewhere = term.cells.iter_mut().zip(cond).filter(|(_, c)| **c != side);
-                    elsewhere.for_each(|(cell, _)| cell.clear());
+                    term.cells.retain(|i| cond[i] == side);
                     add_term(&mut out, term, &axes);
                 }
             }

@@ -92,7 +92,7 @@ pub(super) fn find(form: &Form, n_steps: usize, exponents: &mut Exponents) -> Op
 fn read(terms: &[Term], order: Order, exponents: &mut Exponents) -> Option<Found> {
     let (mut states, mut initial, mut skips) = (None, None, Vec::new());
     for (i, term) in terms.iter().enumerate() {
-        if term.cells.iter().all(Vec::is_empty) {
+        if term.cells.is_zero() {
             continue;
         }
         let (kind, part) = part(i, term, order, exponents)?;
@@ -119,16 +119,13 @@ fn read(terms: &[Term], order: Order, exponents: &mut Exponents) -> Option<Found
 fn part(index: usize, term: &Term, order: Order, exponents: &mut Exponents) -> Option<(Kind, Part)> {
     let timed: Vec<usize> = (0..term.leaves.len()).filter(|k| term.leaves[*k].has_steps()).collect();
     let untimed: Vec<usize> = (0..term.leaves.len()).filter(|k| !term.leaves[*k].has_steps()).collect();
-    let is_here = |k: &usize| {
-        let mut entries =
-            term.cells.iter().enumerate().flat_map(|(t, cell)| cell.iter().map(move |e| (t, e)));
-        !order.is_last && entries.all(|(t, entry)| entry.at[*k] as usize == t)
-    };
+    let is_here =
+        |k: &usize| !order.is_last && term.cells.entries().all(|(t, entry)| entry.at[*k] as usize == t);
     let (readers, inputs): (Vec<usize>, Vec<usize>) = timed.into_iter().partition(is_here);
-    let coef = term.cells.iter().flatten().next()?.coef;
+    let coef = term.cells.entries().next()?.1.coef;
     let mut is_state = !inputs.is_empty();
     let (mut is_initial, mut is_step) = (inputs.is_empty(), inputs.is_empty());
-    for (cell, entries) in term.cells.iter().enumerate() {
+    for (cell, entries) in term.cells.cells().into_iter().enumerate() {
         let t = order.step(cell as u32);
         if entries.iter().any(|e| e.coef != coef) {
             return None;

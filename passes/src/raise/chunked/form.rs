@@ -4,6 +4,7 @@
 //! cell is a sum of monomials coef * exp(sum of log decays over steps) * product of tensors at one step each. All other
 //! axes are labels, shared by all cells. Equality of such sums is equality of the tensors, whatever the elements are.
 
+use super::grid::{Cell, Grid};
 use super::names::{Exponent, Label, Labels, List, Substitution, resolve};
 use ssmc_ir::ValueId;
 use std::collections::BTreeMap;
@@ -124,7 +125,7 @@ pub(super) struct Term {
     pub(super) leaves: Vec<Leaf>,
     /// The axes of the log decays, if there are any.
     pub(super) decay: Option<Vec<List>>,
-    pub(super) cells: Vec<Vec<Entry>>,
+    pub(super) cells: Grid,
 }
 
 /// What the cells hold.
@@ -163,19 +164,16 @@ impl Cells for Body {
                 Self::Log { decay: decay.clone(), cells }
             }
             Self::Sum(terms) => {
-                let n: usize = terms
-                    .iter()
-                    .map(|t| from.iter().flatten().map(|i| t.cells[*i].len()).sum::<usize>())
-                    .sum();
-                // Empty cells take space as well.
-                if n + from.len() * terms.len() > 2 * MAX_ENTRIES {
+                // Empty cells take time as well.
+                if from.len() * terms.len() > 2 * MAX_ENTRIES {
                     return Err(Gap::TooLarge);
                 }
-                let move_cells = |term: &Term| {
-                    let cells = from.iter().map(|i| i.map_or_else(Vec::new, |i| term.cells[i].clone()));
-                    Term { cells: cells.collect(), ..term.clone_frame() }
-                };
-                Self::Sum(terms.iter().map(move_cells).collect())
+                let move_cells = |term: &Term| Term { cells: term.cells.moved(from), ..term.clone_frame() };
+                let terms: Vec<Term> = terms.iter().map(move_cells).collect();
+                if terms.iter().map(|t| t.cells.n_entries()).sum::<usize>() > 2 * MAX_ENTRIES {
+                    return Err(Gap::TooLarge);
+                }
+                Self::Sum(terms)
             }
         })
     }
@@ -242,8 +240,8 @@ impl Form {
     /// A tensor that is one number everywhere.
     pub(super) fn splat(axes: Vec<Axis>, x: f64) -> Self {
         let n = n_cells(&axes);
-        let entries = if x == 0.0 { Vec::new() } else { vec![Entry { coef: x, ..Entry::ONE }] };
-        let term = Term { leaves: Vec::new(), decay: None, cells: vec![entries; n] };
+        let cell = if x == 0.0 { Cell::default() } else { Entry { coef: x, ..Entry::ONE }.into() };
+        let term = Term { leaves: Vec::new(), decay: None, cells: Grid::repeat(&cell, n) };
         Self { axes, body: Body::Sum(vec![term]) }
     }
 
@@ -252,13 +250,12 @@ impl Form {
         let Body::Sum(terms) = &self.body else { return None };
         let mut numbers = vec![0.0; n_cells(&self.axes)];
         for term in terms {
-            let is_empty = term.cells.iter().all(Vec::is_empty);
             let is_number = term.leaves.is_empty() && term.decay.is_none();
-            if !(is_empty || is_number) {
+            if !(term.cells.is_zero() || is_number) {
                 return None;
             }
-            for (n, cell) in numbers.iter_mut().zip(&term.cells) {
-                *n += cell.iter().map(|e| e.coef).sum::<f64>();
+            for (i, entry) in term.cells.entries() {
+                numbers[i] += entry.coef;
             }
         }
         Some(numbers)
@@ -321,7 +318,7 @@ impl<B: Cells> Form<B> {
 impl Term {
     /// Leaves and decays without cells.
     pub(super) fn clone_frame(&self) -> Self {
-        Self { leaves: self.leaves.clone(), decay: self.decay.clone(), cells: Vec::new() }
+        Self { leaves: self.leaves.clone(), decay: self.decay.clone(), cells: Grid::default() }
     }
 }
 

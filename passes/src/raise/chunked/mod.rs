@@ -8,7 +8,7 @@
 //! proved by that; nothing is guessed. The quotient form `exp(P) * cumsum(b / exp(P))` with `P = cumsum(la)`, which
 //! under- and overflows as it is written, is one of these spellings.
 //!
-//! - `form`, `names`: the sums; names of their exponents and axes.
+//! - `form`, `grid`, `names`: the sums; their cells; names of their exponents and axes.
 //! - `algebra`, `product`, `layout`: sums and products of them; what layout ops do to them.
 //! - `read`: from nodes to sums.
 //! - `find`: which sums a recurrence has.
@@ -19,6 +19,7 @@ mod algebra;
 mod build;
 mod find;
 mod form;
+mod grid;
 mod layout;
 mod names;
 mod parallel;

@@ -4,6 +4,7 @@ use super::algebra::add_logs;
 use super::form::{
     Axis, Body, Entry, Form, Gap, MAX_ENTRIES, MAX_LEAVES, Term, affine, collect, strides, times,
 };
+use super::grid::{Cell, Grid};
 use super::names::{Exponent, Exponents, Labels, List, Substitution, resolve};
 use std::collections::BTreeMap;
 
@@ -161,17 +162,19 @@ fn product(
     let timed: Vec<usize> = (0..leaves.len()).filter(|k| leaves[*k].has_steps()).collect();
     let n_out: usize = space.dims[..space.n_out].iter().product();
     let n_summed: usize = space.dims[space.n_out..].iter().product();
-    let mut out = Vec::with_capacity(n_out);
+    let mut out = Grid::default();
     let (mut total, mut found, mut next) = (0, Vec::new(), Vec::new());
+    let factors: Vec<Vec<&[Entry]>> = terms.iter().map(|term| term.cells.cells()).collect();
+    let mut cell = Vec::new();
     for i in 0..n_out {
-        let mut cell = Vec::new();
+        cell.clear();
         for j in 0..n_summed {
             let point = i * n_summed + j;
             found.clear();
             found.push(Entry::ONE);
             let mut n_leaves = 0;
-            for (term, cells) in terms.iter().zip(cells) {
-                let factor = &term.cells[cells[point]];
+            for ((term, factor), cells) in terms.iter().zip(&factors).zip(cells) {
+                let factor = factor[cells[point]];
                 next.clear();
                 for x in &found {
                     for y in factor {
@@ -194,7 +197,7 @@ fn product(
         }
         collect(&mut cell);
         total += cell.len();
-        out.push(cell);
+        out.push(Cell::from(&cell[..]));
     }
     Ok(Term { leaves, decay, cells: out })
 }

@@ -4,11 +4,12 @@ mod derive;
 
 use super::algebra;
 use super::form::{Axis, Body, Entry, Form, Gap, Leaf, Term, n_cells};
+use super::grid::{Cell, Grid};
 use super::layout::extent;
 use super::names::{Exponents, Labels};
 use ssmc_ir::ops::{Binary, BinaryFn, Op};
 use ssmc_ir::{Dim, Graph, Node, ValueId, Weights};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 /// Axes of a value.
@@ -98,7 +99,7 @@ impl<'a> Reader<'a> {
         let timed: Vec<usize> = (0..term.leaves.len()).filter(|i| term.leaves[*i].has_steps()).collect();
         let Some(&first) = timed.first() else { return Err(none) };
         let (mut steps, mut coef) = (BTreeSet::new(), None);
-        for cell in &term.cells {
+        for cell in term.cells.cells() {
             match cell[..] {
                 [] => {}
                 [entry] => {
@@ -128,11 +129,11 @@ impl<'a> Reader<'a> {
             return Err(none);
         }
         let exponents = &mut self.exponents;
-        let log = |cell: &Vec<Entry>| {
+        let log = |cell: &[Entry]| {
             let step = |entry: &Entry| exponents.between(entry.at[first], entry.at[first] + 1);
             Some(cell.first().map_or(super::names::Exponent::ZERO, step))
         };
-        let cells = term.cells.iter().map(log).collect();
+        let cells = term.cells.cells().into_iter().map(log).collect();
         let decay = labels.iter().map(|l| vec![*l]).collect();
         let seed = Seed {
             value,
@@ -236,8 +237,8 @@ impl<'a> Reader<'a> {
         let Body::Sum(terms) = &form.body else { return false };
         let [Term { leaves, decay: None, cells }] = &terms[..] else { return false };
         let [leaf] = &leaves[..] else { return false };
-        let is_here = |(i, cell): (usize, &Vec<Entry>)| matches!(cell[..], [e] if e.at[0] as usize == i);
-        let is_in_order = cells.iter().enumerate().all(is_here);
+        let is_here = |(i, cell): (usize, &[Entry])| matches!(cell[..], [e] if e.at[0] as usize == i);
+        let is_in_order = cells.cells().into_iter().enumerate().all(is_here);
         is_in_order
             && form.axes.iter().all(|axis| match axis {
                 Axis::Time(_) => true,
@@ -277,7 +278,7 @@ impl<'a> Reader<'a> {
         let cell = |i: usize| {
             let mut entry = Entry::ONE;
             entry.at[0] = i as u32;
-            vec![entry]
+            Cell::from(entry)
         };
         let term = Term { leaves: vec![leaf], decay: None, cells: (0..n).map(cell).collect() };
         Ok(Form { axes, body: Body::Sum(vec![term]) })
@@ -332,8 +333,12 @@ impl<'a> Reader<'a> {
             }
         }
         let entry =
-            |coef: &f64| if *coef == 0.0 { Vec::new() } else { vec![Entry { coef: *coef, ..Entry::ONE }] };
-        let cells = found.iter().flatten().map(entry).collect();
+            |coef: f64| if coef == 0.0 { Cell::default() } else { Entry { coef, ..Entry::ONE }.into() };
+        // Equal numbers are one cell.
+        let mut shared: HashMap<u64, Cell> = HashMap::new();
+        let cells = found.iter().flatten();
+        let cell = |x: &f64| shared.entry(x.to_bits()).or_insert_with(|| entry(*x)).clone();
+        let cells: Grid = cells.map(cell).collect();
         Some(Form { axes, body: Body::Sum(vec![Term { leaves: Vec::new(), decay: None, cells }]) })
     }
 }

@@ -112,6 +112,43 @@ fn run(args: &[String]) -> Result<usize, Box<dyn Error>> {
     Ok(faults)
 }
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    /// The models of a folder of cases.
+    fn models(folder: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).expect("the folder of the corpus");
+        let mut paths: Vec<PathBuf> =
+            entries.filter_map(|entry| Some(entry.ok()?.path().join("model.onnx"))).collect();
+        paths.retain(|path| path.is_file());
+        paths.sort();
+        paths
+    }
+
+    /// Every seed, and every model of the corpus if there is one, keeps within the bounds.
+    #[test]
+    fn models_keep_within_the_bounds() {
+        let fuzzer = Fuzzer::new().expect("a folder for models");
+        let mut pool: Vec<(String, Vec<u8>)> =
+            seeds().into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect();
+        if let Some(folder) = std::env::var_os("SSMC_CORPUS") {
+            for path in models(Path::new(&folder)) {
+                pool.push((path.display().to_string(), fs::read(&path).expect("a model of the corpus")));
+            }
+        }
+        let _alone = memory::alone();
+        for target in TARGETS {
+            for (name, bytes) in &pool {
+                let cost = Cost::of(&fuzzer, target, bytes);
+                assert_eq!(cost.fault(), None, "{} of {name}: {cost}", target.0);
+            }
+        }
+    }
+}
+
 /// The processor time of this thread: a busy machine is no hang. Where the system does not say, the time that passed.
 fn cpu_time() -> Duration {
     static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);

@@ -20,6 +20,7 @@ mod tests;
 
 use super::find::{Found, Part};
 use super::form::{Body, Entry, Form, Leaf, Term, n_cells};
+use super::grid::Grid;
 use super::read::Seed;
 use super::{Proof, replace, users};
 use crate::pass::{Changed, Pass, PassCtx, PassError};
@@ -135,7 +136,8 @@ fn states(form: &Form<Runs>, follower: &Follower<'_>, reverse: bool) -> Option<(
     let decay = form.body.a.clone()?;
     let with = follower.inputs.labels().zip(form.body.b.clone()?).collect();
     let leaf: Leaf = follower.inputs.resolved(&with);
-    let term = Term { leaves: vec![leaf], decay: Some(decay), cells: vec![vec![Entry::ONE]; cells] };
+    let term =
+        Term { leaves: vec![leaf], decay: Some(decay), cells: Grid::repeat(&Entry::ONE.into(), cells) };
     let states = Part { term: 0, readers: Vec::new(), inputs: vec![0], coef: 1.0 };
     let found = Found { reverse, is_last, states, initial: None, skips: Vec::new() };
     Some((Rc::new(Form { axes: form.axes.clone(), body: Body::Sum(vec![term]) }), found))
