@@ -259,6 +259,91 @@ fn a_loop_that_joins_its_states_is_a_scan() {
     is_scan(growing_loop("all row"));
 }
 
+/// A loop that ends by its counter and writes each state into a buffer, as `write` does: `more` from `buffer`, the state
+/// `row` and the counter `t`.
+fn writing_loop(write: &[(&str, &[(&str, i64)])]) -> Model {
+    let (state, all) = ([2, CHANNELS], [2, STEPS, CHANNELS]);
+    let scalar = |name: &str, elem_type: i32| {
+        let mut port = port(name, &[]);
+        if let Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), .. }) = &mut port.r#type {
+            tensor.elem_type = Some(elem_type);
+        }
+        port
+    };
+    let mut nodes = vec![
+        node("Gather decays t -> a", vec![int("axis", 1)]),
+        node("Gather b t -> x", vec![int("axis", 1)]),
+        node("Mul a state -> kept", vec![]),
+        node("Add kept x -> next", vec![]),
+        node("Unsqueeze next axis -> row", vec![]),
+        node("Add t one -> t2", vec![]),
+        node("Less t2 n -> on", vec![]),
+    ];
+    nodes.extend(
+        write
+            .iter()
+            .map(|(text, attributes)| node(text, attributes.iter().map(|(name, i)| int(name, *i)).collect())),
+    );
+    let body = GraphProto {
+        name: Some("body".to_owned()),
+        input: vec![
+            scalar("i", 7),
+            scalar("goes", 9),
+            scalar("t", 7),
+            port("state", &state),
+            port("buffer", &all),
+        ],
+        output: vec![scalar("on", 9), scalar("t2", 7), port("next", &state), port("more", &all)],
+        node: nodes,
+        ..GraphProto::default()
+    };
+    let region = AttributeProto {
+        name: Some("body".to_owned()),
+        r#type: Some(AttributeType::Graph as i32),
+        g: Some(body),
+        ..AttributeProto::default()
+    };
+    let mut run = node("Loop any zero start empty -> end", vec![region]);
+    run.input.insert(0, String::new());
+    run.output.extend(["last".to_owned(), "h".to_owned()]);
+    let single = |name: &str, i: i64| TensorProto { dims: Vec::new(), ..ints(name, &[i]) };
+    let zeros = |name: &str, dims: &[usize]| TensorProto {
+        name: Some(name.to_owned()),
+        dims: dims.iter().map(|d| *d as i64).collect(),
+        data_type: Some(1),
+        float_data: vec![0.0; dims.iter().product()],
+        ..TensorProto::default()
+    };
+    let steps: Vec<i64> = (0..STEPS as i64).collect();
+    model(
+        vec![node("Exp la -> decays", vec![]), node("Less zero n -> any", vec![]), run],
+        vec![
+            single("zero", 0),
+            single("one", 1),
+            single("n", STEPS as i64),
+            ints("axis", &[1]),
+            ints("like_row", &[2, 1, CHANNELS as i64]),
+            ints("steps", &steps),
+            zeros("start", &state),
+            zeros("empty", &all),
+        ],
+    )
+}
+
+#[test]
+fn a_loop_that_writes_its_states_at_its_counter_is_a_scan() {
+    // By elements, and by a mask.
+    is_scan(writing_loop(&[
+        ("Expand t like_row -> at", &[]),
+        ("ScatterElements buffer at row -> more", &[("axis", 1)]),
+    ]));
+    is_scan(writing_loop(&[
+        ("Equal steps t -> now", &[]),
+        ("Unsqueeze now axis -> mask", &[]),
+        ("Where mask row buffer -> more", &[]),
+    ]));
+}
+
 /// The generator of long unrolled models agrees with the importer of folders, and each layer is one scan again.
 #[test]
 fn an_unrolled_synthetic_model_is_the_same_as_its_folder() {
