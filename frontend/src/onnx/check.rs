@@ -225,7 +225,9 @@ impl<'m> Checker<'_, 'm> {
         };
         if registry::find(key.0, key.1, *version).is_none() {
             let name = if key.0.is_empty() { "ai.onnx" } else { key.0 };
-            let message = format!("operator {name}::{} version {version} is not supported", key.1);
+            let reason = registry::refusal(key.0, key.1, *version);
+            let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+            let message = format!("operator {name}::{} version {version} is not supported{reason}", key.1);
             self.faults.unsupported("ssmc::import::unsupported_op", place(node), message);
         }
     }

@@ -3,9 +3,9 @@
 use super::ctx::Ctx;
 use super::import::rnn::Cell;
 use super::import::{
-    activation, align, attention, control, convolution, elementwise, fourier, generate, layout, logic, loss,
-    microsoft, ngrams, norm, pad, pool, product, quantize, rearrange, recurrent, reduce, resize, rnn, sample,
-    scatter, sequence, sources, split, transposed, trig,
+    activation, align, attention, control, convolution, elementwise, fourier, gated, generate, layout, logic,
+    loss, microsoft, ngrams, norm, packed, pad, pool, product, quantize, rearrange, recurrent, reduce,
+    resize, rnn, sample, scatter, sequence, sources, split, transposed, trig,
 };
 use super::importer::{Imported, Val};
 use ssmc_ir::ops::{BinaryFn, Cmp, ReduceFn, UnaryFn};
@@ -25,6 +25,16 @@ pub(crate) struct OpEntry {
 /// The importer of an operator at a version of its domain.
 pub(crate) fn find(domain: &str, name: &str, version: i64) -> Option<&'static OpEntry> {
     OPS.iter().find(|op| op.name == name && op.domain == domain && (op.since..=op.until).contains(&version))
+}
+
+/// Why an operator is not supported at this version, where there is more to say than that it is unknown.
+pub(crate) fn refusal(domain: &str, name: &str, version: i64) -> Option<String> {
+    if let Some((.., reason)) = REFUSED.iter().find(|(d, n, _)| *d == domain && (*n == name || n.is_empty()))
+    {
+        return Some((*reason).to_owned());
+    }
+    let first = OPS.iter().find(|op| op.name == name && op.domain == domain)?.since;
+    (version < first).then(|| format!("versions from {first} on are"))
 }
 
 /// An operator of the standard domain, from a version on.
@@ -237,20 +247,59 @@ static OPS: &[OpEntry] = &[
     op("Xor", 7, |c| logic::connective(c, BinaryFn::Xor)),
     vendor("BiasGelu", microsoft::bias_gelu),
     vendor("CausalConvWithState", recurrent::causal_conv_with_state),
+    vendor("ComplexMul", |c| fourier::complex_mul(c, false)),
+    vendor("ComplexMulConj", |c| fourier::complex_mul(c, true)),
     vendor("FastGelu", microsoft::fast_gelu),
     vendor("FusedConv", microsoft::fused_conv),
+    vendor("FusedGemm", microsoft::fused_gemm),
     vendor("FusedMatMul", microsoft::fused_matmul),
+    vendor("GatedDeltaNet", packed::gated_delta_net),
+    vendor("GatedRMSNorm", gated::gated_rms_norm),
     vendor("Gelu", microsoft::bias_gelu),
+    vendor("Irfft", fourier::irfft),
     vendor("LinearAttention", recurrent::linear_attention),
+    vendor("LinearAttentionGate", gated::linear_attention_gate),
     vendor("MatMulNBits", microsoft::matmul_n_bits),
     vendor("QuickGelu", microsoft::quick_gelu),
+    vendor("Rfft", fourier::rfft),
     vendor("SkipLayerNormalization", |c| microsoft::skip_norm(c, false)),
     vendor("SkipSimplifiedLayerNormalization", |c| microsoft::skip_norm(c, true)),
+    vendor("TransposeMatMul", microsoft::fused_matmul),
+    vendor("VarlenCausalConvWithState", packed::varlen_causal_conv),
+];
+
+/// Operators, or all of a domain, and why they cannot be imported.
+static REFUSED: &[(&str, &str, &str)] = &[
+    ("", "Bernoulli", "it draws random numbers"),
+    ("", "ImageDecoder", "image files are not decoded"),
+    ("", "MaxRoiPool", "the extents that it takes maxima over depend on data"),
+    ("", "Multinomial", "it draws random numbers"),
+    ("", "NonMaxSuppression", "how many boxes are left depends on data"),
+    ("", "RandomNormal", "it draws random numbers"),
+    ("", "RandomNormalLike", "it draws random numbers"),
+    ("", "RandomUniform", "it draws random numbers"),
+    ("", "RandomUniformLike", "it draws random numbers"),
+    ("", "RegexFullMatch", "there are no strings"),
+    ("", "StringConcat", "there are no strings"),
+    ("", "StringNormalizer", "there are no strings"),
+    ("", "StringSplit", "there are no strings"),
+    ("", "Unique", "how many different elements there are depends on data"),
+    ("ai.onnx.ml", "", "trees, vector machines and their like are out of scope"),
+    ("ai.onnx.preview", "", "it is not final"),
+    ("ai.onnx.preview.training", "", "training is out of scope"),
+    ("ai.onnx.training", "", "training is out of scope"),
 ];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_refused_is_not_imported() {
+        for (domain, name, _) in REFUSED {
+            assert!(!OPS.iter().any(|op| op.domain == *domain && op.name == *name), "{domain} {name}");
+        }
+    }
 
     #[test]
     fn the_table_is_sorted_and_ranges_do_not_overlap() {

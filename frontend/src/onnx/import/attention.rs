@@ -5,7 +5,7 @@ use super::super::fault::Fault;
 use super::super::importer::{Imported, Val};
 use super::super::shape::{self, OVERFLOW};
 use super::super::tensor;
-use ssmc_ir::ops::{self, BinaryFn, Cmp, UnaryFn};
+use ssmc_ir::ops::{self, BinaryFn, Cmp, ReduceFn, UnaryFn};
 use ssmc_ir::{DType, Dim};
 
 /// `[B, L, H*E]` as `[B, H, L, E]`.
@@ -42,6 +42,15 @@ fn mask_bias(c: &mut Ctx<'_, '_>, mask: Val, total: &Dim, dtype: DType) -> Resul
     Ok(bias)
 }
 
+/// How far to one side of itself a query sees keys; `None` if all the way.
+fn window(c: &Ctx<'_, '_>, name: &'static str) -> Result<Option<i64>, Fault> {
+    match c.attrs.int_or(name, -1)? {
+        -1 => Ok(None),
+        n if (0..=shape::MAX_DIM).contains(&n) => Ok(Some(n)),
+        n => Err(c.attrs.wrong(name, "-1 or a number of positions", n)),
+    }
+}
+
 /// What is added to the scores `[B, H, L, S]`; `past` is how many keys come before the queries.
 fn bias(c: &mut Ctx<'_, '_>, scores: Val, past: &Dim) -> Result<Option<Val>, Fault> {
     let dtype = c.dtype(scores);
@@ -59,17 +68,43 @@ fn bias(c: &mut Ctx<'_, '_>, scores: Val, past: &Dim) -> Result<Option<Val>, Fau
             None => more,
         }))
     };
-    if c.attrs.flag("is_causal", false)? {
+    let lengths = match c.opt(6) {
+        None => None,
+        Some(lengths) => {
+            let lengths = c.cast(lengths, DType::I64)?;
+            Some(c.along(lengths, 0, 4)?)
+        }
+    };
+    let is_causal = c.attrs.flag("is_causal", false)?;
+    let (left, right) = (window(c, "left_window_size")?, window(c, "right_window_size")?);
+    if is_causal || left.is_some() || right.is_some() {
+        // The queries are the last of the keys that count.
         let rows = c.count(&dims[2], DType::I64)?;
-        let past = c.extent(past, DType::I64)?;
-        let rows = c.binary(BinaryFn::Add, rows, past)?;
         let rows = c.along(rows, 0, 2)?;
-        let sees = c.compare(Cmp::Le, columns, rows)?;
-        bias = add(c, bias, sees)?;
+        let first = match lengths {
+            Some(lengths) if c.opt(4).is_none() => {
+                let n = c.extent(&dims[2], DType::I64)?;
+                c.binary(BinaryFn::Sub, lengths, n)?
+            }
+            _ => c.extent(past, DType::I64)?,
+        };
+        let rows = c.binary(BinaryFn::Add, rows, first)?;
+        if is_causal {
+            let sees = c.compare(Cmp::Le, columns, rows)?;
+            bias = add(c, bias, sees)?;
+        }
+        if let Some(left) = left {
+            let first = c.binary_scalar(BinaryFn::Sub, rows, left as f64)?;
+            let sees = c.compare(Cmp::Ge, columns, first)?;
+            bias = add(c, bias, sees)?;
+        }
+        if let Some(right) = right {
+            let last = c.binary_scalar(BinaryFn::Add, rows, right as f64)?;
+            let sees = c.compare(Cmp::Le, columns, last)?;
+            bias = add(c, bias, sees)?;
+        }
     }
-    if let Some(lengths) = c.opt(6) {
-        let lengths = c.cast(lengths, DType::I64)?;
-        let lengths = c.along(lengths, 0, 4)?;
+    if let Some(lengths) = lengths {
         let sees = c.compare(Cmp::Lt, columns, lengths)?;
         bias = add(c, bias, sees)?;
     }
@@ -125,7 +160,14 @@ pub(crate) fn attention(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     }
     shown[0] = scores;
     shown[1] = scores;
+    let mut sees_nothing = None;
     if let Some(bias) = bias(c, scores, &past)? {
+        // Otherwise each query sees itself.
+        if c.opt(3).is_some() || c.opt(6).is_some() || window(c, "left_window_size")?.is_some() {
+            let last = c.rank(bias) - 1;
+            let most = c.reduce(ReduceFn::Max, bias, &[last], true)?;
+            sees_nothing = Some(c.compare_scalar(Cmp::Eq, most, f64::NEG_INFINITY)?);
+        }
         let bias = c.broadcast_to(bias, &all)?;
         scores = c.binary(BinaryFn::Add, scores, bias)?;
     }
@@ -134,7 +176,11 @@ pub(crate) fn attention(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
         let wide = tensor::dtype(number as i32)?;
         scores = c.cast(scores, wide)?;
     }
-    let weights = c.softmax(scores, 3)?;
+    let mut weights = c.softmax(scores, 3)?;
+    if let Some(sees_nothing) = sees_nothing {
+        let zero = c.scalar(c.dtype(weights), 0.0)?;
+        weights = c.select(sees_nothing, zero, weights)?;
+    }
     let weights = c.cast(weights, dtype)?;
     shown[3] = weights;
     let split = [&grouped[..4], &k_dims[2..3]].concat();

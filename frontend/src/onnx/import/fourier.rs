@@ -1,4 +1,4 @@
-//! `DFT` and `STFT`.
+//! `DFT` and `STFT`; the transforms and complex products of `com.microsoft`.
 //!
 //! ONNX stores complex numbers along a last axis of extent 2; in the graph they are two tensors. The parts are joined
 //! and taken apart again where operators that know nothing of this lie between, and meet when the graph is simplified.
@@ -7,7 +7,7 @@ use super::super::ctx::{Ctx, one};
 use super::super::fault::Fault;
 use super::super::importer::{Imported, Val};
 use super::super::shape;
-use ssmc_ir::ops::{BinaryFn, Concat, Dft, Gather};
+use ssmc_ir::ops::{BinaryFn, Concat, Dft, Gather, UnaryFn};
 use ssmc_ir::{DType, Dim, DimFn};
 
 /// `DFT`, with the axis as attribute before version 20 and as input from there on. The inverse of a onesided spectrum is
@@ -125,4 +125,90 @@ pub(crate) fn stft(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
         frames = c.slice(frames, 3, 0.into(), 1.into(), 1)?;
     }
     one(transform(c, frames, Dft { axis: 2, inverse: false, length, onesided })?)
+}
+
+/// The number of axes of the signal of `Rfft` and `Irfft`, which are the last ones of `rank` axes.
+fn signal_axes(c: &Ctx<'_, '_>, default: Option<i64>, rank: usize) -> Result<usize, Fault> {
+    for (name, only) in [("onesided", 1), ("normalized", 0)] {
+        let found = c.attrs.int_or(name, only)?;
+        if found != only {
+            return Err(c.attrs.wrong(name, only, found));
+        }
+    }
+    let name = "signal_ndim";
+    let n = c.attrs.int(name)?.or(default).ok_or(Fault::MissingAttribute { name })?;
+    usize::try_from(n)
+        .ok()
+        .filter(|n| (1..=rank).contains(n))
+        .ok_or_else(|| c.attrs.wrong(name, format!("1 to {rank} axes"), n))
+}
+
+/// `Rfft`: the onesided spectrum of real numbers over the last axes.
+pub(crate) fn rfft(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
+    c.at_most_inputs(1)?;
+    let x = c.input(0)?;
+    let rank = c.rank(x);
+    let n = signal_axes(c, Some(1), rank)?;
+    let mut dims = c.dims(x);
+    let length = dims[rank - 1].clone();
+    dims.push(1.into());
+    let x = c.reshape(x, &dims)?;
+    let mut y = transform(c, x, Dft { axis: rank - 1, inverse: false, length, onesided: true })?;
+    for axis in (rank - n..rank - 1).rev() {
+        let length = dims[axis].clone();
+        y = transform(c, y, Dft { axis, inverse: false, length, onesided: false })?;
+    }
+    one(y)
+}
+
+/// `Irfft`: the real numbers, an even number of them, that `Rfft` makes this spectrum of.
+pub(crate) fn irfft(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
+    c.at_most_inputs(1)?;
+    let mut x = c.input(0)?;
+    let rank = pairs(c, 0)? - 1;
+    let n = signal_axes(c, None, rank)?;
+    let mut dims = c.dims(x);
+    for axis in rank - n..rank - 1 {
+        let length = dims[axis].clone();
+        x = transform(c, x, Dft { axis, inverse: true, length, onesided: false })?;
+    }
+    let length = (dims[rank - 1].clone() - 1i64) * Dim::from(2);
+    if length.as_const().is_some_and(|n| n < 2) {
+        return Err(c.expected(0, "at least 2 frequencies").into());
+    }
+    shape::check_shape(std::slice::from_ref(&length))?;
+    let y = transform(c, x, Dft { axis: rank - 1, inverse: true, length: length.clone(), onesided: true })?;
+    dims.truncate(rank - 1);
+    dims.push(length);
+    one(c.reshape(y, &dims)?)
+}
+
+/// The rank of an input of complex numbers.
+fn pairs(c: &Ctx<'_, '_>, idx: usize) -> Result<usize, Fault> {
+    let v = c.input(idx)?;
+    let is_complex = c.dtype(v).is_float() && c.rank(v) > 1 && c.dims(v).last().is_some_and(|d| d.is(2));
+    if is_complex {
+        Ok(c.rank(v))
+    } else {
+        Err(c.expected(idx, "complex floats along the last of several axes"))
+    }
+}
+
+/// `ComplexMul` and, with the conjugate of the second factor, `ComplexMulConj`.
+pub(crate) fn complex_mul(c: &mut Ctx<'_, '_>, conjugate: bool) -> Imported<Vec<Val>> {
+    c.at_most_inputs(2)?;
+    let (a, b) = (c.input(0)?, c.input(1)?);
+    pairs(c, 0)?;
+    pairs(c, 1)?;
+    let (p, q) = (part(c, a, 0)?, part(c, a, 1)?);
+    let (r, s) = (part(c, b, 0)?, part(c, b, 1)?);
+    let s = if conjugate { c.unary(UnaryFn::Neg, s)? } else { s };
+    let (pr, qs) = (c.binary(BinaryFn::Mul, p, r)?, c.binary(BinaryFn::Mul, q, s)?);
+    let (ps, qr) = (c.binary(BinaryFn::Mul, p, s)?, c.binary(BinaryFn::Mul, q, r)?);
+    let (re, im) = (c.binary(BinaryFn::Sub, pr, qs)?, c.binary(BinaryFn::Add, ps, qr)?);
+    let mut dims = c.dims(re);
+    let axis = dims.len();
+    dims.push(1.into());
+    let (re, im) = (c.reshape(re, &dims)?, c.reshape(im, &dims)?);
+    one(c.emit(Concat { axis }, &[re, im])?)
 }

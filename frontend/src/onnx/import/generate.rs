@@ -159,25 +159,60 @@ pub(crate) fn bit_cast(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     one(c.emit(Bitcast { to }, &[x])?)
 }
 
-/// `BitShift` of unsigned integers: a product or quotient with a power of two; 0 once every bit has left.
+/// x times 2^by, modulo the numbers of the type, or x / 2^by rounded to zero; `by` is below the number of bits.
+fn shifted(c: &mut Ctx<'_, '_>, x: Val, by: Val, left: bool) -> Result<Val, Fault> {
+    let two = c.splat(2.0, by)?;
+    let factor = c.binary(BinaryFn::Pow, two, by)?;
+    c.binary(if left { BinaryFn::Mul } else { BinaryFn::Div }, x, factor)
+}
+
+/// `BitShift`: what is shifted out is lost. To the right the sign comes in; a shift by too much, or by a negative
+/// number, leaves nothing but that.
 pub(crate) fn bit_shift(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     let (x, by) = (c.input(0)?, c.input(1)?);
-    let f = match c.attrs.string("direction")?.ok_or(Fault::MissingAttribute { name: "direction" })? {
-        "LEFT" => BinaryFn::Mul,
-        "RIGHT" => BinaryFn::Div,
+    let left = match c.attrs.string("direction")?.ok_or(Fault::MissingAttribute { name: "direction" })? {
+        "LEFT" => true,
+        "RIGHT" => false,
         other => return Err(c.attrs.wrong("direction", "LEFT or RIGHT", format!("{other:?}")).into()),
     };
     let dtype = c.dtype(x);
-    if !dtype.is_int() || dtype.is_signed_int() {
-        return Err(c.expected(0, "unsigned integers").into());
+    let unsigned = match dtype {
+        DType::I8 => Some(DType::U8),
+        DType::I16 => Some(DType::U16),
+        DType::I32 => Some(DType::U32),
+        DType::I64 => Some(DType::U64),
+        other if other.is_int() && !other.is_signed_int() => None,
+        _ => return Err(c.expected(0, "integers of 8 to 64 bits").into()),
+    };
+    // One bit of a signed number is no part of the magnitude that moves to the right.
+    let n_bits = dtype.bits() - usize::from(unsigned.is_some() && !left);
+    let mut has_left = c.compare_scalar(Cmp::Ge, by, n_bits as f64)?;
+    if unsigned.is_some() {
+        let is_negative = c.compare_scalar(Cmp::Lt, by, 0.0)?;
+        has_left = c.binary(BinaryFn::Or, has_left, is_negative)?;
     }
-    let (two, zero) = (c.splat(2.0, by)?, c.scalar(dtype, 0.0)?);
-    let has_left = c.compare_scalar(Cmp::Ge, by, dtype.bits() as f64)?;
-    let no_shift = c.splat(0.0, by)?;
+    let (zero, no_shift) = (c.scalar(dtype, 0.0)?, c.splat(0.0, by)?);
     let small = c.select(has_left, no_shift, by)?;
-    let factor = c.binary(BinaryFn::Pow, two, small)?;
-    let shifted = c.binary(f, x, factor)?;
-    one(c.select(has_left, zero, shifted)?)
+    let Some(unsigned) = unsigned else {
+        let y = shifted(c, x, small, left)?;
+        return one(c.select(has_left, zero, y)?);
+    };
+    if left {
+        let (bits, by) =
+            (c.emit(Bitcast { to: unsigned }, &[x])?, c.emit(Bitcast { to: unsigned }, &[small])?);
+        let y = shifted(c, bits, by, true)?;
+        let y = c.emit(Bitcast { to: dtype }, &[y])?;
+        return one(c.select(has_left, zero, y)?);
+    }
+    // A negative number is the complement, -1 - x, of one that is not.
+    let is_negative = c.compare_scalar(Cmp::Lt, x, 0.0)?;
+    let minus_one = c.scalar(dtype, -1.0)?;
+    let complement = c.binary(BinaryFn::Sub, minus_one, x)?;
+    let magnitude = c.select(is_negative, complement, x)?;
+    let y = shifted(c, magnitude, small, false)?;
+    let y = c.select(has_left, zero, y)?;
+    let complement = c.binary(BinaryFn::Sub, minus_one, y)?;
+    one(c.select(is_negative, complement, y)?)
 }
 
 /// `Det` of matrices up to 4 by 4, by expansion along the first row.

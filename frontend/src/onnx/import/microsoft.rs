@@ -8,27 +8,24 @@ use super::{convolution, elementwise, norm, product};
 use ssmc_ir::Dim;
 use ssmc_ir::ops::{BinaryFn, UnaryFn};
 
-/// The last two axes exchanged.
-fn transposed(c: &mut Ctx<'_, '_>, x: Val, yes: bool) -> Result<Val, Fault> {
+/// The axis before the last one taken from the front, where the batch is transposed; then the last two exchanged.
+fn transposed(c: &mut Ctx<'_, '_>, x: Val, batch: bool, matrix: bool) -> Result<Val, Fault> {
     let rank = c.rank(x);
-    if !yes || rank < 2 {
-        return Ok(x);
-    }
     let mut perm: Vec<usize> = (0..rank).collect();
-    perm.swap(rank - 2, rank - 1);
+    if batch && rank > 2 {
+        perm[..rank - 1].rotate_left(1);
+    }
+    if matrix && rank > 1 {
+        perm.swap(rank - 2, rank - 1);
+    }
     c.transpose(x, &perm)
 }
 
-/// `FusedMatMul`: alpha * A' B'.
+/// `FusedMatMul` and `TransposeMatMul`: alpha * A' B'.
 pub(crate) fn fused_matmul(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     let (a, b) = (c.input(0)?, c.input(1)?);
-    for name in ["transBatchA", "transBatchB"] {
-        if c.attrs.flag(name, false)? {
-            return Err(Fault::Unsupported(format!("the attribute {name}")).into());
-        }
-    }
-    let a = transposed(c, a, c.attrs.flag("transA", false)?)?;
-    let b = transposed(c, b, c.attrs.flag("transB", false)?)?;
+    let a = transposed(c, a, c.attrs.flag("transBatchA", false)?, c.attrs.flag("transA", false)?)?;
+    let b = transposed(c, b, c.attrs.flag("transBatchB", false)?, c.attrs.flag("transB", false)?)?;
     let alpha = c.attrs.float_or("alpha", 1.0)?;
     let y = product::matmul_of(c, a, b)?;
     one(if alpha == 1.0 { y } else { c.binary_scalar(BinaryFn::Mul, y, alpha.into())? })
@@ -65,20 +62,50 @@ pub(crate) fn quick_gelu(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
 
 /// `FusedConv`: a convolution, an optional summand and an activation.
 pub(crate) fn fused_conv(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
-    c.attrs.ignore(&["activation_params"]);
     let (x, w, bias) = (c.input(0)?, c.input(1)?, c.opt(2));
     let results = convolution::conv_of(c, x, w, bias)?;
     let mut y = *results.first().ok_or_else(|| Fault::Ir("no result".into()))?;
     if let Some(z) = c.opt(3) {
         y = c.binary(BinaryFn::Add, y, z)?;
     }
-    one(match c.attrs.string_or("activation", "")? {
-        "" => y,
-        "Relu" => c.unary(UnaryFn::Relu, y)?,
-        "Sigmoid" => c.unary(UnaryFn::Sigmoid, y)?,
-        "Tanh" => c.unary(UnaryFn::Tanh, y)?,
-        other => return Err(Fault::Unsupported(format!("the activation {other} of a convolution")).into()),
-    })
+    let name = c.attrs.string_or("activation", "")?;
+    let params: Vec<f64> =
+        c.attrs.floats("activation_params")?.unwrap_or_default().iter().map(|x| (*x).into()).collect();
+    one(activation(c, name, &params, y)?)
+}
+
+/// `FusedGemm`: `Gemm` and an activation.
+pub(crate) fn fused_gemm(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
+    let y = product::gemm(c)?.remove(0);
+    let name = c.attrs.string_or("activation", "")?;
+    let mut params = Vec::new();
+    for param in ["activation_alpha", "activation_beta", "activation_gamma"] {
+        params.extend(c.attrs.float(param)?.map(f64::from));
+    }
+    one(activation(c, name, &params, y)?)
+}
+
+/// A function that an optimizer has drawn into the node before it.
+fn activation(c: &mut Ctx<'_, '_>, name: &str, params: &[f64], y: Val) -> Result<Val, Fault> {
+    match (name, params) {
+        ("", _) => Ok(y),
+        ("Relu", _) => c.unary(UnaryFn::Relu, y),
+        ("Sigmoid", _) => c.unary(UnaryFn::Sigmoid, y),
+        ("Softplus", _) => c.unary(UnaryFn::Softplus, y),
+        ("Tanh", _) => c.unary(UnaryFn::Tanh, y),
+        ("LeakyRelu", [alpha]) => {
+            let below = c.binary_scalar(BinaryFn::Min, y, 0.0)?;
+            let (above, below) = (c.unary(UnaryFn::Relu, y)?, c.binary_scalar(BinaryFn::Mul, below, *alpha)?);
+            c.binary(BinaryFn::Add, above, below)
+        }
+        ("Clip", [low, high]) => c.clamp(y, *low, *high),
+        ("HardSigmoid", [alpha, beta]) => {
+            let scaled = c.binary_scalar(BinaryFn::Mul, y, *alpha)?;
+            let shifted = c.binary_scalar(BinaryFn::Add, scaled, *beta)?;
+            c.clamp(shifted, 0.0, 1.0)
+        }
+        _ => Err(Fault::Unsupported(format!("the activation {name:?} with {} parameters", params.len()))),
+    }
 }
 
 /// `SkipLayerNormalization` and, without mean, `SkipSimplifiedLayerNormalization`: the norm of a sum, which is the
@@ -95,10 +122,17 @@ pub(crate) fn skip_norm(c: &mut Ctx<'_, '_>, simplified: bool) -> Imported<Vec<V
     Ok(vec![y, mean, factor, sum])
 }
 
-/// `MatMulNBits`: A times a matrix of 4 or 8 bit numbers, quantized by blocks along the summed axis.
+/// `MatMulNBits`: A times a matrix of 2, 4 or 8 bit numbers, quantized by blocks along the summed axis, plus a bias.
 pub(crate) fn matmul_n_bits(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
-    c.attrs.ignore(&["accuracy_level", "weight_prepacked"]);
-    c.at_most_inputs(4)?;
+    c.attrs.ignore(&["accuracy_level"]);
+    c.at_most_inputs(6)?;
+    if c.opt(4).is_some() {
+        return Err(Fault::Unsupported("a matrix whose rows are in an order of their own".into()).into());
+    }
+    match c.attrs.int_or("weight_prepacked", 0)? {
+        0 => {}
+        n => return Err(Fault::Unsupported(format!("a matrix packed for one machine, in form {n}")).into()),
+    }
     let (a, b, scales) = (c.input(0)?, c.input(1)?, c.input(2)?);
     let required = |c: &Ctx<'_, '_>, name| {
         let n = c.attrs.int(name)?.filter(|n| (1..=shape::MAX_DIM).contains(n));
@@ -106,7 +140,7 @@ pub(crate) fn matmul_n_bits(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     };
     let (k, n, block) = (required(c, "K")?, required(c, "N")?, required(c, "block_size")?);
     let bits = c.attrs.int_or("bits", 4)?;
-    if bits != 4 && bits != 8 {
+    if ![2, 4, 8].contains(&bits) {
         return Err(Fault::Unsupported(format!("a matrix of {bits} bit numbers")).into());
     }
     let n_blocks = (k + block - 1) / block;
@@ -131,7 +165,11 @@ pub(crate) fn matmul_n_bits(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     let weights = c.reshape(weights, &[Dim::from(n), Dim::from(n_blocks * block)])?;
     let weights = c.slice(weights, 1, Dim::from(0), Dim::from(k), 1)?;
     let weights = c.transpose(weights, &[1, 0])?;
-    one(product::matmul_of(c, a, weights)?)
+    let mut y = product::matmul_of(c, a, weights)?;
+    if let Some(bias) = c.opt(5) {
+        y = c.binary(BinaryFn::Add, y, bias)?;
+    }
+    one(y)
 }
 
 /// Numbers of `bits` packed into bytes, low bits first, in a shape.
@@ -140,11 +178,16 @@ fn unpacked(c: &mut Ctx<'_, '_>, bytes: Val, dims: &[i64; 3], bits: i64) -> Resu
     if bits == 8 {
         return c.reshape(bytes, &to);
     }
-    let half = to[2].div_exact(&Dim::from(2)).ok_or(OVERFLOW)?;
-    let pairs = [to[0].clone(), to[1].clone(), half, Dim::from(1)];
-    let bytes = c.reshape(bytes, &pairs)?;
-    let (low, high) =
-        (c.binary_scalar(BinaryFn::Rem, bytes, 16.0)?, c.binary_scalar(BinaryFn::Div, bytes, 16.0)?);
-    let both = c.concat(&[low, high], 3)?;
-    c.reshape(both, &to)
+    let per_byte = 8 / bits;
+    let n_bytes = to[2].div_exact(&Dim::from(per_byte)).ok_or(OVERFLOW)?;
+    let mut bytes = c.reshape(bytes, &[to[0].clone(), to[1].clone(), n_bytes, Dim::from(1)])?;
+    let base = f64::from(1u32 << bits);
+    let mut parts = Vec::new();
+    for _ in 1..per_byte {
+        parts.push(c.binary_scalar(BinaryFn::Rem, bytes, base)?);
+        bytes = c.binary_scalar(BinaryFn::Div, bytes, base)?;
+    }
+    parts.push(bytes);
+    let all = c.concat(&parts, 3)?;
+    c.reshape(all, &to)
 }

@@ -28,9 +28,36 @@ fn every_unsupported_operator_is_named_with_node_and_version() {
         &[
             "unsupported_op|make_a|ai.onnx::NoSuchOp version 18",
             "unsupported_op|make_b|vendor::Fft version 3",
-            "unsupported_op|make_y|ai.onnx::Unique version 18",
+            "unsupported_op|make_y|ai.onnx::Unique version 18|depends on data",
         ],
     );
+}
+
+#[test]
+fn an_operator_that_only_newer_versions_are_supported_of() {
+    let m = model(5, graph(&["x[2]"], vec![], vec![node("Add x x -> y", vec![])], &["y[2]"]));
+    check(&m, &["unsupported_op|make_y|ai.onnx::Add version 5|versions from 7 on are"]);
+}
+
+/// Every number of an element type, and one that is none.
+#[test]
+fn element_types_are_taken_or_named() {
+    let mut refused = Vec::new();
+    for number in 1..=28 {
+        let mut g = graph(&["x[2]"], vec![], vec![node("Identity x -> y", vec![])], &["y[2]"]);
+        for port in g.input.iter_mut().chain(&mut g.output) {
+            if let Some(TypeProto { value: Some(TypeValue::TensorType(tensor)), .. }) = &mut port.r#type {
+                tensor.elem_type = Some(number);
+            }
+        }
+        if let Err(error) = import(&model(28, g)) {
+            let fault = &error.faults()[0];
+            assert!(fault.place.contains("\"x\""), "{fault:?}");
+            refused.push((number, fault.message.clone()));
+        }
+    }
+    let refused: Vec<String> = refused.into_iter().map(|(n, message)| format!("{n}: {message}")).collect();
+    insta::assert_snapshot!(refused.join("\n"));
 }
 
 #[test]

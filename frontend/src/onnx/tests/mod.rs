@@ -3,6 +3,7 @@
 mod check;
 mod control;
 mod external;
+mod microsoft;
 mod mutate;
 mod narrow;
 mod ops;
@@ -26,6 +27,7 @@ enum A {
     Int(i64),
     Ints(Vec<i64>),
     Float(f32),
+    Floats(Vec<f32>),
     Str(&'static str),
     Graph(Box<GraphProto>),
     /// The value of this attribute of the call.
@@ -46,6 +48,10 @@ fn attribute(name: &str, value: A) -> AttributeProto {
         A::Float(f) => {
             a.f = Some(f);
             AttributeType::Float
+        }
+        A::Floats(floats) => {
+            a.floats = floats;
+            AttributeType::Floats
         }
         A::Str(s) => {
             a.s = Some(s.into());

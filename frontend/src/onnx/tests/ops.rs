@@ -107,6 +107,48 @@ fn matmul_broadcasts_batch_axes_and_vectors() {
 }
 
 #[test]
+fn shifts_of_signed_integers_keep_the_sign_to_the_right() {
+    let cases: [(&'static str, [i64; 4], [i64; 4], [i64; 4]); 2] = [
+        ("RIGHT", [-5, 5, -8, i64::MIN], [1, 1, 64, -1], [-3, 2, -1, -1]),
+        ("LEFT", [1, -1, 3, i64::MAX], [63, 64, -2, 1], [i64::MIN, 0, 0, -2]),
+    ];
+    for (direction, x, by, expected) in cases {
+        let attributes = vec![("direction", A::Str(direction))];
+        let mut g = graph(&["i:x[4]", "i:n[4]"], vec![], vec![node("BitShift x n -> y", attributes)], &[]);
+        g.output = vec![ValueInfoProto { name: Some("y".into()), ..ValueInfoProto::default() }];
+        let ints = |data: [i64; 4]| Tensor::ints(DType::I64, [4], data.to_vec()).unwrap();
+        let y = run(&model(28, g), &[("x", ints(x)), ("n", ints(by))]).remove(0);
+        assert_eq!(y, ints(expected), "{direction}");
+    }
+}
+
+/// One head of one channel, scores 0: each row of the result is the mean of the values that it sees.
+#[test]
+fn attention_sees_windows_and_nothing_through_a_full_mask() {
+    let check = |attributes: Vec<(&str, A)>, lengths: bool, expected: &[f64]| {
+        let text = if lengths { "Attention q k v _ _ _ n -> y" } else { "Attention q k v -> y" };
+        let dims = "1,1,4,1";
+        let inputs = ["q", "k", "v"].map(|name| format!("{name}[{dims}]"));
+        let mut inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        inputs.push("i:n[1]");
+        let mut g = graph(&inputs, vec![], vec![node(text, attributes)], &[]);
+        g.output = vec![ValueInfoProto { name: Some("y".into()), ..ValueInfoProto::default() }];
+        let zeros = || tensor(&[1, 1, 4, 1], &[0.0; 4]);
+        let v = tensor(&[1, 1, 4, 1], &[1.0, 2.0, 4.0, 8.0]);
+        let n = Tensor::ints(DType::I64, [1], vec![2]).unwrap();
+        let y = run(&model(25, g), &[("q", zeros()), ("k", zeros()), ("v", v), ("n", n)]).remove(0);
+        for (found, expected) in y.to_f64().iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-6, "{:?}, expected {expected:?}", y.to_f64());
+        }
+    };
+    let window = |left, right| vec![("left_window_size", A::Int(left)), ("right_window_size", A::Int(right))];
+    check(window(1, 0), false, &[1.0, 1.5, 3.0, 6.0]);
+    check(window(-1, 1), false, &[1.5, 7.0 / 3.0, 3.75, 3.75]);
+    // Two keys count: the queries are at -2 to 1, and the first two see nothing.
+    check(vec![("is_causal", A::Int(1))], true, &[0.0, 0.0, 1.0, 1.5]);
+}
+
+#[test]
 fn gemm_scales_and_transposes() {
     let attributes = vec![("transB", A::Int(1)), ("alpha", A::Float(2.0)), ("beta", A::Float(3.0))];
     let initializers = vec![floats("w", &[1, 2], &[1.0, 10.0]), floats("c", &[1], &[1.0])];
