@@ -160,6 +160,36 @@ pub enum TileLayout {
     Interleaved,
 }
 
+/// A factor of a warp group's product, in a swizzled shared array in rows of 64 elements: element (r, c) at
+/// `index + 64*r + c`, where the sum is over c, or at `index + 64*c + r` if it is turned; then there are at most 64 r. The
+/// index is the same in the whole group. It is a multiple of 512, but for a multiple of 16 below 64 if it is not turned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names are the documentation")]
+pub struct GroupFactor {
+    pub mem: Mem,
+    pub index: Reg,
+    pub is_turned: bool,
+}
+
+/// The left factor of a warp group's product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GroupLeft {
+    /// In shared memory.
+    Shared(GroupFactor),
+    /// In registers.
+    Tile(Reg),
+}
+
+impl GroupLeft {
+    /// The register that is read: an index or a tile.
+    pub fn reg(&self) -> Reg {
+        match self {
+            GroupLeft::Shared(factor) => factor.index,
+            GroupLeft::Tile(tile) => *tile,
+        }
+    }
+}
+
 /// One instruction. `dst` is the register written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Inst {
@@ -359,19 +389,16 @@ pub enum Inst {
         src: Reg,
     },
     /// Begins acc += a * b by a group of four warps, the first of them a multiple of four. Warp `w` of the group holds
-    /// rows `16*w ..` of the result in its tile `acc`, which has 16 rows and `n` columns, `n` a multiple of 8. Both
-    /// factors lie in swizzled shared arrays in rows of 64 elements: element (r, c) of `a`, which has 64 rows, at
-    /// `a_index + 64*r + c`, element (c, j) of `b` at `b_index + 64*j + c`, for c below `16 * steps`. Indices are the
-    /// same in the whole group and, but for a multiple of 16 below 64, multiples of 512. One group of products ends
-    /// here. Until [`Inst::GroupWait`] has waited for it, nothing but further products may touch `acc`, and the factors
-    /// must not be overwritten. What the block wrote to shared memory before its last barrier is seen. Sums as for
-    /// [`Inst::Mma`].
+    /// rows `16*w ..` of the result in its tile `acc`, which has 16 rows and `n` columns, `n` a multiple of 8. Element
+    /// (r, c) of `a`, which has 64 rows, and element (c, r) of `b`, which has `n` columns, lie where [`GroupFactor`] says,
+    /// for c below `16 * steps`; warp `w` may also hold rows `16*w ..` of `a` in a tile of `16 * steps` columns. One group
+    /// of products ends here. Until [`Inst::GroupWait`] has waited for it, nothing but further products may touch `acc`,
+    /// the tile must not be assigned and the factors in memory must not be overwritten. What the block wrote to shared
+    /// memory before its last barrier is seen. Sums as for [`Inst::Mma`].
     GroupMma {
         acc: Reg,
-        a: Mem,
-        a_index: Reg,
-        b: Mem,
-        b_index: Reg,
+        a: GroupLeft,
+        b: GroupFactor,
         steps: u16,
     },
     /// Waits until at most `pending` groups of this warp's products are unfinished.
@@ -525,10 +552,10 @@ impl Inst {
                 f(*index);
                 f(*stride);
             }
-            Inst::GroupMma { acc, a_index, b_index, .. } => {
+            Inst::GroupMma { acc, a, b, .. } => {
                 f(*acc);
-                f(*a_index);
-                f(*b_index);
+                f(a.reg());
+                f(b.index);
             }
             Inst::TileStore { index, stride, src, .. } => {
                 f(*index);

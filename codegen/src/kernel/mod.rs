@@ -21,7 +21,10 @@ pub mod types;
 pub mod verify;
 
 pub use builder::{KernelBuilder, Value};
-pub use inst::{Axis, BinaryOp, CompareOp, Inst, MathOp, ReduceOp, TileLayout, UnaryOp, WarpShuffleOp};
+pub use inst::{
+    Axis, BinaryOp, CompareOp, GroupFactor, GroupLeft, Inst, MathOp, ReduceOp, TileLayout, UnaryOp,
+    WarpShuffleOp,
+};
 pub use stmt::{For, If, Stmt};
 pub use types::{Const, Elem, RegTy, TileRole, TileTy};
 

@@ -152,6 +152,15 @@ pub(super) enum Line {
     },
 }
 
+/// The left factor of a warp group's product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GroupFactor {
+    /// A descriptor, and whether the matrix is turned.
+    Shared(Var, bool),
+    /// The registers of a tile.
+    Tile([Var; 4]),
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Inst {
     Mov {
@@ -282,13 +291,13 @@ pub(super) enum Inst {
     ProxyFence,
     /// Accumulators and shared memory are ready for products of this warp group.
     GroupFence,
-    /// 64xn += 64x16 * 16xn with `f32` sums, both factors behind descriptors of shared memory, `n` twice the number of
-    /// sums of a thread; `always` is true.
+    /// 64xn += 64x16 * 16xn with `f32` sums, `n` twice the number of sums of a thread. Factors in shared memory are behind
+    /// descriptors, and turned if the sum is not along their rows; `always` is true.
     GroupMma {
         ty: Ty,
         acc: Vec<Var>,
-        a: Var,
-        b: Var,
+        a: GroupFactor,
+        b: (Var, bool),
         always: Var,
     },
     GroupCommit,

@@ -320,12 +320,17 @@ impl Display for Spelled<'_> {
             Inst::PackRounded { ty, dst, low, high } => write!(f, "cvt.rn.{ty}x2.f32 {dst}, {high}, {low}"),
             Inst::ProxyFence => f.write_str("fence.proxy.async.shared::cta"),
             Inst::GroupFence => f.write_str("wgmma.fence.sync.aligned"),
-            Inst::GroupMma { ty, acc, a, b, always } => write!(
-                f,
-                "wgmma.mma_async.sync.aligned.m64n{}k16.f32.{ty}.{ty} {}, {a}, {b}, {always}, 1, 1, 0, 0",
-                2 * acc.len(),
-                Group(acc),
-            ),
+            Inst::GroupMma { ty, acc, a, b: (b, b_turned), always } => {
+                let n = 2 * acc.len();
+                write!(f, "wgmma.mma_async.sync.aligned.m64n{n}k16.f32.{ty}.{ty} {}, ", Group(acc))?;
+                let b_turned = u8::from(*b_turned);
+                match a {
+                    GroupFactor::Shared(a, turned) => {
+                        write!(f, "{a}, {b}, {always}, 1, 1, {}, {b_turned}", u8::from(*turned))
+                    }
+                    GroupFactor::Tile(a) => write!(f, "{}, {b}, {always}, 1, 1, {b_turned}", Group(a)),
+                }
+            }
             Inst::GroupCommit => f.write_str("wgmma.commit_group.sync.aligned"),
             Inst::GroupWait { pending } => write!(f, "wgmma.wait_group.sync.aligned {pending}"),
             Inst::LoadMatrix { dst, transposed, from } => {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::kernel::{
-    Access, Axis, BinaryOp, CompareOp, Elem, KernelBuilder, Reg, RegTy, TileLayout, TileRole, TileTy,
-    UnaryOp, WarpShuffleOp,
+    Access, Axis, BinaryOp, CompareOp, Elem, GroupFactor, GroupLeft, KernelBuilder, Reg, RegTy, TileLayout,
+    TileRole, TileTy, UnaryOp, WarpShuffleOp,
 };
 use crate::legalize::gpu::legalize;
 use crate::target::GpuArch;
@@ -185,8 +185,11 @@ fn products_of_warp_groups() {
     let ty = TileTy { rows: 16, cols: 64, elem: Elem::F32, role: TileRole::Acc };
     let zero = b.tile_fill(ty, 0.0);
     let acc = b.var_init(zero);
-    let (first, second) = (b.const_i64(0), b.const_i64(128 * 64));
-    b.group_mma(acc, (tiles, first), (tiles, second), 4);
+    let [first, second] = [0, 128 * 64].map(|at| {
+        let index = b.const_i64(at);
+        GroupFactor { mem: tiles.into(), index, is_turned: false }
+    });
+    b.group_mma(acc, GroupLeft::Shared(first), second, 4);
     b.group_wait(0);
     b.barrier();
     let warp = b.div(thread, 32);

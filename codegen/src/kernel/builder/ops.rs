@@ -424,15 +424,8 @@ impl KernelBuilder {
     }
 
     /// Begins to add the product of two matrices to an accumulator's variable; see [`Inst::GroupMma`].
-    pub fn group_mma(
-        &mut self,
-        acc: Reg,
-        (a, a_index): (SharedId, Reg),
-        (b, b_index): (SharedId, Reg),
-        steps: u16,
-    ) {
-        let (a, b) = (a.into(), b.into());
-        self.push(Inst::GroupMma { acc, a, a_index, b, b_index, steps });
+    pub fn group_mma(&mut self, acc: Reg, a: GroupLeft, b: GroupFactor, steps: u16) {
+        self.push(Inst::GroupMma { acc, a, b, steps });
     }
 
     pub fn group_wait(&mut self, pending: u16) {

@@ -49,6 +49,9 @@ struct AsyncQueue {
 struct Multiplying {
     group: usize,
     acc: Reg,
+    /// The left factor in registers.
+    tile: Option<Reg>,
+    /// What is read of the others, row by row of memory.
     rows: Vec<(Mem, i64, usize)>,
 }
 
@@ -524,9 +527,9 @@ impl Machine<'_, '_, '_> {
                     }
                 }
             }
-            Inst::GroupMma { acc, a, a_index, b, b_index, steps } => {
+            Inst::GroupMma { acc, a, b, steps } => {
                 for group in self.groups(mask)? {
-                    self.group_mma(group, *acc, [(*a, *a_index), (*b, *b_index)], *steps)?;
+                    self.group_mma(group, *acc, (*a, *b), *steps)?;
                 }
             }
             Inst::GroupWait { pending } => {

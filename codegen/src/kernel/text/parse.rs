@@ -412,11 +412,19 @@ impl<'t> Parser<'t> {
                 Inst::TileBinary { dst, op, lhs, rhs }
             }
             "group_mma" => {
-                let (a, a_index) = self.at()?;
+                let a = self.at()?;
                 self.punct(",")?;
-                let (b, b_index) = self.at()?;
+                let (b, steps) = (self.group_right()?, self.number()?);
+                let a = GroupFactor { mem: a.0, index: a.1, is_turned: self.eat(Token::Word("left_turned")) };
+                let b = GroupFactor { is_turned: self.eat(Token::Word("right_turned")), ..b };
+                Inst::GroupMma { acc: dst, a: GroupLeft::Shared(a), b, steps }
+            }
+            "group_mma_tile" => {
+                let a = GroupLeft::Tile(self.reg()?);
                 self.punct(",")?;
-                Inst::GroupMma { acc: dst, a, a_index, b, b_index, steps: self.number()? }
+                let (b, steps) = (self.group_right()?, self.number()?);
+                let b = GroupFactor { is_turned: self.eat(Token::Word("right_turned")), ..b };
+                Inst::GroupMma { acc: dst, a, b, steps }
             }
             _ => {
                 return self
@@ -487,6 +495,13 @@ impl<'t> Parser<'t> {
     }
 
     /// `array[%index]`
+    /// The right factor of a warp group's product, not turned, and the comma after it.
+    fn group_right(&mut self) -> Parsed<GroupFactor> {
+        let (mem, index) = self.at()?;
+        self.punct(",")?;
+        Ok(GroupFactor { mem, index, is_turned: false })
+    }
+
     fn at(&mut self) -> Parsed<(Mem, Reg)> {
         let name = self.word("an array")?;
         let k = &self.kernel;

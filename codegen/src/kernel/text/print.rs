@@ -212,8 +212,19 @@ impl Kernel {
             }
             Inst::TileExp2 { src, .. } => write!(f, "tile_exp2 {}", r(src)),
             Inst::TileCast { src, .. } => write!(f, "tile_cast {}", r(src)),
-            Inst::GroupMma { a, a_index, b, b_index, steps, .. } => {
-                write!(f, "group_mma {}, {}, {steps}", at(a, a_index), at(b, b_index))
+            Inst::GroupMma { a, b, steps, .. } => {
+                match a {
+                    GroupLeft::Shared(a) => write!(f, "group_mma {}, ", at(&a.mem, &a.index))?,
+                    GroupLeft::Tile(a) => write!(f, "group_mma_tile {}, ", r(a))?,
+                }
+                write!(f, "{}, {steps}", at(&b.mem, &b.index))?;
+                let is_left_turned = matches!(a, GroupLeft::Shared(a) if a.is_turned);
+                for (word, is) in [("left_turned", is_left_turned), ("right_turned", b.is_turned)] {
+                    if is {
+                        write!(f, " {word}")?;
+                    }
+                }
+                Ok(())
             }
             Inst::GroupWait { pending } => write!(f, "group_wait {pending}"),
             Inst::Mma { a, b, acc, .. } => write!(f, "mma {}, {}, {}", r(a), r(b), r(acc)),

@@ -237,20 +237,25 @@ impl Verifier<'_> {
                     self.mem_elem("tile store", *mem, ty);
                 }
             }
-            Inst::GroupMma { acc, a, a_index, b, b_index, steps } => {
-                self.use_as("group mma", "index of a", *a_index, I64);
-                self.use_as("group mma", "index of b", *b_index, I64);
+            Inst::GroupMma { acc, a, b, steps } => {
+                let left = match a {
+                    GroupLeft::Shared(a) => {
+                        self.use_as("group mma", "index of a", a.index, I64);
+                        self.group_factor(a.mem)
+                    }
+                    GroupLeft::Tile(a) => self.group_tile(*a, *steps),
+                };
+                self.use_as("group mma", "index of b", b.index, I64);
                 let ty = self.use_(*acc);
                 self.define(*acc);
                 let threads = self.kernel.n_threads();
                 if !(1..=4).contains(steps) || !threads.is_multiple_of(128) {
                     self.fault(FaultKind::GroupMmaSteps { steps: *steps, threads });
                 }
-                let factors = [a, b].map(|mem| self.group_factor(*mem));
-                if let ([Some(a), Some(b)], Some(acc)) = (factors, ty)
-                    && !(a == b && a.is_half() && is_group_acc(acc))
+                if let (Some(a), Some(right), Some(acc)) = (left, self.group_factor(b.mem), ty)
+                    && !(a == right && a.is_half() && is_group_acc(acc, b.is_turned))
                 {
-                    self.fault(FaultKind::GroupMmaShape { a, b, acc });
+                    self.fault(FaultKind::GroupMmaShape { a, b: right, acc });
                 }
             }
             Inst::GroupWait { .. } => {}
@@ -425,6 +430,21 @@ impl Verifier<'_> {
         Some(ty)
     }
 
+    /// The element type of a tile that is the left factor of a product of so many steps.
+    fn group_tile(&mut self, reg: Reg, steps: u16) -> Option<Elem> {
+        let ty = self.use_(reg)?;
+        let RegTy::Tile(tile) = ty else {
+            self.domain("group mma", ty, Some("a left factor"));
+            return None;
+        };
+        let expected = TileTy { rows: 16, cols: 16 * steps, role: TileRole::A, ..tile };
+        if tile != expected {
+            let (op, what, expected) = ("group mma", "left factor", RegTy::Tile(expected));
+            self.fault(FaultKind::TypeMismatch { op, what, expected, found: ty });
+        }
+        Some(tile.elem)
+    }
+
     /// The element type of a swizzled shared array.
     fn group_factor(&mut self, mem: Mem) -> Option<Elem> {
         if !self.declared(mem) {
@@ -541,11 +561,12 @@ fn mma_fits(a: RegTy, b: RegTy, acc: RegTy) -> bool {
         }
 }
 
-fn is_group_acc(acc: RegTy) -> bool {
+/// Whether a tile can be the accumulator of a warp group's product; a turned factor has no more columns than a row holds.
+fn is_group_acc(acc: RegTy, is_turned: bool) -> bool {
     let RegTy::Tile(acc) = acc else { return false };
     acc.role == TileRole::Acc
         && acc.elem == Elem::F32
         && acc.rows == 16
         && acc.cols % 8 == 0
-        && acc.cols <= 256
+        && acc.cols <= if is_turned { 64 } else { 256 }
 }

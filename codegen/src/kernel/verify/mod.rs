@@ -72,7 +72,7 @@ pub enum FaultKind {
     #[error("mma of {a}, {b} and {acc} does not fit together")]
     MmaShape { a: RegTy, b: RegTy, acc: RegTy },
     #[error(
-        "group mma of {a} and {b} into {acc}, expected one type of 16 bits into 16 rows of f32, 8 to 256 columns"
+        "group mma of {a} and {b} into {acc}, expected one type of 16 bits into 16 rows of f32, 8 to 256 columns, 64 of a turned factor"
     )]
     GroupMmaShape { a: Elem, b: Elem, acc: RegTy },
     #[error("group mma of {steps} steps by {threads} threads, expected 1 to 4 by whole groups of 128")]

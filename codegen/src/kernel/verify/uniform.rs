@@ -203,10 +203,12 @@ impl Analysis<'_> {
                 self.warp_operand("tile store", "stride", *stride);
             }
             Inst::Mma { .. } => self.warp_op("mma", control),
-            Inst::GroupMma { a_index, b_index, .. } => {
+            Inst::GroupMma { a, b, .. } => {
                 self.group_op("group mma", control);
-                self.group_operand("group mma", "index of a", *a_index);
-                self.group_operand("group mma", "index of b", *b_index);
+                if let GroupLeft::Shared(a) = a {
+                    self.group_operand("group mma", "index of a", a.index);
+                }
+                self.group_operand("group mma", "index of b", b.index);
             }
             Inst::GroupWait { .. } => self.group_op("group wait", control),
             Inst::TileFill { .. } => self.warp_op("tile fill", control),

@@ -32,7 +32,7 @@ impl Emitter<'_> {
         (space, self.linear(base, index, size))
     }
 
-    fn is_swizzled(&self, mem: Mem) -> bool {
+    pub(super) fn is_swizzled(&self, mem: Mem) -> bool {
         matches!(mem, Mem::Shared(id) if self.kernel.shared[id.0 as usize].swizzled)
     }
 

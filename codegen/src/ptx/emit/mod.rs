@@ -375,9 +375,7 @@ impl<'k> Emitter<'k> {
                 }
             }
             K::TileCast { dst, src } => self.tile_cast(inst, *dst, *src)?,
-            K::GroupMma { acc, a, a_index, b, b_index, steps } => {
-                self.group_mma(*acc, [(*a, *a_index), (*b, *b_index)], *steps);
-            }
+            K::GroupMma { acc, a, b, steps } => self.group_mma(*acc, *a, *b, *steps),
             K::GroupWait { pending } => self.push(Inst::GroupWait { pending: *pending }),
             K::AsyncCopy { dst, dst_index, src, src_index, elems, pred } => {
                 self.async_copy((*dst, *dst_index), (*src, *src_index), *elems, *pred);

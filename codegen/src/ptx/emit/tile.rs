@@ -19,7 +19,9 @@ use crate::ptx::isa::*;
 /// The registers that a thread holds of a tile; `None` if there is no instruction for such tiles.
 pub(super) fn fragment(tile: TileTy) -> Option<(Class, usize)> {
     match (tile.role, tile.rows, tile.cols) {
-        (TileRole::A, 16, 16) if tile.elem.is_half() => Some((Class::B32, 4)),
+        (TileRole::A, 16, n) if tile.elem.is_half() && n.is_multiple_of(16) && n <= 256 => {
+            Some((Class::B32, usize::from(n) / 4))
+        }
         (TileRole::B, 16, 8 | 16) if tile.elem.is_half() => Some((Class::B32, usize::from(tile.cols) / 4)),
         (TileRole::Acc, 16, n) if tile.elem == Elem::F32 && n.is_multiple_of(8) && n <= 256 => {
             Some((Class::F32, usize::from(n) / 2))
@@ -30,6 +32,11 @@ pub(super) fn fragment(tile: TileTy) -> Option<(Class, usize)> {
 
 /// Rows of the matrices that a warp loads together start at multiples of this many elements.
 const MATRIX_ROW_EXPONENT: u32 = 3;
+
+/// Elements of 16 bits in a row of a swizzled array, and in the eight rows after which their order repeats, as a power
+/// of two.
+const SWIZZLED_ROW: i64 = 64;
+const SWIZZLED_ROWS_EXPONENT: u32 = 9;
 
 /// The tile type of a register.
 fn tile_of(e: &Emitter<'_>, reg: Reg) -> Option<TileTy> {
@@ -90,7 +97,7 @@ impl Emitter<'_> {
         let is_aligned =
             self.alignment.exponent(index).min(self.alignment.exponent(stride)) >= MATRIX_ROW_EXPONENT;
         let (dst, place) = (self.vars(dst), (self.scalar(index), self.scalar(stride)));
-        if tile.role != TileRole::Acc && is_aligned && matches!(mem, Mem::Shared(_)) {
+        if tile.role != TileRole::Acc && tile.cols <= 16 && is_aligned && matches!(mem, Mem::Shared(_)) {
             self.load_matrix(tile, dst, mem, place, layout);
             return;
         }
@@ -222,6 +229,13 @@ impl Emitter<'_> {
 
     /// Stores a left factor row by row.
     fn store_factor(&mut self, mem: Mem, (index, stride): (Reg, Reg), src: Reg) {
+        if self.is_swizzled(mem)
+            && self.offsets.constant(stride) == Some(SWIZZLED_ROW)
+            && self.alignment.exponent(index) >= SWIZZLED_ROWS_EXPONENT
+        {
+            self.store_swizzled(mem, index, src);
+            return;
+        }
         let is_even = self.alignment.exponent(index).min(self.alignment.exponent(stride)) >= 1;
         let place = (self.scalar(index), self.scalar(stride));
         for (i, var) in self.vars(src).into_iter().enumerate() {
@@ -238,6 +252,31 @@ impl Emitter<'_> {
             let (_, next) = self.element(mem, next);
             self.push(Inst::Store { space, ty: Ty::B16, src: vec![low], to });
             self.push(Inst::Store { space, ty: Ty::B16, src: vec![high], to: next });
+        }
+    }
+
+    /// Stores a left factor in a swizzled array, from a row on with which the order of memory begins: words of 16 bytes
+    /// differ in three bits of their address.
+    fn store_swizzled(&mut self, mem: Mem, index: Reg, src: Reg) {
+        let (g, q) = (self.of_lane(4, 8, 1), self.of_lane(1, 4, 2));
+        let row = self.of_lane(4, 8, SWIZZLED_ROW);
+        let (at, size) = (self.scalar(index), self.kernel.mem_elem(mem).size() as i64);
+        let at = self.sum(at, row);
+        let at = self.sum(at, q);
+        let (space, base) = self.array(mem);
+        let (bytes, word, first) = (self.var(Class::B64), self.var(Class::B64), self.var(Class::B64));
+        self.binary(Binary::Shl, Ty::B64, bytes, at, Src::Int(size.trailing_zeros().into()));
+        self.binary(Binary::Shl, Ty::B64, word, g, Src::Int(4));
+        let address = self.sum(base, bytes);
+        self.binary(Binary::Add, Ty::S64, first, address, word);
+        for (i, pair) in (0..).zip(self.vars(src).chunks(2)) {
+            let base = self.var(Class::B64);
+            self.binary(Binary::Xor, Ty::B64, base, first, Src::Int((i % 8) << 4));
+            for (down, var) in (0..).zip(pair) {
+                let offset = down * 8 * SWIZZLED_ROW * size;
+                let to = Address { base, offset };
+                self.push(Inst::Store { space, ty: Ty::B32, src: vec![*var], to });
+            }
         }
     }
 
@@ -261,9 +300,9 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    /// The pairs of an accumulator of 16 x 16 are those of a factor of 16 x 16, in the same order.
+    /// The pairs of an accumulator are those of a factor of its size, in the same order.
     pub(super) fn tile_cast(&mut self, inst: &kernel::Inst, dst: Reg, src: Reg) -> Result<(), PtxError> {
-        let is_whole = tile_of(self, src).is_some_and(|tile| (tile.rows, tile.cols) == (16, 16));
+        let is_whole = tile_of(self, src).is_some_and(|tile| tile.rows == 16 && tile.cols.is_multiple_of(16));
         if !is_whole || !self.elem(dst).is_half() {
             return self.unsupported(inst);
         }

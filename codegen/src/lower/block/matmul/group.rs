@@ -10,7 +10,9 @@
 //! the tiles of rows, by how many turns the multiprocessors need.
 
 use super::{Block, Compute, Layout, Tiles};
-use crate::kernel::{Axis, Elem, KernelBuilder, Reg, TileLayout, TileRole, TileTy, WARP_SIZE};
+use crate::kernel::{
+    Axis, Elem, GroupFactor, GroupLeft, KernelBuilder, Reg, TileLayout, TileRole, TileTy, WARP_SIZE,
+};
 use crate::lower::LowerError;
 use crate::lower::access::Cx;
 use crate::lower::block::share::reaches;
@@ -162,9 +164,10 @@ struct Sums<'s> {
 
 impl Compute for Sums<'_> {
     fn begin(&mut self, b: &mut KernelBuilder, x: Reg, w: Reg) {
-        let shared = self.tiles.x.stage.shared();
+        let mem = self.tiles.x.stage.shared().into();
         let x = b.add(x, self.rows);
-        b.group_mma(self.acc, (shared, x), (shared, w), (DEPTH / K) as u16);
+        let [x, w] = [x, w].map(|index| GroupFactor { mem, index, is_turned: false });
+        b.group_mma(self.acc, GroupLeft::Shared(x), w, (DEPTH / K) as u16);
     }
 
     fn end(&mut self, b: &mut KernelBuilder, _: Reg, _: Reg) {
