@@ -6,17 +6,19 @@
 //! ```
 //!
 //! A channel has 1 to 32 neighboring threads ("lanes") with an equal share of its states each. More lanes give more
-//! threads where batch x channels is small; fewer share more. [`tile`] says how the work is laid out.
+//! threads where batch x channels is small; fewer share more. [`tile`] says how the work is laid out, [`walk`] in which
+//! order.
 //!
 //! `a` is scaled by log2(e) so that a decay is one exp2. A decay then errs by at most 2^-22: 2 units of the last place
 //! from the exp2, and |x| 2^-23 2^-|x| from the two roundings of its exponent x. Everything between load and store is
 //! `f32`.
 
 mod tile;
+mod walk;
 
 use super::share::shares;
 use super::{only_if, scalar};
-use crate::kernel::{Axis, Elem, KernelBuilder, Reg};
+use crate::kernel::{Axis, Elem, KernelBuilder, Reg, WARP_SIZE};
 use crate::lower::access::Cx;
 use crate::lower::elementwise::row_index;
 use crate::lower::index::Idx;
@@ -43,25 +45,29 @@ pub(super) struct Schedule {
     pub(super) channels: i64,
     /// Steps of a tile.
     pub(super) steps: i64,
+    /// Whether as many threads as scan fetch, stage and write for them.
+    pub(super) has_helpers: bool,
 }
 
-/// A schedule without its number of states: lanes, columns, channels, steps.
-pub(super) type Shape = [i64; 4];
+/// A schedule without its number of states: lanes, columns, channels, steps, and whether it has helpers.
+pub(super) type Shape = ([i64; 4], bool);
 
 /// For 132 multiprocessors, from many channels to few: from how many on it is taken, and the schedule. What they reach
 /// on an H100 is in `docs/benchmarks.md`.
-const SHAPES: [(i64, Shape); 3] = [(16384, [2, 1, 64, 32]), (3072, [8, 1, 16, 32]), (0, [16, 1, 8, 64])];
+const SHAPES: [(i64, Shape); 3] =
+    [(16384, ([2, 1, 32, 16], false)), (3072, ([8, 1, 16, 32], false)), (0, ([8, 1, 16, 64], true))];
 
 impl Schedule {
     /// The schedule of this shape for `n` states, if it fits.
     pub(super) fn of(shape: Shape, n: i64, target: &GpuTarget) -> Option<Schedule> {
-        let [lanes, columns, channels, steps] = shape;
+        let ([lanes, columns, channels, steps], has_helpers) = shape;
         let states = n.div_euclid(lanes) + i64::from(n % lanes != 0);
-        let s = Schedule { lanes, states, columns, channels, steps };
+        let s = Schedule { lanes, states, columns, channels, steps, has_helpers };
         let fits = s.shared_bytes() <= target.static_shared_bytes as i64
             && steps % s.apart() == 0
             && steps % RUN.max(lanes) == 0;
-        (lanes < 2 * n && fits && states * columns <= STATES_MAX).then_some(s)
+        let whole_warps = !has_helpers || s.workers() % i64::from(WARP_SIZE) == 0;
+        (lanes < 2 * n && fits && whole_warps && states * columns <= STATES_MAX).then_some(s)
     }
 
     /// The schedules for a node, each with what its grid is to be multiplied by: 1, or 0 where another one runs.
@@ -90,19 +96,29 @@ impl Schedule {
 
     /// A schedule for numbers of states that do not fit the shapes.
     pub(super) fn fallback(n: i64, target: &GpuTarget) -> Option<Schedule> {
-        [1, 2, 4, 8, 16, 32]
-            .into_iter()
-            .find_map(|lanes| Schedule::of([lanes, 1, 32 / lanes.min(4), 16.max(4 * lanes)], n, target))
+        [1, 2, 4, 8, 16, 32].into_iter().find_map(|lanes| {
+            Schedule::of(([lanes, 1, 32 / lanes.min(4), 16.max(4 * lanes)], false), n, target)
+        })
     }
 
     /// Threads of a block.
     pub(super) fn threads(self) -> u32 {
-        (self.channels * self.lanes / self.columns) as u32
+        (self.workers() * self.buffers()) as u32
+    }
+
+    /// Threads that scan, and as many that stage: the same ones without helpers.
+    fn workers(self) -> i64 {
+        self.channels * self.lanes / self.columns
+    }
+
+    /// Tiles that are at hand in shared memory.
+    fn buffers(self) -> i64 {
+        if self.has_helpers { 2 } else { 1 }
     }
 
     /// Steps from one to the next that a thread stages of its channel, if it stages several times four.
     fn apart(self) -> i64 {
-        RUN * i64::from(self.threads()) / self.channels
+        RUN * self.workers() / self.channels
     }
 
     /// Elements of dt, u and y.
@@ -116,7 +132,7 @@ impl Schedule {
     }
 
     fn shared_bytes(self) -> i64 {
-        4 * (3 * self.row_len() + 2 * self.pair_len() + self.steps)
+        4 * self.buffers() * (3 * self.row_len() + 2 * self.pair_len() + self.steps)
     }
 }
 
@@ -210,7 +226,10 @@ impl<'a> Mixer<'a> {
         let grid = [self.shape[0].clone(), self.shape[2].clone(), extent.ceildiv(&Dim::from(s.channels))];
         let place = row_index(cx, b, &grid);
         let (batch, group, tile) = (place[0], place[1], scalar(place[2])?);
-        let thread = b.thread_idx(Axis::X);
+        let own_thread = b.thread_idx(Axis::X);
+        let thread = b.and(own_thread, s.workers() - 1);
+        let warp = b.div(own_thread, WARP_SIZE);
+        let is_scanning = b.lt(warp, (s.workers() + i64::from(WARP_SIZE) - 1) / i64::from(WARP_SIZE));
         let first = b.mul(tile, s.channels);
         let channels = cx.dim(b, extent);
         let len = cx.dim(b, &self.shape[1]);
@@ -248,35 +267,25 @@ impl<'a> Mixer<'a> {
             self.add_states(cx, b, s, (batch, group, channel), &mut states)?;
         }
 
-        let n_tiles = b.ceil_div(len, s.steps);
-        let loads = t.loads(cx, b)?;
-        let zero = b.const_i64(0);
-        let has_steps = b.gt(len, 0);
-        only_if(cx, b, has_steps, |cx, b| t.fetch(cx, b, &loads, zero))?;
-        let mut result = Ok(());
-        b.for_("tile", 0, n_tiles, 1, |b, j| {
-            result = cx.scope(|cx| {
-                let base = b.mul(j, s.steps);
-                let xs = t.stage(cx, b, &loads, base)?;
-                b.barrier();
-                // The loads of a tile beyond the end are of the last step, and never used.
-                let next = b.add(base, s.steps);
-                t.fetch(cx, b, &loads, next)?;
-                t.fetch_gate(cx, b, &loads, base)?;
-                t.scan(b, &states, base);
-                b.barrier();
-                t.finish(cx, b, sink, &loads, (base, &xs))
-            });
-        });
-        result?;
+        match s.has_helpers {
+            true => {
+                t.walk_with_helpers(cx, b, sink, (&states, is_scanning))?;
+            }
+            false => t.walk(cx, b, sink, &states)?,
+        }
         if sink.wants(self.h_last) {
+            let is_scanning = s.has_helpers.then_some(is_scanning);
             for (h, place) in states.h.iter().zip(&states.places) {
+                let exists = match (place.exists, is_scanning) {
+                    (Some(x), Some(y)) => Some(b.and(x, y)),
+                    (x, y) => x.or(y),
+                };
                 let mut put = |cx: &mut Cx<'a>, b: &mut KernelBuilder| {
                     let h = b.cast(*h, self.elem);
                     let at = [batch, group, Idx::Uniform(place.channel), Idx::Uniform(place.n)];
                     sink.put_extra(cx, b, self.h_last, &at, h)
                 };
-                match place.exists {
+                match exists {
                     Some(exists) => only_if(cx, b, exists, &mut put)?,
                     None => put(cx, b)?,
                 }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! In the first and the last phase neighboring threads have neighboring channels, which are neighbors in memory. What
-//! the first phase of the next tile loads is under way while this tile is scanned.
+//! the first phase of the next tile loads is under way while this tile is scanned. With helpers the phases are those of
+//! three tiles at a time, by threads of their own, and every array has a buffer for the even tiles and one for the odd.
 //!
 //! Shared memory gives a multiprocessor 128 bytes per clock, whether lanes read the same or not. A state of a step needs
 //! 8 bytes of b and c, shared by the channels of a thread, and 8 bytes of dt and u, shared by the states of a thread; its
@@ -53,6 +54,14 @@ pub(super) struct Loads {
     b: Vec<Reg>,
     c: Vec<Reg>,
     z: Vec<Reg>,
+}
+
+/// The buffer of a tile: where it begins in the arrays of rows, of pairs and of steps.
+#[derive(Clone, Copy)]
+pub(super) struct Buffer {
+    rows: Reg,
+    pairs: Reg,
+    steps: Reg,
 }
 
 /// A state at four steps, of b or c.
@@ -118,17 +127,19 @@ impl<'m, 'a> Tile<'m, 'a> {
         let mut per_channel =
             |value: Option<ValueId>| value.map(|v| super::f32_at(cx, b, v, &at)).transpose();
         let (bias, skip) = (per_channel(m.dt_bias)?, per_channel(m.d)?);
-        let [dt, u, y] = ["dt", "u", "y"].map(|name| b.shared(name, Elem::F32, s.row_len() as u32));
-        let [b_shared, c_shared] = ["b", "c"].map(|name| b.shared(name, Elem::F32, s.pair_len() as u32));
-        let begins = m.seq_idx.map(|_| b.shared("begins", Elem::I32, s.steps as u32));
+        let n = s.buffers();
+        let [dt, u, y] = ["dt", "u", "y"].map(|name| b.shared(name, Elem::F32, (n * s.row_len()) as u32));
+        let [b_shared, c_shared] =
+            ["b", "c"].map(|name| b.shared(name, Elem::F32, (n * s.pair_len()) as u32));
+        let begins = m.seq_idx.map(|_| b.shared("begins", Elem::I32, (n * s.steps) as u32));
 
         let states = s.lanes * s.states;
         let n_items = states * s.steps / RUN;
         let mut items = Vec::new();
-        for first in (0..n_items).step_by(s.threads() as usize) {
+        for first in (0..n_items).step_by(s.workers() as usize) {
             let at = b.add(place.thread, first);
             let (state, run) = (b.rem(at, states), b.div(at, states));
-            let exists = (first + i64::from(s.threads()) > n_items).then(|| b.lt(at, n_items));
+            let exists = (first + s.workers() > n_items).then(|| b.lt(at, n_items));
             let run = if exists.is_some() { b.rem(run, s.steps / RUN) } else { run };
             items.push(Item { state, first: b.mul(run, RUN), exists });
         }
@@ -154,8 +165,34 @@ impl<'m, 'a> Tile<'m, 'a> {
         })
     }
 
+    pub(super) fn len(&self) -> Reg {
+        self.place.len
+    }
+
+    pub(super) fn n_tiles(&self, b: &mut KernelBuilder) -> Reg {
+        b.ceil_div(self.place.len, self.s.steps)
+    }
+
+    /// The first step of tile `j`.
+    pub(super) fn base(&self, b: &mut KernelBuilder, j: Reg) -> Reg {
+        b.mul(j, self.s.steps)
+    }
+
+    /// The first step of the tile after the one that begins at step `base`.
+    pub(super) fn base_after(&self, b: &mut KernelBuilder, base: Reg) -> Reg {
+        b.add(base, self.s.steps)
+    }
+
+    /// The buffer of tile `j`.
+    pub(super) fn buffer(&self, b: &mut KernelBuilder, j: Reg) -> Buffer {
+        let s = self.s;
+        let which = b.and(j, s.buffers() - 1);
+        let [rows, pairs, steps] = [s.row_len(), s.pair_len(), s.steps].map(|len| b.mul(which, len));
+        Buffer { rows, pairs, steps }
+    }
+
     /// The steps of this thread around the scan, counted in the tile: the first of them is [`Place::first`].
-    fn own_steps(&self) -> impl Iterator<Item = i64> + use<> {
+    pub(super) fn own_steps(&self) -> impl Iterator<Item = i64> + use<> {
         let apart = self.s.apart();
         let passes = self.s.steps / apart;
         (0..passes).flat_map(move |pass| (0..RUN).map(move |k| pass * apart + k))
@@ -244,7 +281,7 @@ impl<'m, 'a> Tile<'m, 'a> {
         cx: &mut Cx<'a>,
         b: &mut KernelBuilder,
         loads: &Loads,
-        base: Reg,
+        (base, buffer): (Reg, Buffer),
     ) -> Result<Vec<Reg>, LowerError> {
         let limits = (self.m.op.dt_min, self.m.op.dt_max);
         let (mut dts, mut us, mut xs) = (Vec::new(), Vec::new(), Vec::new());
@@ -288,6 +325,7 @@ impl<'m, 'a> Tile<'m, 'a> {
         for (shared, values) in [(self.dt, &dts), (self.u, &us)] {
             for (step, run) in self.own_steps().step_by(RUN as usize).zip(values.chunks(RUN as usize)) {
                 let at = self.row(b, self.place.column, self.place.first, step);
+                let at = b.add(at, buffer.rows);
                 let run = gathered(b, run);
                 b.store(shared, at, run);
             }
@@ -295,14 +333,14 @@ impl<'m, 'a> Tile<'m, 'a> {
         for (i, item) in self.items.iter().enumerate() {
             let range = i * RUN as usize..(i + 1) * RUN as usize;
             let cs: Vec<Reg> = loads.c[range.clone()].iter().map(|c| b.cast(*c, Elem::F32)).collect();
-            self.stage_pair(b, item, &bs[range], &cs);
+            self.stage_pair(b, (item, buffer), &bs[range], &cs);
         }
-        self.stage_begins(cx, b, base)?;
+        self.stage_begins(cx, b, (base, buffer))?;
         Ok(xs)
     }
 
     /// Shares b and c of a state at four steps; both are 0 for states that do not exist.
-    fn stage_pair(&self, b: &mut KernelBuilder, item: &Item, bs: &[Reg], cs: &[Reg]) {
+    fn stage_pair(&self, b: &mut KernelBuilder, (item, buffer): (&Item, Buffer), bs: &[Reg], cs: &[Reg]) {
         let states = self.s.lanes * self.s.states;
         let store = |b: &mut KernelBuilder| {
             for (shared, values) in [(self.b, bs), (self.c, cs)] {
@@ -313,12 +351,14 @@ impl<'m, 'a> Tile<'m, 'a> {
                 }
                 if self.s.states == 1 {
                     let at = self.row(b, item.state, item.first, 0);
+                    let at = b.add(at, buffer.pairs);
                     let run = gathered(b, &values);
                     b.store(shared, at, run);
                     continue;
                 }
                 for (k, x) in values.into_iter().enumerate() {
                     let at = self.pair(b, item.first, k as i64, item.state);
+                    let at = b.add(at, buffer.pairs);
                     b.store(shared, at, x);
                 }
             }
@@ -330,10 +370,15 @@ impl<'m, 'a> Tile<'m, 'a> {
     }
 
     /// Shares at which steps a sequence begins.
-    fn stage_begins(&self, cx: &mut Cx<'a>, b: &mut KernelBuilder, base: Reg) -> Result<(), LowerError> {
+    fn stage_begins(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        (base, buffer): (Reg, Buffer),
+    ) -> Result<(), LowerError> {
         let (Some(begins), Some(seq_idx)) = (self.begins, self.m.seq_idx) else { return Ok(()) };
         let mut result = Ok(());
-        b.for_("i", self.place.thread, self.s.steps, self.s.threads().into(), |b, i| {
+        b.for_("i", self.place.thread, self.s.steps, self.s.workers(), |b, i| {
             result = cx.scope(|cx| {
                 let step = b.add(base, i);
                 let last = b.sub(self.place.len, 1);
@@ -343,7 +388,8 @@ impl<'m, 'a> Tile<'m, 'a> {
                 let exists = b.lt(step, self.place.len);
                 let is_new = b.and(is_new, exists);
                 let is_new = b.cast(is_new, Elem::I32);
-                b.store(begins, i, is_new);
+                let at = b.add(buffer.steps, i);
+                b.store(begins, at, is_new);
                 Ok(())
             });
         });
@@ -365,7 +411,7 @@ impl<'m, 'a> Tile<'m, 'a> {
     }
 
     /// The recurrence along the steps that exist, and its read-out.
-    pub(super) fn scan(&self, b: &mut KernelBuilder, states: &States, base: Reg) {
+    pub(super) fn scan(&self, b: &mut KernelBuilder, states: &States, (base, buffer): (Reg, Buffer)) {
         let s = self.s;
         let left = b.sub(self.place.len, base);
         let count = b.min(left, s.steps);
@@ -377,15 +423,18 @@ impl<'m, 'a> Tile<'m, 'a> {
                 let mut inputs = Vec::new();
                 for column in &states.columns {
                     let at = self.row(b, *column, first, run);
+                    let at = b.add(at, buffer.rows);
                     inputs.push((b.load(self.dt, at, RUN as u16), b.load(self.u, at, RUN as u16)));
                 }
                 let transposed = (s.states == 1).then(|| {
                     let at = self.row(b, states.lane, first, run);
+                    let at = b.add(at, buffer.pairs);
                     (b.load(self.b, at, RUN as u16), b.load(self.c, at, RUN as u16))
                 });
                 for k in 0..RUN {
                     if let Some(begins) = self.begins {
                         let at = b.add(first, run + k);
+                        let at = b.add(at, buffer.steps);
                         let is_new = b.load(begins, at, 1);
                         let is_new = b.ne(is_new, 0);
                         b.if_(is_new, |b| states.h.iter().for_each(|h| b.assign(*h, 0.0)));
@@ -394,6 +443,7 @@ impl<'m, 'a> Tile<'m, 'a> {
                         Some((bs, cs)) => vec![(b.extract(bs, k as u16), b.extract(cs, k as u16))],
                         None => {
                             let at = self.pair(b, first, run + k, first_state);
+                            let at = b.add(at, buffer.pairs);
                             let n = s.states as u16;
                             let (bs, cs) = (b.load(self.b, at, n), b.load(self.c, at, n));
                             (0..n).map(|i| (b.extract(bs, i), b.extract(cs, i))).collect()
@@ -411,6 +461,7 @@ impl<'m, 'a> Tile<'m, 'a> {
                 let share = own.len() as i64;
                 let offset = b.mul(states.lane, share);
                 let at = self.row(b, *column, first, 0);
+                let at = b.add(at, buffer.rows);
                 let at = b.add(at, offset);
                 let own = if share == 1 { own[0] } else { gathered(b, &own) };
                 b.store(self.y, at, own);
@@ -425,7 +476,7 @@ impl<'m, 'a> Tile<'m, 'a> {
         b: &mut KernelBuilder,
         sink: &mut Sink<'a>,
         loads: &Loads,
-        (base, xs): (Reg, &[Reg]),
+        (base, buffer, xs): (Reg, Buffer, &[Reg]),
     ) -> Result<(), LowerError> {
         let is_full = self.is_full(b, base);
         let mut both = |cx: &mut Cx<'a>, b: &mut KernelBuilder| {
@@ -434,6 +485,7 @@ impl<'m, 'a> Tile<'m, 'a> {
                 for (run, step) in self.own_steps().step_by(RUN as usize).enumerate() {
                     let mut some = |cx: &mut Cx<'a>, b: &mut KernelBuilder| {
                         let at = self.row(b, self.place.column, self.place.first, step);
+                        let at = b.add(at, buffer.rows);
                         let sums = b.load(self.y, at, RUN as u16);
                         for k in 0..RUN as usize {
                             let i = run * RUN as usize + k;

@@ -43,7 +43,7 @@ fn scan(case: ScanCase, shape: super::super::selective_scan::Shape) -> Sound {
     Sound { p, lowered, tolerance: tolerance(case.dtype) }
 }
 
-/// Tiles of 32 steps.
+/// Tiles of 16 steps.
 fn scan_of_many() -> Sound {
     scan(ScanCase { channels: 33, n: 16, has: "d z bias softplus", ..SCAN }, MANY)
 }
@@ -133,7 +133,7 @@ fn zeroed(r: Reg) -> Stmt {
 #[test]
 fn states_lost_between_tiles() {
     let few = scan(ScanCase { len: 131, channels: 3, n: 16, has: "d z bias softplus", ..SCAN }, FEW);
-    for (sound, element) in [(scan_of_many(), 32 * 33), (few, 64 * 3)] {
+    for (sound, element) in [(scan_of_many(), 16 * 33), (few, 64 * 3)] {
         let found = sound.caught(|l| {
             let named =
                 |r: &crate::kernel::RegInfo| r.name.as_ref().is_some_and(|name| name.starts_with('h'));

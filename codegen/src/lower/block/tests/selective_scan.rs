@@ -19,11 +19,22 @@ pub(super) const CASE: Case =
 
 pub(super) const ALL: &str = "d z bias softplus limits h0 seq";
 
-/// Lanes, columns, channels, steps: those of many, some and few channels, and others.
-pub(super) const MANY: Shape = [2, 1, 64, 32];
-pub(super) const SOME: Shape = [8, 1, 16, 32];
-pub(super) const FEW: Shape = [16, 1, 8, 64];
-const SHAPES: [Shape; 7] = [MANY, SOME, FEW, [1, 1, 64, 16], [2, 2, 64, 16], [4, 2, 16, 32], [32, 1, 4, 128]];
+/// Those of many, some and few channels, and others.
+pub(super) const MANY: Shape = ([2, 1, 32, 16], false);
+pub(super) const SOME: Shape = ([8, 1, 16, 32], false);
+pub(super) const FEW: Shape = ([8, 1, 16, 64], true);
+const SHAPES: [Shape; 10] = [
+    ([2, 1, 64, 32], false),
+    ([16, 1, 8, 64], true),
+    MANY,
+    SOME,
+    FEW,
+    ([1, 1, 64, 16], false),
+    ([2, 2, 64, 16], false),
+    ([4, 2, 16, 32], false),
+    ([32, 1, 4, 128], false),
+    ([2, 1, 32, 32], true),
+];
 
 impl Case {
     fn has(&self, what: &str) -> bool {
@@ -105,7 +116,7 @@ impl Case {
             .filter(|shape| self.schedule(*shape).is_some())
             .for_each(|shape| self.check(shape));
         let s = Schedule::fallback(self.n, &GpuTarget::of_arch(GpuArch::Sm80)).unwrap();
-        self.check([s.lanes, s.columns, s.channels, s.steps]);
+        self.check(([s.lanes, s.columns, s.channels, s.steps], s.has_helpers));
     }
 }
 
