@@ -198,9 +198,9 @@ impl Kernels {
 
     fn program(&mut self, program: &ProgramInput<'_>, device: Device) -> Result<ProgramEntry, AssembleError> {
         let plan = program.plan;
-        let mut launches = Vec::new();
+        let (mut launches, mut scratch) = (Vec::new(), Vec::new());
         for group in &plan.groups {
-            launches.extend(self.launches(program, group, device)?);
+            launches.extend(self.launches(program, group, device, &mut scratch)?);
         }
         let info = |all: &Self, port: &ssmc_ir::Port| -> Result<TensorInfo, AssembleError> {
             let ty = plan.graph.ty(port.value);
@@ -219,17 +219,21 @@ impl Kernels {
             plan.graph.inputs().iter().filter(is_state).map(|p| info(self, p)).collect::<Result<_, _>>()?;
         let outputs =
             plan.graph.outputs().iter().filter(is_state).map(|p| info(self, p)).collect::<Result<_, _>>()?;
-        let slots = plan.slots.iter().map(|d| self.expr(program, d)).collect::<Result<_, _>>()?;
+        // One launch ends before the next one begins, so groups share their scratch memory.
+        let slots = plan.slots.iter().chain(&scratch);
+        let slots = slots.map(|d| self.expr(program, d)).collect::<Result<_, _>>()?;
         let stateful = !program.states.is_empty();
         Ok(ProgramEntry { name: program.name.to_owned(), inputs, outputs, slots, launches, stateful, device })
     }
 
-    /// The launches of a group: one, or alternatives for other sizes.
+    /// The launches of a group: one, alternatives for other sizes, or several that share memory; `scratch` grows to what
+    /// they need of that.
     fn launches(
         &mut self,
         program: &ProgramInput<'_>,
         group: &Group,
         device: Device,
+        scratch: &mut Vec<Dim>,
     ) -> Result<Vec<LaunchEntry>, AssembleError> {
         let graph = &program.plan.graph;
         let per_target: Vec<Vec<Lowered>> = self
@@ -248,11 +252,17 @@ impl Kernels {
             })?;
         let n_alternatives = per_target.first().map_or(0, Vec::len);
         debug_assert!(per_target.iter().all(|lowered| lowered.len() == n_alternatives));
+        for (i, bytes) in per_target.iter().flatten().flat_map(|lowered| lowered.scratch.iter().enumerate()) {
+            match scratch.get_mut(i) {
+                Some(largest) => *largest = largest.at_least(bytes),
+                None => scratch.push(bytes.clone()),
+            }
+        }
         let forms = |i: usize| per_target.iter().map(|lowered| lowered[i].clone()).collect();
         let mut launches = (0..n_alternatives)
             .map(|i| self.launch(program, group, (device, forms(i))))
             .collect::<Result<Vec<_>, _>>()?;
-        // One of them runs.
+        // One of them runs, or all of them together are the recurrence.
         launches.iter_mut().skip(1).for_each(|entry| entry.launch.recurrence_count = 0);
         Ok(launches)
     }
@@ -275,6 +285,11 @@ impl Kernels {
             let (value, bits) = match arg {
                 Arg::Value(value) => (value, graph.ty(*value).dtype.bits()),
                 Arg::Packed(value, packing) => (value, packing.bits(graph.ty(*value).dtype.bits())),
+                Arg::Scratch(i) => {
+                    bytes = bytes + &widest.scratch[*i];
+                    args.push(self.buffer(program, arg)?);
+                    continue;
+                }
             };
             let touched = touched(graph, group, *value);
             bytes = bytes
@@ -331,6 +346,7 @@ impl Kernels {
         let (value, packing) = match arg {
             Arg::Value(value) => (*value, None),
             Arg::Packed(value, packing) => (*value, Some(packing.clone())),
+            Arg::Scratch(i) => return Ok(scratch_buffer(program, *i)),
         };
         let state = |name: &str| self.states.iter().position(|s| s.name == name);
         let rank = |ports: &[ssmc_ir::Port], i: usize| {
@@ -402,6 +418,12 @@ impl Kernels {
         self.weights.push(StoredWeight { name, ty: weight.ty, bytes: weight.bytes, packing });
         Ok(idx)
     }
+}
+
+/// Memory that the launches of a group share lies behind the slots of the plan.
+fn scratch_buffer(program: &ProgramInput<'_>, i: usize) -> BufferRef {
+    let index = (program.plan.slots.len() + i) as u32;
+    BufferRef { kind: BufferKind::Slot.into(), index, byte_offset: None }
 }
 
 fn same_bytes(stored: &StoredWeight, weight: &Weight) -> bool {

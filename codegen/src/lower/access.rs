@@ -38,6 +38,8 @@ pub(crate) struct Cx<'a> {
     packed: BTreeMap<ValueId, Packing>,
     args: Vec<Arg>,
     dims: Vec<Dim>,
+    /// Bytes of what the launches of the group share.
+    scratch: Vec<Dim>,
     /// Who runs the loops over rows and along them.
     pub(crate) work: Work,
     /// Lanes that exist; `None` if all do.
@@ -58,6 +60,7 @@ impl<'a> Cx<'a> {
             packed: BTreeMap::new(),
             args: Vec::new(),
             dims: Vec::new(),
+            scratch: Vec::new(),
             mask: None,
             splits: Splits::new(),
             known: vec![BTreeMap::new()],
@@ -69,9 +72,9 @@ impl<'a> Cx<'a> {
         self.inside.contains(&value)
     }
 
-    /// Arguments of the kernel's parameters and dims, in order.
-    pub(crate) fn into_args(self) -> (Vec<Arg>, Vec<Dim>) {
-        (self.args, self.dims)
+    /// Arguments of the kernel's parameters and dims, in order, and the bytes of what launches share.
+    pub(crate) fn into_args(self) -> (Vec<Arg>, Vec<Dim>, Vec<Dim>) {
+        (self.args, self.dims, self.scratch)
     }
 
     /// What is emitted inside `f` may lie in a nested body and is not reused outside.
@@ -167,6 +170,24 @@ impl<'a> Cx<'a> {
     ) -> ParamId {
         let param = b.param(&format!("p{}", self.args.len()), Elem::U8, Access::Read);
         self.args.push(Arg::Packed(value, packing));
+        param
+    }
+
+    /// The parameter of memory number `i`, of so many elements, that the launches of the group share: one launch writes
+    /// it, later ones read it.
+    pub(crate) fn scratch_param(
+        &mut self,
+        b: &mut KernelBuilder,
+        (i, elem, len): (usize, Elem, &Dim),
+        is_written: bool,
+    ) -> ParamId {
+        if self.scratch.len() <= i {
+            self.scratch.resize(i + 1, Dim::from(0));
+        }
+        self.scratch[i] = len.clone() * Dim::from(elem.size() as i64);
+        let access = if is_written { Access::Write } else { Access::Read };
+        let param = b.param(&format!("p{}", self.args.len()), elem, access);
+        self.args.push(Arg::Scratch(i));
         param
     }
 

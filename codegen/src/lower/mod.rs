@@ -46,6 +46,8 @@ pub enum Arg {
     Value(ValueId),
     /// A weight in a packing of its own.
     Packed(ValueId, Packing),
+    /// Memory that the launches of a group share and nobody else sees: the entry of [`Lowered::scratch`] of this index.
+    Scratch(usize),
 }
 
 /// A kernel and how to launch it.
@@ -60,6 +62,8 @@ pub struct Lowered {
     pub grid: Dim,
     /// Multiplications, additions and function evaluations, each counted as one.
     pub flops: Dim,
+    /// Bytes of the memory that the launches of the group share.
+    pub scratch: Vec<Dim>,
 }
 
 /// Why a group has no kernel.
@@ -149,8 +153,9 @@ impl<'a> Lowering<'a> {
 
     /// The kernel with its launch.
     fn finish(self, launch: Launch) -> Lowered {
-        let (args, dims) = self.cx.into_args();
-        Lowered { kernel: self.b.finish(), args, dims, grid: launch.grid, flops: launch.flops }
+        let (args, dims, scratch) = self.cx.into_args();
+        let Launch { grid, flops } = launch;
+        Lowered { kernel: self.b.finish(), args, dims, grid, flops, scratch }
     }
 
     fn operand(&self, i: usize) -> Result<ValueId, LowerError> {

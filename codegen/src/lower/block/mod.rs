@@ -28,7 +28,8 @@ use crate::target::GpuTarget;
 use ssmc_ir::ops::{Op, SelectiveScan};
 use ssmc_ir::{Dim, Graph, Group, Node};
 
-/// The kernels of one group on a GPU, of which one runs: the grids of the others are empty.
+/// The kernels of one group on a GPU, in the order in which they run. Most are alternatives, of which one runs: the grids
+/// of the others are empty.
 ///
 /// # Errors
 /// As [`lower_block`].
@@ -60,16 +61,15 @@ pub fn lower_alternatives(
             };
             schedules.into_iter().map(lower).collect()
         }
-        Op::Ssd(op) => {
-            let schedules = ssd::Schedule::alternatives(graph, node, op, target);
-            if schedules.is_empty() {
-                return Ok(vec![lower_block(graph, group, target)?]);
-            }
-            let lower = |(schedule, share): (ssd::Schedule, Dim)| {
-                let lowered = in_block(graph, group, ssd::THREADS, |l| ssd::lower(l, op, schedule))?;
-                Ok(shared(lowered, &share))
+        Op::Ssd(op)
+            if let Some(schedule) = ssd::Schedule::choose(graph, node, op, target)
+                && let Some(split) = schedule.split(graph, node)
+                && !split.segments.is(1) =>
+        {
+            let lower = |work| {
+                in_block(graph, group, schedule.threads(), |l| ssd::lower(l, op, schedule, (work, &split)))
             };
-            schedules.into_iter().map(lower).collect()
+            Ok(vec![lower(ssd::Work::Ends)?, lower(ssd::Work::Whole)?])
         }
         _ => Ok(vec![lower_block(graph, group, target)?]),
     }
@@ -87,7 +87,7 @@ fn scan_schedules(
     found?.ok()
 }
 
-/// The kernel of one group on a GPU, for any size.
+/// The kernel of one group on a GPU that does everything, for any size.
 ///
 /// `grid` of the result counts thread blocks; their size is the kernel's `block`.
 ///
@@ -106,10 +106,11 @@ pub fn lower_block(graph: &Graph, group: &Group, target: &GpuTarget) -> Result<L
         Op::Contract(op) if let Ok(schedule) = matmul::Schedule::choose(graph, group, target) => {
             in_block(graph, group, schedule.threads(), |l| matmul::lower(l, op, group, schedule))
         }
-        Op::Ssd(op)
-            if let Some((schedule, _)) = ssd::Schedule::alternatives(graph, node, op, target).first() =>
-        {
-            in_block(graph, group, ssd::THREADS, |l| ssd::lower(l, op, *schedule))
+        Op::Ssd(op) if let Some(schedule) = ssd::Schedule::choose(graph, node, op, target) => {
+            in_block(graph, group, schedule.threads(), |l| {
+                let split = ssd::Split::none(&l.shape(l.operand(0)?)[1]);
+                ssd::lower(l, op, schedule, (ssd::Work::Whole, &split))
+            })
         }
         Op::CausalConv1d(op) => {
             in_block(graph, group, conv1d::threads(graph, node), |l| conv1d::lower(l, op))

@@ -1,7 +1,8 @@
 //! The state space dual scan on thread blocks, in chunks on matrix tiles.
 //!
 //! ```text
-//! block = (batch, group, head, some rows of the head); it walks through time, the state stays in accumulators
+//! unit  = (head, 64 or fewer of its rows)
+//! block = (batch, group, neighboring units, segment of time); it walks through its chunks, states stay in accumulators
 //!
 //! of a chunk, with s[t] the sum of dt*a*log2(e) up to step t of it, e the last step:
 //!   scores = (C B^T) * 2^(s[t] - s[u]) * dt[u]          for u <= t, rounded to the operands' type
@@ -11,35 +12,48 @@
 //!
 //! All sums are `f32`. The mask of the scores is added to their exponents, as 0 or minus infinity, so that nothing beyond
 //! the diagonal is raised.
+//!
+//! Where there are fewer blocks than multiprocessors, time is split into segments and there are two launches: the first
+//! finds what every segment but the last adds to the state, the second begins each segment with what those before it
+//! leave.
 
-mod chunk;
+mod group;
+mod helpers;
+mod state;
+mod steps;
+mod tiles;
+mod walk;
 
-use super::share::shares;
+use super::share::reaches;
 use super::staging::{self, Buffers, Stage};
-use crate::kernel::{Elem, KernelBuilder, Reg, SharedId, WARP_SIZE};
+use crate::kernel::{Elem, KernelBuilder, SharedId, WARP_SIZE};
 use crate::lower::access::Cx;
-use crate::lower::index::Idx;
 use crate::lower::ssd::Operands;
 use crate::lower::{LowerError, elem_of};
-use crate::target::GpuTarget;
+use crate::target::{GpuArch, GpuTarget};
 use ssmc_ir::ops::{Discretization, ReadOut, Ssd};
 use ssmc_ir::{Dim, Graph, Node, ValueId};
 
-pub(super) use chunk::lower;
+pub(super) use walk::lower;
 
 /// Steps of a chunk.
 const STEPS: i64 = 64;
 
-/// Warps of a block that multiply, and as many that fetch, weigh and write for them.
+/// Warps that multiply for a unit.
 const WARPS: i64 = 4;
 
-/// Threads of either kind.
-const HALF: u32 = WARPS as u32 * WARP_SIZE;
+/// Threads of these warps.
+const GROUP: i64 = WARPS * WARP_SIZE as i64;
 
-pub(super) const THREADS: u32 = 2 * HALF;
+/// Threads of a block that fetch, weigh and write for the others.
+const HELPERS: i64 = 128;
 
 /// Extent of matrix tiles.
 const TILE: i64 = 16;
+
+/// Columns of what the matrix units of a warp group read, and elements of so many in all rows of a chunk or unit.
+const PANEL: i64 = 64;
+const PANEL_SIZE: i64 = 64 * PANEL;
 
 /// Padding of rows of 16-bit elements: eight rows of a multiple of 16 elements lie in distinct banks.
 const PAD: i64 = 8;
@@ -47,52 +61,131 @@ const PAD: i64 = 8;
 /// Padding of rows of the result.
 const Y_PAD: i64 = 4;
 
-/// Buffers of the operands: the next chunk is fetched during one.
+/// Buffers of the operands: the next chunk is fetched during one, more where less is done with one.
 const BUFFERS: i64 = 2;
+const BUFFERS_OF_ENDS: i64 = 4;
+
+/// Multiprocessors that blocks are to fill.
+const PROCESSORS: i64 = 132;
+
+/// Chunks of a segment at least, and if blocks take several turns: a segment costs the way of its state through memory.
+const CHUNKS_MIN: i64 = 2;
+const CHUNKS_MANY: i64 = 16;
+
+/// Turns of multiprocessors for long segments.
+const TURNS: i64 = 4;
+
+/// Blocks from which on time is not split: the first launch takes a third of the second's time.
+const BLOCKS_MANY: i64 = 89;
 
 /// How a scan is spread over blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Schedule {
-    /// Rows of a head in one block.
+    /// Rows of a unit.
     pub(super) rows: i64,
+    /// Units of a block.
+    pub(super) units: i64,
+    /// Whether warp groups multiply rather than warps.
+    pub(super) is_grouped: bool,
 }
 
-/// From how many heads on a schedule is taken, for 132 multiprocessors.
-const SCHEDULES: [(i64, Schedule); 3] =
-    [(64, Schedule { rows: 64 }), (40, Schedule { rows: 32 }), (0, Schedule { rows: 16 })];
+/// From the fastest on; what they reach on an H100 is in `docs/benchmarks.md`.
+const SCHEDULES: [Schedule; 5] = [
+    Schedule { rows: 64, units: 2, is_grouped: true },
+    Schedule { rows: 64, units: 1, is_grouped: true },
+    Schedule { rows: 64, units: 1, is_grouped: false },
+    Schedule { rows: 32, units: 1, is_grouped: false },
+    Schedule { rows: 16, units: 1, is_grouped: false },
+];
 
-impl Schedule {
-    /// The schedules for a node, each with what its grid is to be multiplied by: 1, or 0 where another one runs. None if
-    /// the node is to run the loops of CPUs.
-    pub(super) fn alternatives(
-        graph: &Graph,
-        node: &Node,
-        op: &Ssd,
-        target: &GpuTarget,
-    ) -> Vec<(Schedule, Dim)> {
-        let Some((width, states)) = extents(graph, node, op) else { return Vec::new() };
-        let Some(x) = node.operands[0] else { return Vec::new() };
-        let shape = &graph.ty(x).shape;
-        let heads = shape[0].clone() * &shape[2] * &shape[3];
-        let fits = |(_, s): &(i64, Schedule)| s.fits(width, states, target);
-        shares(&heads, SCHEDULES.into_iter().filter(fits).collect())
+/// How time is spread over blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Split {
+    /// Parts of time, at least one.
+    pub(super) segments: Dim,
+    /// Chunks of all of these but the last.
+    pub(super) chunks: Dim,
+}
+
+/// Which of its two launches a kernel is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    /// What the segments but the last add to the state, and by how much they let it decay.
+    Ends,
+    /// All the rest.
+    Whole,
+}
+
+impl Split {
+    /// All of time in one segment.
+    pub(super) fn none(len: &Dim) -> Split {
+        let one = Dim::from(1);
+        Split { segments: one.clone(), chunks: len.ceildiv(&Dim::from(STEPS)).at_least(&one) }
     }
 
-    /// Warps below and beside each other in the state.
+    /// As many segments as fill the multiprocessors with this many blocks each: once if they are short, several times if
+    /// they are long, so that few multiprocessors idle at the end.
+    pub(super) fn of(len: &Dim, blocks: &Dim) -> Split {
+        let one = Dim::from(1);
+        let chunks = len.ceildiv(&Dim::from(STEPS));
+        let fill = |turns: i64| Dim::from(turns * PROCESSORS).floordiv(&blocks.at_least(&one));
+        let often = fill(TURNS).at_most(&chunks.floordiv(&Dim::from(CHUNKS_MANY)));
+        let is_few = one.clone() - &reaches(blocks, BLOCKS_MANY);
+        let wanted = fill(1).at_least(&often) * &is_few;
+        let most = chunks.floordiv(&Dim::from(CHUNKS_MIN));
+        let each = chunks.ceildiv(&wanted.at_most(&most).at_least(&one)).at_least(&one);
+        Split { segments: chunks.ceildiv(&each).at_least(&one), chunks: each }
+    }
+}
+
+impl Schedule {
+    /// The schedule for a node; `None` if it is to run the loops of CPUs.
+    pub(super) fn choose(graph: &Graph, node: &Node, op: &Ssd, target: &GpuTarget) -> Option<Schedule> {
+        let (width, states) = extents(graph, node, op)?;
+        let heads = graph.ty(node.operands[0]?).shape[3].as_const();
+        SCHEDULES.into_iter().find(|s| s.fits(heads, (width, states), target))
+    }
+
+    /// How time is split for a node with this schedule.
+    pub(super) fn split(self, graph: &Graph, node: &Node) -> Option<Split> {
+        let shape = &graph.ty(node.operands[0]?).shape;
+        Some(Split::of(&shape[1], &(shape[0].clone() * &shape[2] * &self.blocks(shape))))
+    }
+
+    /// Blocks of a group, of one batch and segment.
+    fn blocks(self, shape: &[Dim]) -> Dim {
+        (shape[3].clone() * &shape[4]).floordiv(&Dim::from(self.rows * self.units))
+    }
+
+    pub(super) fn threads(self) -> u32 {
+        (self.units * GROUP + HELPERS) as u32
+    }
+
+    /// Warps below and beside each other in the state of a unit.
     fn warps(self) -> (i64, i64) {
         (self.rows / TILE, WARPS / (self.rows / TILE))
     }
 
-    fn fits(self, width: i64, states: i64, target: &GpuTarget) -> bool {
+    /// Rows of the operands that warp groups read are in panels without padding.
+    fn pad(self) -> i64 {
+        if self.is_grouped { 0 } else { PAD }
+    }
+
+    pub(super) fn fits(self, heads: Option<i64>, (width, states): (i64, i64), target: &GpuTarget) -> bool {
         let (_, beside) = self.warps();
-        let bytes = 2
-            * (BUFFERS * STEPS * (2 * (states + PAD) + self.rows + PAD)
-                + STEPS * (self.rows + PAD)
-                + self.rows * (states + PAD))
-            + 4 * (STEPS * (self.rows + Y_PAD) + 12 * STEPS);
-        width % self.rows == 0
-            && states % (TILE * beside) == 0
-            && bytes <= target.max_shared_bytes as i64
+        let pad = self.pad();
+        let halves = BUFFERS * STEPS * (2 * (states + pad) + self.units * (self.rows + pad))
+            + self.units * (STEPS * (self.rows + pad) + self.rows * (states + pad));
+        let singles = self.units * (STEPS * (self.rows + Y_PAD) + 8 * STEPS + 2 * PANEL) + 2 * STEPS;
+        let is_possible = match self.is_grouped {
+            true => target.arch == GpuArch::Sm90a && states % PANEL == 0,
+            false => states % (TILE * beside) == 0,
+        };
+        let has_units = self.units == 1 || heads.is_some_and(|n| n * width % (self.rows * self.units) == 0);
+        is_possible
+            && has_units
+            && width % self.rows == 0
+            && 2 * halves + 4 * singles <= target.max_shared_bytes as i64
             // The state in registers.
             && self.rows * states <= 8192
     }
@@ -113,22 +206,32 @@ fn extents(graph: &Graph, node: &Node, op: &Ssd) -> Option<(i64, i64)> {
     (is_plain && is_half && !is_step).then_some(extents)
 }
 
-/// Shared memory of a block.
+/// Shared memory of a block. What a unit has lies behind that of the units before it.
 struct Memory {
-    b: Stage,
-    c: Stage,
+    /// Chunks that there is room for.
+    buffers: i64,
+    /// Panels of columns, or all columns.
+    b: Vec<Stage>,
     x: Stage,
     /// `X * dt * 2^(s[e] - s)`, row by row.
     weighted: SharedId,
-    /// The state, rounded.
+    /// `f32` vectors of the steps of a chunk, each twice: here `dt * 2^(s[e] - s)`.
+    weights: SharedId,
+    /// [`PANEL`] times `2^s[e]`, twice.
+    kept: SharedId,
+    read_out: Option<ReadOutMemory>,
+}
+
+/// What only the launch that writes y needs.
+struct ReadOutMemory {
+    c: Vec<Stage>,
+    /// The states, rounded.
     state: SharedId,
     y: SharedId,
-    /// `f32` vectors of the steps of a chunk, each twice: `s`, `2^s`, `dt`, `dt * 2^(s[e] - s)`; then 16 times `2^s[e]`.
+    /// `f32` vectors of the steps of a chunk, each twice: `s`, `2^s`, `dt`.
     sums: SharedId,
     grown: SharedId,
     dt: SharedId,
-    weights: SharedId,
-    kept: SharedId,
     /// 0 up to element [`STEPS`], minus infinity behind it.
     mask: SharedId,
 }
@@ -139,45 +242,50 @@ impl Memory {
         b: &mut KernelBuilder,
         o: &Operands,
         s: Schedule,
-        (states, elem): (i64, Elem),
+        (states, elem, work): (i64, Elem, Work),
     ) -> Result<Memory, LowerError> {
-        let mut stage = |b: &mut KernelBuilder, name: &str, value: ValueId, cols: i64| {
-            let shape =
-                staging::Shape { value, rows: STEPS, cols, pad: PAD, run: cols, is_column_major: false };
-            let shared = b.shared(name, elem, (BUFFERS * shape.size()) as u32);
-            let buffers = Buffers { shared, first: 0, stride: shape.size() };
-            Stage::new(cx, b, shape, buffers, HALF)
+        let whole = work == Work::Whole;
+        let buffers = if whole || !s.is_grouped { BUFFERS } else { BUFFERS_OF_ENDS };
+        let array = |b: &mut KernelBuilder, name: &str, len: i64| match s.is_grouped {
+            true => b.shared_swizzled(name, elem, len as u32),
+            false => b.shared(name, elem, len as u32),
         };
-        let c = stage(b, "c_tile", o.c, states)?;
-        let b_stage = stage(b, "b_tile", o.b, states)?;
-        let x = stage(b, "x_tile", o.x, s.rows)?;
-        let y = b.shared("y_tile", Elem::F32, (STEPS * (s.rows + Y_PAD)) as u32);
-        let mut vector = |name: &str, n: i64| b.shared(name, Elem::F32, n as u32);
-        let (sums, grown, dt, weights) = (
-            vector("sums", 2 * STEPS),
-            vector("grown", 2 * STEPS),
-            vector("dts", 2 * STEPS),
-            vector("weights", 2 * STEPS),
-        );
-        let (kept, mask) = (vector("kept", 2 * TILE), vector("mask", 2 * STEPS));
-        let weighted = b.shared("weighted", elem, (STEPS * (s.rows + PAD)) as u32);
-        let state = b.shared("state", elem, (s.rows * (states + PAD)) as u32);
-        Ok(Memory { b: b_stage, c, x, weighted, state, y, sums, grown, dt, weights, kept, mask })
-    }
-}
-
-/// The head of a block.
-struct Head {
-    batch: Idx,
-    group: Idx,
-    head: Idx,
-    /// The block's first row of the head.
-    first: Reg,
-    len: Reg,
-}
-
-impl Head {
-    fn at(&self, t: Reg) -> [Idx; 4] {
-        [self.batch, Idx::Uniform(t), self.group, self.head]
+        let stages = |cx: &mut Cx<'_>, b: &mut KernelBuilder, name: &str, value: ValueId| {
+            let (cols, pad) = if s.is_grouped { (PANEL, 0) } else { (states, PAD) };
+            let shape = staging::Shape { value, rows: STEPS, cols, pad, run: cols, is_column_major: false };
+            let stride = states / cols * shape.size();
+            let shared = array(b, name, buffers * stride);
+            let panel =
+                |first: i64| Stage::new(cx, b, shape, Buffers { shared, first, stride }, HELPERS as u32);
+            (0..states / cols).map(|i| i * shape.size()).map(panel).collect::<Result<Vec<_>, _>>()
+        };
+        let c = whole.then(|| stages(cx, b, "c_tile", o.c)).transpose()?;
+        let b_stages = stages(cx, b, "b_tile", o.b)?;
+        let pad = s.pad();
+        let shape = staging::Shape {
+            value: o.x,
+            rows: STEPS,
+            cols: s.rows,
+            pad,
+            run: s.rows,
+            is_column_major: false,
+        };
+        let shared = array(b, "x_tile", s.units * buffers * shape.size());
+        let all = Buffers { shared, first: 0, stride: shape.size() };
+        let x = Stage::new(cx, b, shape, all, (HELPERS / s.units) as u32)?;
+        let weighted = array(b, "weighted", s.units * shape.size());
+        let vector =
+            |b: &mut KernelBuilder, name: &str, n: i64| b.shared(name, Elem::F32, (s.units * n) as u32);
+        let (weights, kept) = (vector(b, "weights", 2 * STEPS), vector(b, "kept", 2 * PANEL));
+        let read_out = c.map(|c| ReadOutMemory {
+            c,
+            state: array(b, "state", s.units * s.rows * (states + pad)),
+            y: vector(b, "y_tile", STEPS * (s.rows + Y_PAD)),
+            sums: vector(b, "sums", 2 * STEPS),
+            grown: vector(b, "grown", 2 * STEPS),
+            dt: vector(b, "dts", 2 * STEPS),
+            mask: b.shared("mask", Elem::F32, 2 * STEPS as u32),
+        });
+        Ok(Memory { buffers, b: b_stages, x, weighted, weights, kept, read_out })
     }
 }

@@ -30,7 +30,9 @@ impl<'a> Memory<'a> {
         let mut memory = Self { plan, bindings, buffers: BTreeMap::new() };
         for Launch { lowered: launch, .. } in launches {
             for (arg, param) in launch.args.iter().zip(&launch.kernel.params) {
-                let (Arg::Value(value) | Arg::Packed(value, _)) = arg;
+                let (Arg::Value(value) | Arg::Packed(value, _)) = arg else {
+                    panic!("each group is one launch")
+                };
                 let ty = graph.ty(*value);
                 let dims = memory.extents(*value);
                 let stored = match graph.def_op(*value) {
@@ -109,6 +111,6 @@ fn buffer_of(plan: &Plan, arg: &Arg) -> Arg {
             Some(Place::Output(i)) => Arg::Value(plan.graph.outputs()[*i].value),
             _ => arg.clone(),
         },
-        Arg::Packed(..) => arg.clone(),
+        Arg::Packed(..) | Arg::Scratch(_) => arg.clone(),
     }
 }

@@ -63,7 +63,7 @@ fn products_and_scan_of_a_mixer() {
         for group in &plan.groups {
             let op = graph.node(group.root).op.name();
             let kernel = lower_block(graph, group, &target).unwrap();
-            for (value, found) in launch(graph, &kernel, &bindings, &tensors).unwrap() {
+            for (value, found) in launch(graph, &kernel, &bindings, (&tensors, &mut Vec::new())).unwrap() {
                 for (x, y) in found.to_f64().into_iter().zip(truth[&value].to_f64()) {
                     assert!((x - y).abs() <= 1e-5 * (1.0 + y.abs()), "{op}, {value}: {x} is not {y}");
                 }

@@ -137,8 +137,17 @@ impl Problem {
 
     /// Runs the kernel; the outputs, or what went wrong.
     pub(super) fn run(&self, lowered: &Lowered) -> Result<Vec<Tensor>, String> {
+        self.run_all(std::slice::from_ref(lowered))
+    }
+
+    /// Runs kernels that share memory, one after another; the outputs, or what went wrong.
+    fn run_all(&self, lowered: &[Lowered]) -> Result<Vec<Tensor>, String> {
         let inputs = self.tensors().into_iter().map(|(value, (_, tensor))| (value, tensor)).collect();
-        let mut written = launch(self.builder.graph(), lowered, &self.bindings, &inputs)?;
+        let mut written = BTreeMap::new();
+        let mut shared = Vec::new();
+        for lowered in lowered {
+            written.extend(launch(self.builder.graph(), lowered, &self.bindings, (&inputs, &mut shared))?);
+        }
         Ok(self.outputs.iter().map(|value| written.remove(value).unwrap()).collect())
     }
 
@@ -150,9 +159,15 @@ impl Problem {
 
     /// Runs the kernel and compares; the fault or the first difference. Its text means the same kernel.
     pub(super) fn check(&self, lowered: &Lowered, tolerance: f64) -> Result<(), String> {
-        let text = lowered.kernel.to_string();
-        assert_eq!(crate::kernel::text::parse(&text).as_ref(), Ok(&lowered.kernel));
-        for (i, (found, expected)) in self.run(lowered)?.iter().zip(self.truth()).enumerate() {
+        self.check_all(std::slice::from_ref(lowered), tolerance)
+    }
+
+    /// As [`Problem::check`], for kernels that share memory and run one after another.
+    pub(super) fn check_all(&self, lowered: &[Lowered], tolerance: f64) -> Result<(), String> {
+        for kernel in lowered.iter().map(|lowered| &lowered.kernel) {
+            assert_eq!(crate::kernel::text::parse(&kernel.to_string()).as_ref(), Ok(kernel));
+        }
+        for (i, (found, expected)) in self.run_all(lowered)?.iter().zip(self.truth()).enumerate() {
             for (at, (x, y)) in found.to_f64().into_iter().zip(expected.to_f64()).enumerate() {
                 let same = x == y || (x.is_nan() && y.is_nan());
                 if !same && (!x.is_finite() || (x - y).abs() > tolerance * (1.0 + y.abs())) {
@@ -168,34 +183,48 @@ fn shape(graph: &Graph, value: ValueId, bindings: &Bindings) -> Vec<usize> {
     graph.ty(value).shape.iter().map(|d| d.eval(bindings).unwrap() as usize).collect()
 }
 
-/// Runs a kernel on the tensors that it reads; what it writes, or what went wrong.
+/// Runs a kernel on the tensors that it reads; what it writes, or what went wrong. `shared` is the memory that it shares
+/// with the launches before and after it.
 pub(super) fn launch(
     graph: &Graph,
     lowered: &Lowered,
     bindings: &Bindings,
-    tensors: &BTreeMap<ValueId, Tensor>,
+    (tensors, shared): (&BTreeMap<ValueId, Tensor>, &mut Vec<Vec<u8>>),
 ) -> Result<BTreeMap<ValueId, Tensor>, String> {
+    let eval = |d: &Dim| d.eval(bindings).unwrap();
     let mut values = Vec::new();
     let mut buffers: Vec<Vec<u8>> = Vec::new();
+    // What is to be written starts as NaN.
+    shared.extend(lowered.scratch.iter().skip(shared.len()).map(|n| vec![0xff; eval(n) as usize]));
     for (arg, param) in lowered.args.iter().zip(&lowered.kernel.params) {
-        let Arg::Value(value) = arg else { panic!("block kernels read plain tensors") };
-        let n: usize = shape(graph, *value, bindings).iter().product();
-        // What is to be written starts as NaN.
+        let value = match arg {
+            Arg::Value(value) => *value,
+            Arg::Scratch(i) => {
+                buffers.push(std::mem::take(&mut shared[*i]));
+                continue;
+            }
+            Arg::Packed(..) => panic!("block kernels read plain tensors"),
+        };
+        let n: usize = shape(graph, value, bindings).iter().product();
         let written = || vec![0xff; n * param.elem.size()];
-        buffers.push(if param.access.writes() { written() } else { tensors[value].to_bytes() });
-        values.push((*value, param.access.writes()));
+        values.push((value, buffers.len(), param.access.writes()));
+        buffers.push(if param.access.writes() { written() } else { tensors[&value].to_bytes() });
     }
-    let eval = |d: &Dim| d.eval(bindings).unwrap();
     let dims: Vec<i64> = lowered.dims.iter().map(eval).collect();
     let args: Vec<BufferArg> = (0..buffers.len()).map(BufferArg::start).collect();
     let mut slices: Vec<&mut [u8]> = buffers.iter_mut().map(Vec::as_mut_slice).collect();
     KernelInterpreter::new(&lowered.kernel)
         .and_then(|k| k.run(0..eval(&lowered.grid), &dims, &args, &mut slices))
         .map_err(|e| e.to_string())?;
-    let written = values.into_iter().zip(&buffers).filter(|((_, is_written), _)| *is_written);
-    let tensor = |((value, _), bytes): ((ValueId, bool), &Vec<u8>)| {
+    let tensor = |(value, at, is_written): (ValueId, usize, bool)| {
         let shape = shape(graph, value, bindings);
-        (value, Tensor::from_bytes(graph.ty(value).dtype, shape, bytes).unwrap())
+        is_written.then(|| (value, Tensor::from_bytes(graph.ty(value).dtype, shape, &buffers[at]).unwrap()))
     };
-    Ok(written.map(tensor).collect())
+    let written = values.into_iter().filter_map(tensor).collect();
+    for (i, arg) in lowered.args.iter().enumerate() {
+        if let Arg::Scratch(at) = arg {
+            shared[*at] = std::mem::take(&mut buffers[i]);
+        }
+    }
+    Ok(written)
 }

@@ -1,22 +1,22 @@
-use super::super::ssd::{self as lowering, Schedule};
+use super::super::ssd::{self as lowering, Schedule, Split, Work};
 use super::*;
 use ssmc_ir::ops::{Mode, Ssd};
 
 /// One mixer: extents, element type, and which of `d rows z bias softplus limits h0 slice` it has; `rows` says that d has
 /// one number per row.
 #[derive(Clone, Copy, Debug)]
-struct Case {
-    batch: i64,
-    len: i64,
-    groups: i64,
-    heads: i64,
-    width: i64,
-    states: i64,
-    dtype: DType,
-    has: &'static str,
+pub(super) struct Case {
+    pub(super) batch: i64,
+    pub(super) len: i64,
+    pub(super) groups: i64,
+    pub(super) heads: i64,
+    pub(super) width: i64,
+    pub(super) states: i64,
+    pub(super) dtype: DType,
+    pub(super) has: &'static str,
 }
 
-const CASE: Case = Case {
+pub(super) const CASE: Case = Case {
     batch: 1,
     len: 67,
     groups: 1,
@@ -32,7 +32,7 @@ impl Case {
         self.has.split(' ').any(|h| h == what)
     }
 
-    fn problem(&self) -> Problem {
+    pub(super) fn problem(&self) -> Problem {
         let mut p = Problem::new();
         p.bind("batch", self.batch);
         p.bind("len", self.len);
@@ -85,35 +85,65 @@ impl Case {
         p
     }
 
-    fn lower(&self, p: &Problem, schedule: Schedule) -> Lowered {
-        let lowered = p.lower(|graph, group| {
-            let Op::Ssd(op) = &graph.node(group.root).op else { panic!("a mixer") };
-            in_block(graph, group, lowering::THREADS, |l| lowering::lower(l, op, schedule))
-        });
-        lowered.unwrap()
+    /// The launches with this schedule; `chunks` says how many each segment has, if time is split.
+    fn lower(&self, p: &Problem, schedule: Schedule, chunks: Option<i64>) -> Vec<Lowered> {
+        let len = Dim::symbol("len");
+        let split = match chunks {
+            None => Split::none(&len),
+            Some(n) => {
+                let (one, each) = (Dim::from(1), Dim::from(n));
+                let segments = len.ceildiv(&Dim::from(64 * n)).at_least(&one);
+                Split { segments, chunks: each }
+            }
+        };
+        let works = if chunks.is_some() { vec![Work::Ends, Work::Whole] } else { vec![Work::Whole] };
+        let lower = |work| {
+            p.lower(|graph, group| {
+                let Op::Ssd(op) = &graph.node(group.root).op else { panic!("a mixer") };
+                in_block(graph, group, schedule.threads(), |l| {
+                    lowering::lower(l, op, schedule, (work, &split))
+                })
+            })
+        };
+        works.into_iter().map(|work| lower(work).unwrap()).collect()
     }
 
-    /// The kernels of all schedules that fit are right.
+    fn schedules(&self) -> Vec<(Schedule, GpuTarget)> {
+        let fits =
+            |(s, target): &(Schedule, GpuTarget)| s.fits(Some(self.heads), (self.width, self.states), target);
+        let [old, new] = targets();
+        let of = |rows, units, is_grouped, target: &GpuTarget| {
+            (Schedule { rows, units, is_grouped }, target.clone())
+        };
+        [2, 1]
+            .map(|units| of(64, units, true, &new))
+            .into_iter()
+            .chain([64, 32, 16].map(|rows| of(rows, 1, false, &old)))
+            .filter(fits)
+            .collect()
+    }
+
+    /// The kernels of all schedules that fit are right, with and without segments.
     fn check(&self) {
-        for schedule in [64, 32, 16].map(|rows| Schedule { rows }) {
-            if self.width % schedule.rows != 0 || self.states % (1024 / schedule.rows) != 0 {
-                continue;
+        let schedules = self.schedules();
+        assert!(!schedules.is_empty());
+        for (schedule, target) in schedules {
+            for chunks in [None, Some(1), Some(2)] {
+                let p = self.problem();
+                let lowered = self.lower(&p, schedule, chunks);
+                assert!(lowered.iter().all(|lowered| shared_bytes(lowered) <= target.max_shared_bytes));
+                // Scores and states are rounded on their way to the matrix units.
+                let tolerance = 4.0 * tolerance(self.dtype);
+                p.check_all(&lowered, tolerance)
+                    .unwrap_or_else(|e| panic!("{self:?} {schedule:?} {chunks:?}: {e}"));
             }
-            let p = self.problem();
-            let lowered = self.lower(&p, schedule);
-            for target in targets() {
-                assert!(shared_bytes(&lowered) <= target.max_shared_bytes);
-            }
-            // Scores and states are rounded on their way to the matrix units.
-            let tolerance = 4.0 * tolerance(self.dtype);
-            p.check(&lowered, tolerance).unwrap_or_else(|e| panic!("{self:?} {schedule:?}: {e}"));
         }
     }
 }
 
 #[test]
 fn lengths_around_a_chunk() {
-    for len in [0, 1, 2, 63, 64, 65, 128, 130] {
+    for len in [0, 1, 2, 63, 64, 65, 128, 130, 260] {
         Case { len, ..CASE }.check();
     }
 }
@@ -134,31 +164,78 @@ fn widths_states_and_types() {
     }
 }
 
-/// Of the alternatives for an unknown batch exactly one runs, and it is right; other scans run the loops of CPUs.
+fn launches(p: &Problem, target: &GpuTarget) -> Vec<Lowered> {
+    let mut all = Vec::new();
+    p.lower(|graph, group| {
+        all = lower_alternatives(graph, group, target)?;
+        lower_block(graph, group, target)
+    })
+    .unwrap();
+    all
+}
+
+/// The launches that are chosen are right, whether or not time is split; other scans run the loops of CPUs.
 #[test]
-fn one_schedule_runs() {
-    let target = GpuTarget::of_arch(GpuArch::Sm80);
-    let alternatives = |p: &Problem| {
-        let mut all = Vec::new();
-        p.lower(|graph, group| {
-            all = lower_alternatives(graph, group, &target)?;
-            lower_block(graph, group, &target)
-        })
-        .unwrap();
-        all
-    };
-    for batch in [1, 20, 33] {
-        let case = Case { batch, len: 3, ..CASE };
-        let p = case.problem();
-        let all = alternatives(&p);
-        assert_eq!(all.len(), 3);
-        let runs = |lowered: &&Lowered| p.check(lowered, 4.0 * tolerance(case.dtype)).is_ok();
-        assert_eq!(all.iter().filter(runs).count(), 1, "{batch}");
+fn what_is_chosen_runs() {
+    for target in targets() {
+        for (batch, len) in [(1, 3), (1, 330), (3, 200)] {
+            let case = Case { batch, len, ..CASE };
+            let p = case.problem();
+            let all = launches(&p, &target);
+            assert_eq!(all.len(), 2);
+            p.check_all(&all, 4.0 * tolerance(case.dtype)).unwrap();
+        }
+        for case in [Case { dtype: DType::F32, ..CASE }, Case { width: 24, ..CASE }] {
+            let all = launches(&case.problem(), &target);
+            let has_tiles = |inst: &Inst| matches!(inst, Inst::Mma { .. } | Inst::GroupMma { .. });
+            assert!(all.iter().all(|lowered| faults::count(&lowered.kernel, &has_tiles) == 0));
+        }
     }
-    for case in [Case { dtype: DType::F32, ..CASE }, Case { width: 24, ..CASE }] {
-        let all = alternatives(&case.problem());
-        let has_tiles = |inst: &Inst| matches!(inst, Inst::Mma { .. });
-        assert!(all.iter().all(|lowered| faults::count(&lowered.kernel, &has_tiles) == 0));
+}
+
+/// Warp groups multiply where the machine has them.
+#[test]
+fn warp_groups_multiply() {
+    let count = |target: &GpuTarget| {
+        let all = launches(&CASE.problem(), target);
+        let is_group = |inst: &Inst| matches!(inst, Inst::GroupMma { .. });
+        all.iter().map(|lowered| faults::count(&lowered.kernel, &is_group)).sum::<usize>()
+    };
+    assert_eq!(targets().map(|target| count(&target)), [0, 9]);
+}
+
+/// Segments fill the multiprocessors, are at least two chunks long and make up all of time.
+#[test]
+fn segments_make_up_time() {
+    for blocks in [0, 1, 12, 40, 66, 67, 132, 640] {
+        for len in [0, 1, 64, 127, 128, 256, 257, 2048, 65536, 70_001] {
+            let Split { segments, chunks } = Split::of(&Dim::from(len), &Dim::from(blocks));
+            let [segments, chunks] = [segments, chunks].map(|d| d.as_const().unwrap());
+            let all = (len + 63) / 64;
+            assert!(segments >= 1 && segments * chunks >= all, "{blocks} {len}");
+            assert!((segments - 1) * chunks < all.max(1), "a segment of {blocks} {len} is empty");
+            assert!(segments == 1 || chunks >= 2, "{blocks} {len}");
+            assert!(segments * blocks <= (4 * 132).max(blocks), "{blocks} {len}");
+        }
+    }
+}
+
+/// Rates that forget at once, keep all or let states grow, and steps of no size.
+#[test]
+fn extreme_rates_and_steps() {
+    let fills: [(&str, fn(usize, f64) -> f64); 4] =
+        [("a", |_, _| -1e4), ("a", |_, _| 0.0), ("a", |_, noise| 0.04 + 0.02 * noise), ("dt", |_, _| 0.0)];
+    let case = Case { len: 200, has: "d h0", ..CASE };
+    for (name, fill) in fills {
+        for (schedule, _) in case.schedules() {
+            for chunks in [None, Some(1)] {
+                let mut p = case.problem();
+                p.refill(name, fill);
+                let lowered = case.lower(&p, schedule, chunks);
+                p.check_all(&lowered, 4.0 * tolerance(case.dtype))
+                    .unwrap_or_else(|e| panic!("{name} {schedule:?} {chunks:?}: {e}"));
+            }
+        }
     }
 }
 
@@ -166,17 +243,19 @@ fn one_schedule_runs() {
 #[test]
 fn each_barrier_is_needed() {
     let is_barrier = |inst: &Inst| *inst == Inst::Barrier;
-    for schedule in [64, 16].map(|rows| Schedule { rows }) {
+    for (schedule, _) in CASE.schedules() {
         let p = Case { len: 130, ..CASE }.problem();
-        let lowered = CASE.lower(&p, schedule);
+        let lowered = CASE.lower(&p, schedule, Some(2));
         let tolerance = 4.0 * tolerance(CASE.dtype);
-        p.check(&lowered, tolerance).unwrap();
+        p.check_all(&lowered, tolerance).unwrap();
         // Those of the chunks; two more for each piece of the last state.
-        for nth in 0..2 {
+        for (launch, nth) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
             let mut wrong = lowered.clone();
-            wrong.kernel = faults::without(&wrong.kernel, nth, &is_barrier);
-            let found = p.check(&wrong, tolerance).expect_err("the fault is found");
-            assert!(found.contains("race of threads") || found.contains("under way"), "{nth}: {found}");
+            wrong[launch].kernel = faults::without(&wrong[launch].kernel, nth, &is_barrier);
+            let found = p.check_all(&wrong, tolerance).expect_err("the fault is found");
+            let is_known =
+                ["race of threads", "under way", "reads it"].iter().any(|known| found.contains(known));
+            assert!(is_known, "{schedule:?} {launch} {nth}: {found}");
         }
     }
 }

@@ -31,9 +31,9 @@ fn table(arch: GpuArch) -> Option<String> {
     };
     let mixer = selective_scan::Case { n: 16, ..selective_scan::CASE };
     let half = selective_scan::Case { dtype: DType::BF16, channels: 1536, ..mixer };
-    for (i, many) in ["many", "some", "few"].into_iter().enumerate() {
-        add(&format!("scan_of_{many}"), &mixer.problem(), i);
-        add(&format!("scan_of_{many}_in_bf16"), &half.problem(), i);
+    for (i, what) in ["scan_of_many", "scan_of_some", "scan_of_few"].into_iter().enumerate() {
+        add(what, &mixer.problem(), i);
+        add(&format!("{what}_in_bf16"), &half.problem(), i);
     }
     let product = matmul::Case { x: &["rows", "64"], w: &["64", "64"], ..matmul::CASE };
     let long = matmul::Case { x: &["rows", "2560"], w: &["10240", "2560"], ..product };
@@ -51,6 +51,10 @@ fn table(arch: GpuArch) -> Option<String> {
         2,
     );
     add("conv1d", &conv1d::Case { channels: 1536, dtype: DType::BF16, ..conv1d::CASE }.problem(), 0);
+    let heads = ssd::Case { heads: 24, ..ssd::CASE };
+    add("ssd_ends", &heads.problem(), 0);
+    add("ssd", &heads.problem(), 1);
+    add("ssd_of_one_head", &ssd::Case { heads: 1, ..heads }.problem(), 1);
     add("update_of_heads", &update::CASE.problem(), 0);
     add("update_of_channels", &update::Case { heads: 0, n: 16, ..update::CASE }.problem(), 0);
     add("exp", &rows(Unary { f: UnaryFn::Exp }.into(), &[]), 0);
