@@ -168,9 +168,8 @@ pub(crate) fn irfft(c: &mut Ctx<'_, '_>) -> Imported<Vec<Val>> {
     let rank = pairs(c, 0)? - 1;
     let n = signal_axes(c, None, rank)?;
     let mut dims = c.dims(x);
-    for axis in rank - n..rank - 1 {
-        let length = dims[axis].clone();
-        x = transform(c, x, Dft { axis, inverse: true, length, onesided: false })?;
+    for (axis, length) in dims.iter().enumerate().take(rank - 1).skip(rank - n) {
+        x = transform(c, x, Dft { axis, inverse: true, length: length.clone(), onesided: false })?;
     }
     let length = (dims[rank - 1].clone() - 1i64) * Dim::from(2);
     if length.as_const().is_some_and(|n| n < 2) {
