@@ -412,9 +412,12 @@ fn places(
     // The last group that reads each value.
     let mut last_read: BTreeMap<ValueId, usize> = BTreeMap::new();
     for (i, group) in groups.iter().enumerate() {
+        // The kernel behind a norm of single rows may take the norm over, and reads then what the norm reads.
+        let end = if is_norm_of_rows(graph, group) { i + 1 } else { i };
         for member in &group.members {
             for value in graph.node(*member).operands.iter().flatten() {
-                last_read.insert(*value, i);
+                let last = last_read.entry(*value).or_default();
+                *last = end.max(*last);
             }
         }
     }
@@ -435,6 +438,16 @@ fn places(
         free.extend(ends.remove(&i).unwrap_or_default());
     }
     (places, slots)
+}
+
+/// Whether a group normalizes one row of each sequence.
+fn is_norm_of_rows(graph: &Graph, group: &Group) -> bool {
+    let node = graph.node(group.root);
+    let is_one_each = || {
+        let shape = &graph.ty(node.results[0]).shape;
+        shape.iter().skip(1).rev().skip(1).all(|extent| extent.is(1))
+    };
+    matches!(node.op, Op::RmsNorm(_)) && is_one_each()
 }
 
 /// A slot that is at least as large, where that is certain; else the largest free one, made larger; else a new one.

@@ -2,11 +2,12 @@
 //!
 //! A graph with recurrent state as inputs and outputs serves four purposes: the whole sequence at once (`forward`),
 //! a piece of it that continues a state (`prefill`), one token (`step`), and several sequences in one row
-//! (`forward_packed`). Each keeps the outputs that it needs; a state that starts at zero is not an operand at all.
+//! (`forward_packed`). Each keeps the outputs that it needs; a state that starts at zero is not an operand at all. A fifth
+//! one, `choose`, takes logits to the next tokens, so that greedy decoding stays where the kernels run.
 
 use ssmc_ir::edit::{EditError, Rewriter, drop_unused_inputs, select_outputs, substitute};
-use ssmc_ir::ops::{Broadcast, Constant, Op};
-use ssmc_ir::{Dim, Graph, Node, Symbol, ValueId};
+use ssmc_ir::ops::{ArgMax, Broadcast, Constant, Op, Reshape};
+use ssmc_ir::{Dim, Graph, GraphBuilder, Node, Shape, Symbol, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One entry point of the artefact.
@@ -53,7 +54,27 @@ pub fn derive(graph: &Graph) -> Result<Vec<Program>, EditError> {
     if packed.input(SEQ_IDX).is_some() {
         programs.push(program("forward_packed", packed, &[]));
     }
+    programs.extend(choose(graph)?.map(|graph| program("choose", graph, &[])));
     Ok(programs)
+}
+
+/// The most likely token of each sequence, of equal ones the first, as `step` takes it; none if logits or tokens have
+/// other axes than batch and one more.
+fn choose(graph: &Graph) -> Result<Option<Graph>, EditError> {
+    let ids = graph.inputs().iter().find(|port| port.name == "input_ids").map(|port| graph.ty(port.value));
+    let logits = graph.output("logits_last").map(|value| graph.ty(value));
+    let (Some(ids), Some(logits)) = (ids, logits) else { return Ok(None) };
+    if ids.rank() != 2 || logits.rank() != 2 || !logits.dtype.is_float() || ids.shape[0] != logits.shape[0] {
+        return Ok(None);
+    }
+    let mut b = GraphBuilder::new(graph.name());
+    let x = b.input("logits", logits.clone());
+    let best = b.op(ArgMax { axis: 1 }, &[x])?;
+    let best = b.cast(best, ids.dtype)?;
+    let shape = Shape::from(vec![ids.shape[0].clone(), Dim::from(1)]);
+    let next = b.op(Reshape { shape }, &[best])?;
+    b.output("input_ids", next);
+    Ok(Some(b.finish()))
 }
 
 /// The graph with these inputs zero: absent where an op takes an absent operand for zeros, else a constant.

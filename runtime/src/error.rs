@@ -248,6 +248,24 @@ pub enum RuntimeError {
         /// Blocks.
         grid: i64,
     },
+    /// A slot that was never given out, or has been given back.
+    #[error("there is no slot {id}")]
+    NoSlot {
+        /// The slot.
+        id: u64,
+    },
+    /// A slot that a step names twice.
+    #[error("slot {id} is named twice")]
+    SlotTwice {
+        /// The slot.
+        id: u64,
+    },
+    /// No slot is left.
+    #[error("all {capacity} slots are taken")]
+    SlotsFull {
+        /// How many there are.
+        capacity: usize,
+    },
     /// Tokens do not divide into a batch.
     #[error("{found} tokens do not divide into {batch} sequences of at least one token")]
     Tokens {

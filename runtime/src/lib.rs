@@ -3,7 +3,8 @@
 //! [`Artifact`] maps a file and checks it. [`Session`] picks the code level that the machine can run (with the feature
 //! `cuda` also PTX, if there is a GPU), plans
 //! all memory for a greatest batch and length, and runs the artefact's programs. [`State`] holds the
-//! recurrent state of a batch of sequences: it can be cloned, saved, loaded and rolled back.
+//! recurrent state of a batch of sequences: it can be cloned, saved, loaded and rolled back. [`Slots`] hold those of
+//! sequences that come and go and decode together.
 //!
 //! ```no_run
 //! use ssmc_runtime::{Artifact, Session, SessionOptions};
@@ -48,4 +49,5 @@ pub use selftest::SelftestOutput;
 pub use session::{Outputs, Session, SessionOptions};
 pub use ssmc_artifact::{ArtifactError, DType, Manifest};
 pub use state::State;
+pub use state::slots::{SlotId, Slots};
 pub use tensor::{Element, Tensor, TensorError, TensorMut, TensorRef};

@@ -9,12 +9,14 @@ use ssmc_artifact::{DType, Manifest, Program, SymbolRole, TensorInfo};
 use crate::error::RuntimeError;
 use crate::session::{Outputs, Session};
 use crate::state::State;
+use crate::state::slots::{SlotId, Slots};
 use crate::symbols;
 use crate::tensor::{Tensor, TensorMut, TensorRef};
 
 const INPUT_IDS: &str = "input_ids";
 const SEQ_IDX: &str = "seq_idx";
 const LOGITS: &str = "logits";
+const CHOOSE: &str = "choose";
 
 /// Bytes to stage the token ids and the sequence indices of any call.
 pub(crate) fn staging<'a>(
@@ -108,6 +110,61 @@ impl Session {
         logits("step", outputs)
     }
 
+    /// Decodes `n` tokens greedily: reads `ids`, one for each sequence, and then the most likely token each time. Returns
+    /// what was chosen, `n` tokens for each sequence, one sequence after another; the last ones have not been read yet.
+    ///
+    /// On a GPU tokens stay on the device between steps, which start without waiting for each other. If a step fails the
+    /// state is that behind the last one that did not.
+    ///
+    /// # Errors
+    /// As [`Session::step`], and if the artefact has no program `choose`.
+    pub fn generate(&mut self, state: &mut State, ids: &[u32], n: usize) -> Result<Vec<u32>, RuntimeError> {
+        let batch = state.batch();
+        one_each(state, ids)?;
+        let mut by_step = Vec::with_capacity(n.saturating_mul(batch));
+        #[cfg(feature = "cuda")]
+        if let Some(tokens) = self.generate_on_gpu(state, ids, n)? {
+            by_step = tokens;
+        }
+        let mut next = ids.to_vec();
+        while by_step.len() < n * batch {
+            let logits = self.step(state, &next)?;
+            let chosen = self.run(CHOOSE, &[(LOGITS, logits.view())])?;
+            let chosen = chosen.get(INPUT_IDS).ok_or_else(|| {
+                let (program, name) = (CHOOSE.to_owned(), INPUT_IDS.to_owned());
+                RuntimeError::TensorMissing { program, what: "output", name }
+            })?;
+            next = read_ids(chosen.dtype(), chosen.bytes())?;
+            by_step.extend(&next);
+        }
+        Ok((0..batch).flat_map(|row| by_step[row..].iter().step_by(batch).copied()).collect())
+    }
+
+    /// All tokens that [`Session::generate`] chooses, those of a step together, if its programs run on a GPU.
+    #[cfg(feature = "cuda")]
+    fn generate_on_gpu(
+        &mut self,
+        state: &mut State,
+        ids: &[u32],
+        n: usize,
+    ) -> Result<Option<Vec<u32>>, RuntimeError> {
+        if n == 0 || self.gpu().is_none() {
+            return Ok(None);
+        }
+        let batch = state.batch();
+        let block = one_each(state, ids)?;
+        let begun = self.staged("step", block, |session, ids| {
+            let Some(plans) = session.bind_greedy(batch, &[(INPUT_IDS, ids)])? else { return Ok(None) };
+            Ok(Some((session.begin_greedy(plans, ids, n)?, ids.dtype())))
+        })?;
+        let Some((mut greedy, dtype)) = begun else { return Ok(None) };
+        for _ in 0..n {
+            self.transition(state, 1, 1, |session, turn, _| session.greedy_step(&mut greedy, turn))?;
+        }
+        let bytes = self.end_greedy(&greedy)?;
+        read_ids(dtype, &bytes).map(Some)
+    }
+
     /// [`Session::step`] into the caller's `logits`.
     pub fn step_into(
         &mut self,
@@ -122,6 +179,28 @@ impl Session {
                 session.run_into_turn("step", turn, &[(INPUT_IDS, ids)], &mut outputs)
             })
         })
+    }
+
+    /// Reads one token each into some of the slots. Returns the logits in the order in which the slots are named:
+    /// `[slots, vocab]`.
+    ///
+    /// # Errors
+    /// If a slot is unknown or named twice, or none is; the slots are unchanged then.
+    pub fn step_slots(
+        &mut self,
+        slots: &mut Slots,
+        tokens: &[(SlotId, u32)],
+    ) -> Result<Tensor, RuntimeError> {
+        let (ids, rows) = slots.gather(tokens)?;
+        let block = Block::whole(&ids, ids.len())?;
+        let outputs = self.slots_transition(slots, ids.len(), |session, turn| {
+            session.staged("step", block, |session, ids| session.run_turn("step", turn, &[(INPUT_IDS, ids)]))
+        })?;
+        let found = logits("step", outputs)?;
+        let row_len = found.bytes().len() / rows.len();
+        let row = |row: &usize| &found.bytes()[row * row_len..(row + 1) * row_len];
+        let named: Vec<u8> = rows.iter().flat_map(|at| row(at).iter().copied()).collect();
+        Ok(Tensor::from_bytes(found.dtype(), found.dims(), &named)?)
     }
 
     /// Logits at every position of sequences of any lengths packed into one row: sequence `i` is
@@ -252,6 +331,16 @@ fn write_ids(
         other => return Err(RuntimeError::Unsupported { what: format!("input_ids of {other}") }),
     }
     Ok(n_tokens * (dtype.bits() / 8) as usize)
+}
+
+/// Tokens of `dtype` as programs write them.
+fn read_ids(dtype: DType, bytes: &[u8]) -> Result<Vec<u32>, RuntimeError> {
+    let width = (dtype.bits() / 8) as usize;
+    if !matches!(dtype, DType::I64 | DType::U32 | DType::I32) {
+        return Err(RuntimeError::Unsupported { what: format!("input_ids of {dtype}") });
+    }
+    let low = |word: &[u8]| u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+    Ok(bytes.chunks_exact(width).map(low).collect())
 }
 
 fn copy_ids<T: bytemuck::Pod>(staging: &mut [u8], ids: impl Iterator<Item = T>) {

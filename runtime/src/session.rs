@@ -20,6 +20,7 @@ use crate::observe::LaunchObserver;
 use crate::plan::{Plan, Region};
 use crate::pool::Pool;
 use crate::profile::{LaunchProfile, Profiler};
+use crate::state::slots::Slots;
 use crate::state::{Place, State, StateLayout, Turn};
 use crate::symbols::{self, Binding};
 use crate::tensor::{Tensor, TensorMut, TensorRef};
@@ -253,6 +254,14 @@ impl Session {
         State::new(&self.state_layout, batch, self.limit)
     }
 
+    /// Slots for so many sequences that come and go and decode together.
+    ///
+    /// # Errors
+    /// If these are more than the session is planned for, or a state has no row per sequence.
+    pub fn new_slots(&self, capacity: usize) -> Result<Slots, RuntimeError> {
+        Slots::new(&self.state_layout, capacity, self.limit)
+    }
+
     /// The state that [`State::save`] wrote.
     ///
     /// # Errors
@@ -381,6 +390,17 @@ impl Session {
         })
     }
 
+    /// Calls `run` with the memory of the first `n` rows of slots before and after a call of one token each.
+    pub(crate) fn slots_transition<T>(
+        &mut self,
+        slots: &mut Slots,
+        n: usize,
+        run: impl FnOnce(&mut Self, Turn<'_>) -> Result<T, RuntimeError>,
+    ) -> Result<T, RuntimeError> {
+        let (layout, max) = (Arc::clone(&self.state_layout), self.manifest().max_context);
+        slots.transition(&layout, (n, max), |turn| run(self, turn))
+    }
+
     /// Calls `run` for each of `n_blocks` parts of a call, one after another, with the memory of the state
     /// before and after it; returns what the last one returned. Only if all succeed the state moves on, by
     /// `n_tokens`.
@@ -457,6 +477,31 @@ impl Session {
     ) -> Result<(), RuntimeError> {
         let plan = self.bind(program, Some(&turn), inputs)?;
         self.execute(plan, Some(turn), inputs, outputs, None)
+    }
+
+    /// The plans of a step and of the program that chooses the tokens behind it, bound to the first tokens of a batch, if
+    /// they run on a GPU and fit each other: one input and one output each.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn bind_greedy(
+        &mut self,
+        batch: usize,
+        ids: &[(&str, TensorRef<'_>)],
+    ) -> Result<Option<(usize, usize)>, RuntimeError> {
+        let (step, choose) = (self.find("step")?, self.find("choose")?);
+        let manifest = self.artifact.manifest();
+        let program = |plan: usize| &manifest.programs[self.plans[plan].program];
+        let ports = |program: &Program| (program.inputs.len(), program.outputs.len());
+        let fits =
+            program(step).stateful && [step, choose].iter().all(|plan| ports(program(*plan)) == (1, 1));
+        if !fits || matches!(self.backend, Backend::Cpu(_)) {
+            return Ok(None);
+        }
+        let (stepped, chosen) = (program(step), program(choose));
+        let binding = Binding { manifest, program: stepped, ranges: &self.ranges, values: &mut self.symbols };
+        { binding }.bind(Some(batch), ids)?;
+        self.plans[step].bind(stepped, &self.symbols)?;
+        self.plans[choose].bind(chosen, &self.symbols)?;
+        Ok(Some((step, choose)))
     }
 
     /// A tensor for the output `info` with the sizes of the last [`Session::bind`].

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ssmc_artifact::{DType, Manifest, NamedArray, StateBlob, StateKind, decode_state, encode_state};
 
+pub(crate) mod slots;
 mod store;
 
 use crate::code::BufPtr;
@@ -112,6 +113,25 @@ impl StateLayout {
         let max_batch = batch_symbol.map_or(1, |symbol| ranges[symbol].1 as usize);
         let (model_hash, n_symbols) = (manifest.model_hash.clone(), ranges.len());
         Ok(Self { model_hash, entries, batch_symbol, n_symbols, max_batch, depth, place })
+    }
+
+    /// Checks that what lies in `memory` is a state of sessions with the layout `other`.
+    fn check(self: &Arc<Self>, other: &Arc<StateLayout>, memory: &Store) -> Result<(), RuntimeError> {
+        let own = self;
+        if Arc::ptr_eq(own, other) {
+            return Ok(());
+        }
+        if own.model_hash != other.model_hash {
+            return Err(mismatch("model hash", hex(&other.model_hash), hex(&own.model_hash)));
+        }
+        if own.entries != other.entries {
+            return Err(mismatch("tensors", format!("{:?}", other.entries), format!("{:?}", own.entries)));
+        }
+        if !memory.is_at(&other.place) {
+            let moved = "a state of this session (`save` and `load_state` move it)";
+            return Err(mismatch("device", moved, "one of another device"));
+        }
+        Ok(())
     }
 
     /// The state tensors for `batch` sequences one after another, and their length together.
@@ -274,21 +294,7 @@ impl State {
 
     /// Checks that the state was made for sessions with `layout`.
     pub(crate) fn check_layout(&self, layout: &Arc<StateLayout>) -> Result<(), RuntimeError> {
-        let (own, other) = (&self.layout, layout);
-        if Arc::ptr_eq(own, other) {
-            return Ok(());
-        }
-        if own.model_hash != other.model_hash {
-            return Err(mismatch("model hash", hex(&other.model_hash), hex(&own.model_hash)));
-        }
-        if own.entries != other.entries {
-            return Err(mismatch("tensors", format!("{:?}", other.entries), format!("{:?}", own.entries)));
-        }
-        if !self.current().is_at(&other.place) {
-            let moved = "a state of this session (`save` and `load_state` move it)";
-            return Err(mismatch("device", moved, "one of another device"));
-        }
-        Ok(())
+        self.layout.check(layout, self.current())
     }
 
     fn present(&self) -> &Generation {
@@ -337,7 +343,7 @@ impl State {
 
     /// A call that reads `before` and writes `after`.
     pub(crate) fn turn<'a>(&'a self, before: &'a Store, after: &'a mut Store) -> Turn<'a> {
-        Turn { state: self, before, after }
+        Turn { layout: &self.layout, placed: &self.placed, batch: self.batch, before, after }
     }
 }
 
@@ -349,14 +355,16 @@ fn generations(layout: &StateLayout) -> usize {
 
 /// The state's part in one call.
 pub(crate) struct Turn<'a> {
-    state: &'a State,
+    layout: &'a StateLayout,
+    placed: &'a [Placed],
+    batch: usize,
     before: &'a Store,
     after: &'a mut Store,
 }
 
 impl Turn<'_> {
     pub(crate) fn batch(&self) -> usize {
-        self.state.batch
+        self.batch
     }
 
     /// The memory that kernels get; tensors of this process that are updated in place are copied first.
@@ -364,7 +372,7 @@ impl Turn<'_> {
         let (before, after) = match (self.before, &mut *self.after) {
             (Store::Host(before), Store::Host(after)) => {
                 let (before, after) = (before.as_slice(), after.as_mut_slice());
-                for (entry, placed) in self.state.layout.entries.iter().zip(&self.state.placed) {
+                for (entry, placed) in self.layout.entries.iter().zip(self.placed) {
                     let range = placed.offset..placed.offset + placed.len;
                     if entry.in_place {
                         after[range.clone()].copy_from_slice(&before[range]);
@@ -379,7 +387,7 @@ impl Turn<'_> {
             #[cfg(feature = "cuda")]
             _ => unreachable!("the generations of a state lie in one place"),
         };
-        StateMemory { state: self.state, before, after }
+        StateMemory { layout: self.layout, placed: self.placed, before, after }
     }
 
     /// Copies on the device what kernels update in place.
@@ -388,9 +396,9 @@ impl Turn<'_> {
         let (Store::Device(before), Store::Device(after)) = (self.before, &*self.after) else {
             return Ok(());
         };
-        let entries = self.state.layout.entries.iter().zip(&self.state.placed);
+        let entries = self.layout.entries.iter().zip(self.placed);
         for (_, placed) in entries.filter(|(entry, placed)| entry.in_place && placed.len > 0) {
-            before.copy_to(after, placed.offset, placed.len)?;
+            before.copy_to(placed.offset, (after, placed.offset), placed.len)?;
         }
         Ok(())
     }
@@ -398,7 +406,8 @@ impl Turn<'_> {
 
 /// Where the state tensors lie before and after a call.
 pub(crate) struct StateMemory<'a> {
-    state: &'a State,
+    layout: &'a StateLayout,
+    placed: &'a [Placed],
     before: BufPtr,
     after: BufPtr,
 }
@@ -412,7 +421,7 @@ impl StateMemory<'_> {
 
     /// Tensor `index` as kernels read it.
     pub(crate) fn read(&self, index: usize) -> Region {
-        let base = if self.state.layout.entries[index].in_place { self.after } else { self.before };
+        let base = if self.layout.entries[index].in_place { self.after } else { self.before };
         self.region(base, index)
     }
 
@@ -422,7 +431,7 @@ impl StateMemory<'_> {
     }
 
     fn region(&self, base: BufPtr, index: usize) -> Region {
-        let placed = &self.state.placed[index];
+        let placed = &self.placed[index];
         Region { start: base.offset(placed.offset), len: placed.len }
     }
 }

@@ -49,6 +49,19 @@ fn session_range(symbol: &Symbol, options: &SessionOptions) -> Result<(i64, i64)
     Ok((symbol.min, max))
 }
 
+/// Bytes of a tensor with these values of the symbols.
+#[cfg(feature = "cuda")]
+pub(crate) fn byte_len(info: &TensorInfo, values: &[i64]) -> Result<usize, RuntimeError> {
+    let size = |source| RuntimeError::Size { what: format!("tensor {}", info.name), source };
+    let overflow = || size(ssmc_artifact::ExprError::Overflow);
+    let mut n = 1u64;
+    for dim in &info.shape {
+        let dim = dim.eval(values).map_err(size)?.max(0) as u64;
+        n = n.checked_mul(dim).ok_or_else(overflow)?;
+    }
+    info.dtype().byte_len(n).and_then(|len| usize::try_from(len).ok()).ok_or_else(overflow)
+}
+
 /// Index of the batch symbol.
 pub(crate) fn batch_symbol(manifest: &Manifest) -> Option<usize> {
     manifest.symbols.iter().position(|symbol| symbol.role() == SymbolRole::Batch)

@@ -8,7 +8,7 @@ use crate::output::{bytes, print, print_json};
 use serde_json::{Value, json};
 use ssmc_runtime::{Artifact, MachineRates, Session};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
@@ -48,6 +48,9 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     let mut measured = Vec::new();
     for name in names {
         measured.push(measure(&mut session, &opened.artifact, args, name)?);
+    }
+    if names.contains(&"step") {
+        measured.extend(greedy(&mut session, &opened.artifact, args)?);
     }
     let rates = if args.no_profile { None } else { workload::rates(&session) };
     let gpu = if args.no_profile { None } else { workload::gpu(&mut session)? };
@@ -90,6 +93,28 @@ fn measure(session: &mut Session, artifact: &Artifact, args: &Args, name: &str) 
     let times = (0..n).map(|_| workload.call(session)).collect::<Outcome<Vec<_>>>()?;
     let profile = if args.no_profile { None } else { Some(workload.profile(session)?) };
     Ok(Measured { program: name.to_owned(), tokens_per_call: workload.tokens_per_call, times, profile })
+}
+
+/// Calls of a batch that warm greedy decoding up.
+const WARM: usize = 16;
+
+/// Greedy decoding of as many tokens as steps are asked for, each time: what a token takes. None if the artefact has no
+/// program that chooses tokens.
+fn greedy(session: &mut Session, artifact: &Artifact, args: &Args) -> Outcome<Option<Measured>> {
+    if args.steps == 0 || artifact.manifest().programs.iter().all(|program| program.name != "choose") {
+        return Ok(None);
+    }
+    let mut state = session.new_state(args.workload.batch)?;
+    let first = vec![1; args.workload.batch];
+    session.generate(&mut state, &first, WARM)?;
+    let mut times = Vec::new();
+    for _ in 0..args.repetitions {
+        let start = Instant::now();
+        session.generate(&mut state, &first, args.steps)?;
+        times.push(start.elapsed().div_f64(args.steps as f64));
+    }
+    let tokens_per_call = args.workload.batch;
+    Ok(Some(Measured { program: "greedy".to_owned(), tokens_per_call, times, profile: None }))
 }
 
 /// Seconds that `share` of the calls do not exceed.

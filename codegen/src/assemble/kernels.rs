@@ -4,7 +4,7 @@ use super::convert::{Symbols, access, dtype, elem};
 use super::packing::Packing;
 use super::{ProgramInput, recurrence};
 use crate::kernel::{Inst, Kernel, Stmt};
-use crate::lower::{self, Arg, LowerError, Lowered};
+use crate::lower::{self, Arg, Chain, LowerError, Lowered};
 use crate::ptx;
 use crate::target::{Device, GpuTarget, Target};
 use ssmc_artifact as artifact;
@@ -198,9 +198,16 @@ impl Kernels {
 
     fn program(&mut self, program: &ProgramInput<'_>, device: Device) -> Result<ProgramEntry, AssembleError> {
         let plan = program.plan;
+        let chains = if device == Device::Cpu { Vec::new() } else { lower::chains(plan) };
+        let mut chains = chains.iter().peekable();
         let (mut launches, mut scratch) = (Vec::new(), Vec::new());
-        for group in &plan.groups {
-            launches.extend(self.launches(program, group, device, &mut scratch)?);
+        for (at, group) in plan.groups.iter().enumerate() {
+            let chain = chains.peek().filter(|chain| chain.groups.contains(&at)).copied();
+            launches.extend(self.launches(program, (group, chain), device, &mut scratch)?);
+            if let Some(chain) = chain.filter(|chain| chain.groups.end == at + 1) {
+                launches.push(self.chain(program, chain, device)?);
+                chains.next();
+            }
         }
         let info = |all: &Self, port: &ssmc_ir::Port| -> Result<TensorInfo, AssembleError> {
             let ty = plan.graph.ty(port.value);
@@ -227,29 +234,36 @@ impl Kernels {
     }
 
     /// The launches of a group: one, alternatives for other sizes, or several that share memory; `scratch` grows to what
-    /// they need of that.
+    /// they need of that. None of them runs where its chain does.
     fn launches(
         &mut self,
         program: &ProgramInput<'_>,
-        group: &Group,
+        (group, chain): (&Group, Option<&Chain>),
         device: Device,
         scratch: &mut Vec<Dim>,
     ) -> Result<Vec<LaunchEntry>, AssembleError> {
         let graph = &program.plan.graph;
-        let per_target: Vec<Vec<Lowered>> = self
+        let alone = chain.map(|chain| Dim::from(1) - &chain.is_one());
+        if alone.as_ref().is_some_and(|alone| alone.is(0)) {
+            return Ok(Vec::new());
+        }
+        let mut per_target: Vec<Vec<Lowered>> = self
             .targets
             .iter()
             .filter(|target| target.device() == device)
             .map(|target| match target {
                 Target::Cpu(cpu) => lower::lower(graph, group, cpu).map(|lowered| vec![lowered]),
+                Target::Gpu(gpu) if alone.is_some() => lower::lower_unchained(graph, group, gpu),
                 Target::Gpu(gpu) => lower::lower_alternatives(graph, group, gpu),
             })
             .collect::<Result<_, _>>()
-            .map_err(|source| AssembleError::Lower {
-                program: program.name.to_owned(),
-                place: graph.locs().describe(graph.node(group.root).loc),
-                source,
-            })?;
+            .map_err(|source| failed(program, group, source))?;
+        if let Some(alone) = alone {
+            for lowered in per_target.iter_mut().flatten() {
+                lowered.grid = lowered.grid.clone() * &alone;
+                lowered.flops = lowered.flops.clone() * &alone;
+            }
+        }
         let n_alternatives = per_target.first().map_or(0, Vec::len);
         debug_assert!(per_target.iter().all(|lowered| lowered.len() == n_alternatives));
         for (i, bytes) in per_target.iter().flatten().flat_map(|lowered| lowered.scratch.iter().enumerate()) {
@@ -265,6 +279,27 @@ impl Kernels {
         // One of them runs, or all of them together are the recurrence.
         launches.iter_mut().skip(1).for_each(|entry| entry.launch.recurrence_count = 0);
         Ok(launches)
+    }
+
+    /// The launch that does all groups of a chain where there is one row.
+    fn chain(
+        &mut self,
+        program: &ProgramInput<'_>,
+        chain: &Chain,
+        device: Device,
+    ) -> Result<LaunchEntry, AssembleError> {
+        let merged = chain.merged(program.plan);
+        let targets = self.targets.iter().filter(|target| target.device() == device);
+        let lowered = targets
+            .map(|_| lower::lower_chain(program.plan, chain))
+            .collect::<Result<_, _>>()
+            .map_err(|source| failed(program, &merged, source))?;
+        let mut entry = self.launch(program, &merged, (device, lowered))?;
+        // A recurrence that also has a launch of its own is counted there.
+        if !(Dim::from(1) - &chain.is_one()).is(0) {
+            entry.launch.recurrence_count = 0;
+        }
+        Ok(entry)
     }
 
     fn launch(
@@ -424,6 +459,16 @@ impl Kernels {
 fn scratch_buffer(program: &ProgramInput<'_>, i: usize) -> BufferRef {
     let index = (program.plan.slots.len() + i) as u32;
     BufferRef { kind: BufferKind::Slot.into(), index, byte_offset: None }
+}
+
+/// The error of a group without a kernel.
+fn failed(program: &ProgramInput<'_>, group: &Group, source: LowerError) -> AssembleError {
+    let graph = &program.plan.graph;
+    AssembleError::Lower {
+        program: program.name.to_owned(),
+        place: graph.locs().describe(graph.node(group.root).loc),
+        source,
+    }
 }
 
 fn same_bytes(stored: &StoredWeight, weight: &Weight) -> bool {

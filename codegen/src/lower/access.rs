@@ -381,7 +381,7 @@ impl<'a> Cx<'a> {
             }
             Op::Gather(op) => {
                 let (x, indices) = (arg(0)?, arg(1)?);
-                self.find_packing(x, op.axis);
+                self.find_packing(b, x, op.axis);
                 let rank = self.graph.ty(indices).rank();
                 let at = self.get(b, indices, &idx[op.axis..op.axis + rank])?;
                 let at = b.cast(at, Elem::I64);

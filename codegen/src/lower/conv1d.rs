@@ -11,7 +11,7 @@ use super::sink::Sink;
 use super::{Launch, LowerError, Lowering, accumulator, elem_of};
 use crate::kernel::{Axis, Elem, KernelBuilder, LocalId, Reg, RegTy};
 use ssmc_ir::ops::{Activation, CausalConv1d};
-use ssmc_ir::{Dim, ValueId};
+use ssmc_ir::{Dim, Graph, Node, ValueId};
 
 /// Channels of a block.
 pub(super) const CHANNEL_TILE: i64 = 64;
@@ -81,18 +81,30 @@ pub(super) struct Conv<'a> {
 
 impl<'a> Conv<'a> {
     pub(super) fn of(l: &Lowering<'a>) -> Result<Self, LowerError> {
-        let (x, w) = (l.operand(0)?, l.operand(1)?);
-        let shape = l.shape(x);
-        let elem = elem_of(l.graph.ty(x).dtype)?;
+        Self::of_node(l.graph, l.node)
+    }
+
+    /// The convolution of a node.
+    pub(super) fn of_node(graph: &'a Graph, node: &'a Node) -> Result<Self, LowerError> {
+        let op = node.op.name();
+        let optional = |i: usize| node.operands.get(i).copied().flatten();
+        let operand = |i: usize| optional(i).ok_or(LowerError::MissingOperand { op });
+        let constant = |what: &str, dim: &Dim| {
+            let reason = || format!("{what} must be a constant, found {dim}");
+            dim.as_const().ok_or_else(|| LowerError::Unsupported { op, reason: reason() })
+        };
+        let (x, w) = (operand(0)?, operand(1)?);
+        let shape: &'a [Dim] = &graph.ty(x).shape;
+        let elem = elem_of(graph.ty(x).dtype)?;
         Ok(Self {
             x,
             w,
-            bias: l.optional(2),
-            state: l.optional(3),
-            seq_idx: l.optional(4),
-            state_out: l.node.results[1],
-            channels: l.constant("channels", &shape[2])?,
-            width: l.constant("width", &l.shape(w)[1])?,
+            bias: optional(2),
+            state: optional(3),
+            seq_idx: optional(4),
+            state_out: node.results[1],
+            channels: constant("channels", &shape[2])?,
+            width: constant("width", &graph.ty(w).shape[1])?,
             shape,
             elem,
             acc: accumulator(elem),

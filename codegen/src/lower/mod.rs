@@ -28,7 +28,7 @@ mod states;
 mod sums;
 mod wkv;
 
-pub use block::{lower_alternatives, lower_block};
+pub use block::{Chain, chains, lower_alternatives, lower_block, lower_chain, lower_unchained};
 
 use crate::assemble::Packing;
 use crate::kernel::{Elem, Kernel, KernelBuilder, Reg};

@@ -51,7 +51,7 @@ fn rows<'a>(l: &Lowering<'a>, x: ValueId) -> Result<(&'a [Dim], &'a Dim), LowerE
 }
 
 /// 1 / sqrt(sum / n + eps), in every lane.
-fn inverse_deviation(b: &mut KernelBuilder, sum: Reg, n: Reg, eps: f64) -> Reg {
+pub(super) fn inverse_deviation(b: &mut KernelBuilder, sum: Reg, n: Reg, eps: f64) -> Reg {
     let mean = b.div(sum, n);
     let shifted = b.add(mean, eps);
     let root = b.sqrt(shifted);

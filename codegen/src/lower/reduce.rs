@@ -102,7 +102,7 @@ fn neutral(b: &mut KernelBuilder, f: ReduceFn, ty: RegTy) -> Reg {
 }
 
 /// The highest or lowest number of the type.
-fn bound(b: &mut KernelBuilder, ty: RegTy, highest: bool) -> Reg {
+pub(super) fn bound(b: &mut KernelBuilder, ty: RegTy, highest: bool) -> Reg {
     let elem = ty.elem();
     let unused_bits = 64 - elem.bits();
     let value = match (elem.is_float(), elem.is_signed_int(), highest) {

@@ -65,6 +65,30 @@ impl<'a> Sink<'a> {
         Ok(())
     }
 
+    /// Asks for what the epilogue reads besides the root at `idx`, so that it is under way before [`Sink::put`] needs it.
+    pub(super) fn prepare(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        idx: &[Idx],
+    ) -> Result<(), LowerError> {
+        let (mut value, mut idx) = (self.root, idx.to_vec());
+        for id in self.epilogue {
+            let node = self.graph.node(*id);
+            match &node.op {
+                Op::Reshape(op) => idx = cx.map_reshape(b, &idx, &self.graph.ty(value).shape, &op.shape),
+                Op::Binary(_) | Op::Select(_) => {
+                    for operand in node.operands.iter().flatten().filter(|operand| **operand != value) {
+                        cx.get(b, *operand, &idx)?;
+                    }
+                }
+                _ => {}
+            }
+            value = node.results[0];
+        }
+        Ok(())
+    }
+
     /// Stores an element of another result of the root. Nothing if nobody wants it.
     pub(super) fn put_extra(
         &mut self,

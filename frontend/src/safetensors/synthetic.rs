@@ -270,14 +270,35 @@ impl SyntheticModel {
         let header = self.header(&tensors)?;
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
-        for (idx, tensor) in tensors.iter().enumerate() {
-            let mut random = Random::new(self.seed.wrapping_mul(0x1_0000_0001).wrapping_add(idx as u64));
-            let row = tensor.shape.last().copied().unwrap_or(1);
-            for i in 0..tensor.n_elems() {
-                self.storage.write(tensor.init.sample(i % row, &mut random), out)?;
+        // Each tensor has random numbers of its own, so that threads make several at once.
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        for (part, some) in tensors.chunks(threads).enumerate() {
+            let made: Vec<io::Result<Vec<u8>>> = std::thread::scope(|scope| {
+                let make = |(i, tensor): (usize, &'_ Tensor)| {
+                    let seed = (part * threads + i) as u64;
+                    self.tensor_bytes(tensor, self.seed.wrapping_mul(0x1_0000_0001).wrapping_add(seed))
+                };
+                let running: Vec<_> =
+                    some.iter().enumerate().map(|item| scope.spawn(move || make(item))).collect();
+                let died = || io::Error::other("a thread that makes weights died");
+                running.into_iter().map(|thread| thread.join().map_err(|_| died())?).collect()
+            });
+            for bytes in made {
+                out.write_all(&bytes?)?;
             }
         }
         Ok(())
+    }
+
+    fn tensor_bytes(&self, tensor: &Tensor, seed: u64) -> io::Result<Vec<u8>> {
+        let (_, _, width) = self.storage.names();
+        let mut bytes = Vec::with_capacity(tensor.n_elems() * width);
+        let mut random = Random::new(seed);
+        let row = tensor.shape.last().copied().unwrap_or(1);
+        for i in 0..tensor.n_elems() {
+            self.storage.write(tensor.init.sample(i % row, &mut random), &mut bytes)?;
+        }
+        Ok(bytes)
     }
 }
 

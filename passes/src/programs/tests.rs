@@ -129,3 +129,24 @@ fn a_graph_without_logits_has_one_program() {
     let programs = derive(&model(text).graph).unwrap();
     assert_eq!(programs.iter().map(|p| p.name).collect::<Vec<_>>(), ["forward"]);
 }
+
+#[test]
+fn the_next_tokens_are_the_most_likely_ones() {
+    let text = r#"func @lm(%input_ids: i64[batch, seq_len], %h: f32[batch, 3]) {
+    %x = cast %input_ids {to=f32} : f32[batch, seq_len]
+    %l = reshape %x {shape=[batch, seq_len, 1]} : f32[batch, seq_len, 1]
+    %b = broadcast %l {axes=[0, 1, 2], shape=[batch, seq_len, 3]} : f32[batch, seq_len, 3]
+    %s = neg %h : f32[batch, 3]
+    return %b "logits", %h "logits_last", %s "h"
+}"#;
+    let programs = derive(&model(text).graph).unwrap();
+    let choose = programs.iter().find(|p| p.name == "choose").unwrap();
+    assert_eq!(
+        (names(choose.graph.inputs()), names(choose.graph.outputs())),
+        (vec!["logits"], vec!["input_ids"])
+    );
+    let logits =
+        Tensor::floats(DType::F32, [3, 3], vec![0.5, 2.0, 2.0, -1.0, -2.0, -3.0, 0.0, 0.0, 0.25]).unwrap();
+    let found = run(choose, &[("logits", logits)]).remove("input_ids").unwrap();
+    assert_eq!((found.shape(), found.to_f64()), (&[3, 1][..], vec![1.0, 0.0, 2.0]));
+}

@@ -283,7 +283,12 @@ impl Handle {
     }
 }
 
-/// What the driver says about a failed launch.
-pub(super) fn launch_error(kernel: &str, error: DriverError) -> GpuError {
-    GpuError::Driver { what: format!("launching kernel {kernel}"), message: message(error) }
+/// What the driver says about a failed launch of so many blocks, of so many threads and bytes of shared memory.
+pub(super) fn launch_error(
+    kernel: &str,
+    (grid, ([x, y, z], shared)): (u32, ([u32; 3], u32)),
+    error: DriverError,
+) -> GpuError {
+    let launch = format!("{grid} blocks of {x}x{y}x{z} threads, {shared} bytes of dynamic shared memory");
+    GpuError::Driver { what: format!("launching kernel {kernel} ({launch})"), message: message(error) }
 }

@@ -62,15 +62,30 @@ impl DeviceMemory {
         unsafe { read(&self.device, self.address(offset), bytes) }
     }
 
-    /// Copies `len` bytes from `offset` to the same place of `to`; returns before that is done.
-    pub(crate) fn copy_to(&self, to: &DeviceMemory, offset: usize, len: usize) -> Result<(), GpuError> {
-        let end = offset + len;
-        assert!(end <= self.len && end <= to.len, "what is copied lies inside both");
-        // SAFETY: both ranges lie inside allocations of their own.
-        unsafe {
-            result::memcpy_dtod_async(to.address(offset), self.address(offset), len, self.device.stream())
+    /// Copies `len` bytes from `offset` to byte `at` of `to`; returns before that is done.
+    pub(crate) fn copy_to(
+        &self,
+        offset: usize,
+        (to, at): (&DeviceMemory, usize),
+        len: usize,
+    ) -> Result<(), GpuError> {
+        assert!(offset + len <= self.len, "what is copied lies inside the memory");
+        // SAFETY: the range lies inside the allocation.
+        unsafe { to.copy_from(at, self.address(offset), len) }
+    }
+
+    /// Copies `len` bytes at `address` to byte `at`; returns before that is done.
+    ///
+    /// # Safety
+    /// `address` is followed by as many live bytes of device memory, which stay so until the copy is done.
+    pub(super) unsafe fn copy_from(&self, at: usize, address: u64, len: usize) -> Result<(), GpuError> {
+        assert!(at + len <= self.len, "what is copied finds room");
+        if len == 0 {
+            return Ok(());
         }
-        .map_err(failed("copying on the device"))
+        // SAFETY: the target lies inside the allocation; the source by the contract of this function.
+        unsafe { result::memcpy_dtod_async(self.address(at), address, len, self.device.stream()) }
+            .map_err(failed("copying on the device"))
     }
 
     /// Fills all of it; returns before that is done.

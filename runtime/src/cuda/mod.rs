@@ -125,6 +125,8 @@ pub(crate) struct Gpu {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CallKey {
     pub(crate) plan: usize,
+    /// The plan whose launches follow.
+    pub(crate) then: Option<usize>,
     pub(crate) symbols: Vec<i64>,
     /// Addresses of the state before and after.
     pub(crate) states: [u64; 2],
@@ -267,6 +269,28 @@ impl Gpu {
         Ok(())
     }
 
+    /// Memory for tokens of this many bytes.
+    pub(crate) fn tokens(&self, len: usize) -> Result<DeviceMemory, RuntimeError> {
+        Ok(DeviceMemory::zeroed(&self.device, "tokens", len)?)
+    }
+
+    /// Copies a buffer of inputs and outputs to byte `at` of memory, in the order of launches.
+    pub(crate) fn keep(&self, to: &DeviceMemory, at: usize, from: Region) -> Result<(), RuntimeError> {
+        // SAFETY: the region is one of `io`, which lives as long as `self`.
+        Ok(unsafe { to.copy_from(at, from.start.address(), from.len) }?)
+    }
+
+    /// Starts what was recorded for a call, if it was.
+    pub(crate) fn start_recorded(&mut self, key: &CallKey, what: &str) -> Result<bool, RuntimeError> {
+        let Some(at) = self.recorded.iter().position(|(known, _)| known == key) else { return Ok(false) };
+        self.recorded[at..].rotate_left(1);
+        let (_, graph) = self.recorded.last().expect("one was found");
+        // SAFETY: what was recorded needs the module and memory of `self`, weights among it, and the state of the call,
+        // whose addresses are in the key.
+        unsafe { graph.launch(what) }?;
+        Ok(true)
+    }
+
     /// Does what `launch` does: at the first call of its kind right away, later by recorded launches.
     pub(crate) fn run(
         &mut self,
@@ -274,15 +298,8 @@ impl Gpu {
         what: &str,
         launch: impl FnOnce(&mut Self) -> Result<(), RuntimeError>,
     ) -> Result<(), RuntimeError> {
-        let start = |graph: &Graph| {
-            // SAFETY: what was recorded needs the module and memory of `self`, weights among it, and the state of the
-            // call, whose addresses are in the key.
-            unsafe { graph.launch(what) }
-        };
-        if let Some(at) = self.recorded.iter().position(|(known, _)| *known == key) {
-            self.recorded[at..].rotate_left(1);
-            let (_, graph) = self.recorded.last().expect("one was found");
-            return Ok(start(graph)?);
+        if self.start_recorded(&key, what)? {
+            return Ok(());
         }
         let kind = CallKey { states: [0; 2], ..key.clone() };
         if !self.known.contains(&kind) {
@@ -294,7 +311,8 @@ impl Gpu {
         }
         let device = Arc::clone(&self.device);
         let graph = Graph::record(&device, || launch(self))?;
-        start(&graph)?;
+        // SAFETY: as for what was recorded before.
+        unsafe { graph.launch(what) }?;
         self.recorded.push((key, graph));
         if self.recorded.len() > RECORDED {
             self.recorded.remove(0);
@@ -320,7 +338,7 @@ impl Gpu {
         // device memory that lives as long as `self` or, for states, as the call; that kernels stay inside is the
         // compiler's part.
         unsafe { kernel.handle.launch(grid, shape, args, pointers, place) }
-            .map_err(|error| driver::launch_error(&name(), error))?;
+            .map_err(|error| driver::launch_error(&name(), (grid, shape), error))?;
         Ok(())
     }
 

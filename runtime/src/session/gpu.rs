@@ -7,10 +7,10 @@ use ssmc_artifact::BufferKind;
 use super::execute::{STATEFUL, check_outputs, kernel_name};
 use super::{Backend, Session};
 use crate::code::Entry;
-use crate::cuda::{CallKey, Gpu};
+use crate::cuda::{CallKey, DeviceMemory, Gpu};
 use crate::error::RuntimeError;
 use crate::observe::{LaunchObserver, LaunchView};
-use crate::plan::Call;
+use crate::plan::{Call, Region};
 use crate::state::{StateMemory, Turn};
 use crate::symbols;
 use crate::tensor::{TensorMut, TensorRef};
@@ -69,7 +69,7 @@ impl Session {
         let what = format!("running program {}", program.name);
         match observer {
             None => {
-                let key = CallKey { plan: index, symbols: self.symbols.clone(), states };
+                let key = CallKey { plan: index, then: None, symbols: self.symbols.clone(), states };
                 gpu.run(key, &what, |gpu| {
                     copy()?;
                     for index in 0..plan.n_launches() {
@@ -103,6 +103,101 @@ impl Session {
             gpu.read(region.start, tensor.bytes_mut())?;
         }
         Ok(())
+    }
+}
+
+/// A step whose tokens another program chooses, again and again.
+pub(crate) struct Greedy {
+    /// The plans of both.
+    step: usize,
+    choose: usize,
+    /// Where tokens and logits lie.
+    ids: Region,
+    logits: Region,
+    /// All tokens so far, as the programs have them.
+    tokens: DeviceMemory,
+    written: usize,
+}
+
+impl Session {
+    /// Prepares to decode `n` tokens for each sequence of the plan `step`, which was bound to the first ones.
+    pub(crate) fn begin_greedy(
+        &mut self,
+        (step, choose): (usize, usize),
+        first: TensorRef<'_>,
+        n: usize,
+    ) -> Result<Greedy, RuntimeError> {
+        let Backend::Gpu(gpu) = &mut self.backend else { unreachable!("the caller looked") };
+        gpu.enter()?;
+        let manifest = self.artifact.manifest();
+        let info = &manifest.programs[self.plans[step].program].outputs[0];
+        let len = symbols::byte_len(info, &self.symbols)?;
+        gpu.write_io(0, first.bytes())?;
+        let (ids, next) = gpu.io(0, first.bytes().len());
+        let (logits, _) = gpu.io(next, len);
+        let tokens = gpu.tokens(n.saturating_mul(ids.len))?;
+        Ok(Greedy { step, choose, ids, logits, tokens, written: 0 })
+    }
+
+    /// One step and the choice of the next tokens, which lie where the step had its own; returns before that is done.
+    pub(crate) fn greedy_step(
+        &mut self,
+        greedy: &mut Greedy,
+        mut turn: Turn<'_>,
+    ) -> Result<(), RuntimeError> {
+        let manifest = self.artifact.manifest();
+        let Greedy { step, choose, ids, logits, .. } = *greedy;
+        let Backend::Gpu(gpu) = &mut self.backend else { unreachable!("the caller looked") };
+        let states = turn.memory();
+        let key = CallKey {
+            plan: step,
+            then: Some(choose),
+            symbols: self.symbols.clone(),
+            states: states.addresses(),
+        };
+        let what = "decoding";
+        if !gpu.start_recorded(&key, what)? {
+            for (index, [input, output]) in [(step, [ids, logits]), (choose, [logits, ids])] {
+                let plan = &mut self.plans[index];
+                let program = &manifest.programs[plan.program];
+                plan.resolve(program, |slots, kind, index| match kind {
+                    BufferKind::Input => input,
+                    BufferKind::Output => output,
+                    BufferKind::Slot => gpu.slot(&slots[index]),
+                    BufferKind::Weight => gpu.weight(index),
+                    BufferKind::StateIn => states.read(index),
+                    BufferKind::StateOut => states.write(index),
+                    BufferKind::Unspecified => unreachable!("the reader refuses unknown buffer kinds"),
+                })?;
+            }
+            let plans = &self.plans;
+            gpu.run(key, what, |gpu| {
+                turn.copy_in_place()?;
+                for plan in [&plans[step], &plans[choose]] {
+                    let program = &manifest.programs[plan.program];
+                    for index in 0..plan.n_launches() {
+                        let call = plan.call(index);
+                        let Entry::Gpu(kernel) = call.entry else {
+                            unreachable!("a plan has kernels of one device")
+                        };
+                        if call.grid > 0 {
+                            gpu.launch(kernel, &call, || kernel_name(manifest, program, index))?;
+                        }
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        gpu.keep(&greedy.tokens, greedy.written, ids)?;
+        greedy.written += ids.len;
+        Ok(())
+    }
+
+    /// Waits for all steps; the tokens as the programs have them, those of a step together.
+    pub(crate) fn end_greedy(&mut self, greedy: &Greedy) -> Result<Vec<u8>, RuntimeError> {
+        let mut bytes = vec![0; greedy.written];
+        greedy.tokens.read(0, &mut bytes)?;
+        Ok(bytes)
     }
 }
 

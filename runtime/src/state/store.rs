@@ -73,6 +73,25 @@ impl Store {
         }
     }
 
+    /// Copies `len` bytes from `offset` to byte `at` of `to`, which lies in the same place and is not shared.
+    pub(crate) fn copy_to(
+        &self,
+        offset: usize,
+        (to, at): (&mut Store, usize),
+        len: usize,
+    ) -> Result<(), RuntimeError> {
+        match (self, to) {
+            (Store::Host(from), Store::Host(to)) => {
+                to.as_mut_slice()[at..at + len].copy_from_slice(&from.as_slice()[offset..offset + len]);
+                Ok(())
+            }
+            #[cfg(feature = "cuda")]
+            (Store::Device(from), Store::Device(to)) => Ok(from.copy_to(offset, (to, at), len)?),
+            #[cfg(feature = "cuda")]
+            _ => unreachable!("states of a session lie in one place"),
+        }
+    }
+
     /// Writes bytes from `offset` on; the memory is not shared.
     pub(crate) fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<(), RuntimeError> {
         match self {

@@ -8,6 +8,8 @@ mod errors;
 #[cfg(target_arch = "x86_64")]
 mod programs;
 #[cfg(target_arch = "x86_64")]
+mod slots;
+#[cfg(target_arch = "x86_64")]
 mod states;
 #[cfg(target_arch = "x86_64")]
 mod toy;

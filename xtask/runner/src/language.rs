@@ -40,6 +40,23 @@ pub(crate) fn greedy_by_step(session: &mut Session, prompts: &Rows, tokens: usiz
     Ok(rows)
 }
 
+/// The likeliest tokens after each row, chosen where the kernels run.
+pub(crate) fn greedy_by_generate(
+    session: &mut Session,
+    prompts: &Rows,
+    tokens: usize,
+) -> Result<Rows, Error> {
+    if tokens == 0 {
+        return Ok(vec![Vec::new(); prompts.len()]);
+    }
+    let mut state = session.new_state(prompts.len())?;
+    let logits = session.prefill(&mut state, &prompts.concat())?;
+    let first = likeliest(&logits, prompts.len())?;
+    let others = session.generate(&mut state, &first, tokens - 1)?;
+    let row = |i: usize| &others[i * (tokens - 1)..(i + 1) * (tokens - 1)];
+    Ok(first.iter().enumerate().map(|(i, id)| [&[*id], row(i)].concat()).collect())
+}
+
 /// The index of the greatest logit at the last position of each row; the first one among equals.
 fn likeliest(logits: &Tensor, batch: usize) -> Result<Vec<u32>, Error> {
     let (values, vocab) = flat(logits)?;

@@ -5,7 +5,8 @@
 //! - `launches` prints `launch`, recurrence class, count and whether it is a generic loop, for `forward`.
 //! - `run IN.npz OUT.npz` runs `forward` and prints `ran` and the seconds.
 //! - `greedy N PROMPTS` continues the prompts by the N likeliest tokens, once by `forward` over the growing
-//!   sequence and once by `prefill` and `step`, and prints `greedy forward TOKENS` and `greedy step TOKENS`.
+//!   sequence, once by `prefill` and `step`, and once by `generate`, and prints `greedy forward TOKENS`, `greedy step TOKENS`
+//!   and `greedy generate TOKENS`.
 //!   Prompts and results are written `1 2 3;4 5 6`: rows of one length.
 //! - `continue N IN.npz OUT.npz` runs `forward` over `input_ids`, then `prefill` over all but the last N
 //!   tokens and `step` over those, writes `forward` and `step` logits at the last N + 1 positions, and prints
@@ -122,6 +123,7 @@ fn work(session: &mut Session, loaded: f64, job: &Job) -> Result<(), Error> {
             for (way, rows) in [
                 ("forward", language::greedy_by_forward(session, prompts, *tokens)?),
                 ("step", language::greedy_by_step(session, prompts, *tokens)?),
+                ("generate", language::greedy_by_generate(session, prompts, *tokens)?),
             ] {
                 println!("greedy\t{way}\t{}", print_rows(&rows));
             }

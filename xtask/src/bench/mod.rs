@@ -1,6 +1,7 @@
 //! Benchmarks: time and memory beside what the machine allows.
 
 mod cpu;
+mod gpu;
 mod memory;
 mod unrolled;
 
@@ -29,12 +30,12 @@ const COMPILE_MEMORY: f64 = 3.0;
 pub(crate) fn main(args: &[String]) -> Result<bool> {
     const OPTIONS: &[&str] = &[
         "bin", "dir", "storage", "shape", "profile", "filter", "peers", "rounds", "threads", "steps",
-        "layers", "append",
+        "layers", "append", "tools", "rows",
     ];
     let args = Args::parse(args, OPTIONS)?;
     let task = match args.words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [task @ ("spine" | "unrolled" | "cpu")] => task,
-        ["gpu"] => return gpu(&args),
+        ["gpu"] => return gpu::run(&args),
         _ => return Err("expected spine, unrolled, cpu or gpu".into()),
     };
     let temporary = tempfile::tempdir()?;
@@ -59,23 +60,6 @@ pub(crate) fn main(args: &[String]) -> Result<bool> {
     }
     let shape = args.get("shape").unwrap_or("mamba-130m");
     spine(&tools, &folder, shape, args.get("storage").unwrap_or("f32"))
-}
-
-/// Times single kernels on the GPU of this machine.
-fn gpu(args: &Args) -> Result<bool> {
-    let program = match args.get("bin") {
-        Some(path) => PathBuf::from(path),
-        None => {
-            let features = ["--no-default-features", "--features", "cuda"];
-            process::build(
-                "ssmc-tests",
-                "ssmc-gpu-bench",
-                args.get("profile").unwrap_or("release"),
-                &features,
-            )?
-        }
-    };
-    Ok(Command::new(program).args(args.get("filter")).status()?.success())
 }
 
 #[derive(Debug)]

@@ -150,7 +150,9 @@ fn greedy_faults(expected: &[Greedy], said: &str) -> Vec<String> {
     let lines: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("greedy\t")).collect();
     let wanted: Vec<String> = expected
         .iter()
-        .flat_map(|greedy| ["forward", "step"].map(|way| format!("{way}\t{}", print_rows(&greedy.tokens))))
+        .flat_map(|greedy| {
+            ["forward", "step", "generate"].map(|way| format!("{way}\t{}", print_rows(&greedy.tokens)))
+        })
         .collect();
     if lines.len() != wanted.len() {
         return vec![format!("greedy: expected {} results, found {}", wanted.len(), lines.len())];
@@ -175,12 +177,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn greedy_lines_are_compared_both_ways() {
+    fn greedy_lines_are_compared_in_every_way() {
         let expected = [Greedy { prompts: vec![vec![1], vec![2]], tokens: vec![vec![3, 4], vec![5, 6]] }];
-        let said =
-            |step: &str| format!("launch\ts6\t1\tfalse\ngreedy\tforward\t3 4;5 6\ngreedy\tstep\t{step}\n");
+        let said = |step: &str| {
+            let lines = "greedy\tforward\t3 4;5 6\ngreedy\tstep";
+            format!("launch\ts6\t1\tfalse\n{lines}\t{step}\ngreedy\tgenerate\t3 4;5 6\n")
+        };
         assert_eq!(greedy_faults(&expected, &said("3 4;5 6")), Vec::<String>::new());
         assert!(greedy_faults(&expected, &said("3 4;5 7"))[0].contains("found step\t3 4;5 7"));
-        assert!(greedy_faults(&expected, "")[0].contains("expected 2 results, found 0"));
+        assert!(greedy_faults(&expected, "")[0].contains("expected 3 results, found 0"));
     }
 }

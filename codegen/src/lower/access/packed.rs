@@ -10,9 +10,9 @@ use ssmc_ir::ops::Op;
 
 impl Cx<'_> {
     /// Remembers how products have the weight packed whose rows a lookup along `axis` of `table` takes.
-    pub(super) fn find_packing(&mut self, table: ValueId, axis: usize) {
+    pub(super) fn find_packing(&mut self, b: &KernelBuilder, table: ValueId, axis: usize) {
         // Blocks of threads read weights as they are.
-        if axis != 0 || self.work != Work::Vectors {
+        if axis != 0 || self.work != Work::Vectors || b.n_threads() > 1 {
             return;
         }
         let mut weight = table;

@@ -32,8 +32,8 @@
 mod fma;
 pub(super) mod group;
 mod mma;
-mod product;
-mod vector;
+pub(super) mod product;
+pub(super) mod vector;
 
 use super::scalar;
 use super::share::reaches;
@@ -70,18 +70,20 @@ pub(super) enum Schedule {
 }
 
 impl Schedule {
-    /// The schedules for a node, each with what its grid is to be multiplied by: 1, or 0 where the other one runs.
+    /// The schedules for a node with at least so many rows, 1 or 2: each with what its grid is to be multiplied by, 1, or
+    /// 0 where another one runs.
     ///
     /// # Errors
     /// The node is no product of two float tensors with a sum.
-    pub(super) fn alternatives(
+    pub(super) fn alternatives_from(
+        least: i64,
         graph: &Graph,
         group: &Group,
         target: &GpuTarget,
     ) -> Result<Vec<(Schedule, Dim)>, LowerError> {
         let tiled = Schedule::tiled(graph, group, target)?;
-        let Some([rows, columns]) = vector::extents(graph, group) else { return Ok(tiled) };
-        let few = |is_one| Schedule::Vector(vector::Few::of(is_one, &columns));
+        let Some([rows, columns, depth]) = vector::extents(graph, group) else { return Ok(tiled) };
+        let few = |is_one| Schedule::Vector(vector::Few::of(is_one, [&columns, &depth]));
         Ok(match rows.as_const() {
             Some(rows) if rows > vector::ROWS_MAX => tiled,
             Some(rows) => vec![(few(rows == 1), Dim::from(1))],
@@ -89,6 +91,9 @@ impl Schedule {
                 let at_least = |n: i64| reaches(&rows, n);
                 let (are_some, are_many) = (at_least(2), at_least(vector::ROWS_MAX + 1));
                 let mut all = vec![(few(true), at_least(1) - &are_some), (few(false), are_some - &are_many)];
+                if least > 1 {
+                    all.remove(0);
+                }
                 all.extend(tiled.into_iter().map(|(schedule, share)| (schedule, share * &are_many)));
                 all
             }
@@ -171,6 +176,18 @@ impl Schedule {
     }
 }
 
+/// The layout of a product of one row.
+///
+/// # Errors
+/// The node is no product of two float tensors with a sum.
+pub(super) fn few_rows(graph: &Graph, group: &Group) -> Result<vector::Few, LowerError> {
+    let [_, columns, depth] = vector::extents(graph, group).ok_or_else(|| LowerError::Unsupported {
+        op: graph.node(group.root).op.name(),
+        reason: "it is no product of two matrices".into(),
+    })?;
+    Ok(vector::Few::of(true, [&columns, &depth]))
+}
+
 /// Some axes of the product as one axis.
 struct Axes {
     labels: Vec<Label>,
@@ -216,7 +233,7 @@ pub(super) fn lower(
     schedule: Schedule,
 ) -> Result<Launch, LowerError> {
     if let Schedule::Vector(few) = schedule {
-        return vector::lower(l, op, group, few);
+        return vector::lower(l, op, group, (few, vector::Around::default()));
     }
     let p = recognize(l.graph, l.node, &|id| group.members.contains(&id))?;
     let extents = op.extents(&[Some(l.graph.ty(l.operand(0)?)), Some(l.graph.ty(l.operand(1)?))]);

@@ -6,6 +6,8 @@
 //! A launch binds every tensor at an address that is a multiple of 16 bytes, so that rows whose length allows it are
 //! copied into shared memory 16 bytes at a time.
 
+mod argmax;
+mod chain;
 mod conv1d;
 mod generic;
 mod matmul;
@@ -18,6 +20,7 @@ mod staging;
 mod tests;
 mod update;
 
+pub use chain::{Chain, chains, lower_chain};
 pub(crate) use reduce::block_sum;
 
 use super::access::Cx;
@@ -38,6 +41,24 @@ pub fn lower_alternatives(
     group: &Group,
     target: &GpuTarget,
 ) -> Result<Vec<Lowered>, LowerError> {
+    lower_from(1, graph, group, target)
+}
+
+/// As [`lower_alternatives`], where a group of a [`Chain`] runs alone: kernels for products of one row are left out.
+///
+/// # Errors
+/// As [`lower_block`].
+pub fn lower_unchained(graph: &Graph, group: &Group, target: &GpuTarget) -> Result<Vec<Lowered>, LowerError> {
+    lower_from(2, graph, group, target)
+}
+
+/// The kernels of one group; products of them for at least so many rows.
+fn lower_from(
+    least: i64,
+    graph: &Graph,
+    group: &Group,
+    target: &GpuTarget,
+) -> Result<Vec<Lowered>, LowerError> {
     let node = graph.node(group.root);
     let shared = |lowered: Lowered, share: &Dim| Lowered {
         grid: lowered.grid * share,
@@ -45,7 +66,9 @@ pub fn lower_alternatives(
         ..lowered
     };
     match &node.op {
-        Op::Contract(op) if let Ok(schedules) = matmul::Schedule::alternatives(graph, group, target) => {
+        Op::Contract(op)
+            if let Ok(schedules) = matmul::Schedule::alternatives_from(least, graph, group, target) =>
+        {
             let lower = |(schedule, share): (matmul::Schedule, Dim)| {
                 let lower = |l: &mut Lowering<'_>| matmul::lower(l, op, group, schedule);
                 Ok(shared(in_block(graph, group, schedule.threads(), lower)?, &share))
@@ -96,7 +119,7 @@ fn scan_schedules(
 pub fn lower_block(graph: &Graph, group: &Group, target: &GpuTarget) -> Result<Lowered, LowerError> {
     let node = graph.node(group.root);
     if let Some(update) = update::Update::of(graph, node) {
-        return in_block(graph, group, update::THREADS, |l| update.lower(l));
+        return in_block(graph, group, update::THREADS, |l| update.lower(l, None));
     }
     match &node.op {
         Op::SelectiveScan(op) if let Some(schedules) = scan_schedules(graph, node, op, target) => {
@@ -111,6 +134,9 @@ pub fn lower_block(graph: &Graph, group: &Group, target: &GpuTarget) -> Result<L
                 let split = ssd::Split::none(&l.shape(l.operand(0)?)[1]);
                 ssd::lower(l, op, schedule, (ssd::Work::Whole, &split))
             })
+        }
+        Op::ArgMax(_) if let Some(op) = argmax::of(graph, node) => {
+            in_block(graph, group, argmax::THREADS, |l| argmax::lower(l, op))
         }
         Op::CausalConv1d(op) => {
             in_block(graph, group, conv1d::threads(graph, node), |l| conv1d::lower(l, op))

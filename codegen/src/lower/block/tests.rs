@@ -1,5 +1,7 @@
 //! Thread-block kernels in the kernel interpreter, against the truth of the graph interpreter.
 
+mod argmax;
+mod chain;
 mod conv1d;
 mod faults;
 mod matmul;

@@ -6,11 +6,12 @@
 //! group of lanes = a row of states (a channel, or a row of a head); a lane has 16 bytes of it
 //! ```
 //!
-//! Groups of a block have neighboring rows. A group has all states of its rows under way before it uses the first.
+//! Groups of a block have neighboring rows. A group has all states of its rows under way before it uses the first. Step
+//! sizes that a product makes can be computed here, by the group of the channel.
 
 use super::matmul::group_sum;
 use super::scalar;
-use crate::kernel::{Axis, Elem, KernelBuilder, Reg, WARP_SIZE};
+use crate::kernel::{Axis, Elem, KernelBuilder, ReduceOp, Reg, WARP_SIZE};
 use crate::lower::access::Cx;
 use crate::lower::elementwise::row_index;
 use crate::lower::index::Idx;
@@ -53,6 +54,81 @@ pub(super) struct Update {
     group: i64,
     elem: Elem,
     state_elem: Elem,
+}
+
+/// A product of one row that makes the step sizes of channels: `dt[n] = sum over k of x[k] * w[n, k]`.
+pub(super) struct StepSizes {
+    pub(super) x: ValueId,
+    /// Axes of x; k is the last one, the others have one element.
+    pub(super) rank: usize,
+    pub(super) w: ValueId,
+    pub(super) w_elem: Elem,
+    pub(super) depth: i64,
+}
+
+/// Most loads of a step size that a lane has under way.
+const LOADS: i64 = 8;
+
+impl StepSizes {
+    /// Elements of a load, and loads of a group of lanes until all of a row are under way.
+    fn loads(&self, group: i64) -> (i64, i64) {
+        let lanes = BYTES / self.w_elem.size() as i64;
+        (lanes, (self.depth / lanes + group - 1) / group)
+    }
+
+    /// Asks for the weights of a channel. With each load: where it is along k, what came, and whether it counts.
+    fn fetch(
+        &self,
+        cx: &mut Cx<'_>,
+        b: &mut KernelBuilder,
+        (channel, lane, group): (Reg, Reg, i64),
+    ) -> Result<Vec<(Reg, Reg, Option<Reg>)>, LowerError> {
+        let (lanes, loads) = self.loads(group);
+        let vectors = self.depth / lanes;
+        let outer = std::mem::replace(&mut cx.lanes, lanes as u16);
+        let mut all = Vec::new();
+        for i in 0..loads {
+            let vector = b.add(lane, i * group);
+            let counts = ((i + 1) * group > vectors).then(|| b.lt(vector, vectors));
+            let vector = if counts.is_some() { b.min(vector, vectors - 1) } else { vector };
+            let at = b.mul(vector, lanes);
+            let k = cx.lanes_from(at);
+            let w = cx.get_wide(b, self.w, &[Idx::Uniform(channel), k])?;
+            all.push((at, w, counts));
+        }
+        cx.lanes = outer;
+        Ok(all)
+    }
+
+    /// The step size of a channel, in every lane of its group.
+    fn sum(
+        &self,
+        cx: &mut Cx<'_>,
+        b: &mut KernelBuilder,
+        fetched: Vec<(Reg, Reg, Option<Reg>)>,
+        group: i64,
+    ) -> Result<Reg, LowerError> {
+        let (lanes, _) = self.loads(group);
+        let outer = std::mem::replace(&mut cx.lanes, lanes as u16);
+        let zero = Idx::Uniform(b.const_i64(0));
+        let mut xs = Vec::new();
+        for (at, ..) in &fetched {
+            let k = cx.lanes_from(*at);
+            let at = [&vec![zero; self.rank - 1][..], &[k]].concat();
+            xs.push(cx.get_wide_as(b, (self.x, Elem::F32), &at)?);
+        }
+        cx.lanes = outer;
+        let nothing = b.const_f32(0.0);
+        let mut total: Option<Reg> = None;
+        for ((_, w, counts), x) in fetched.into_iter().zip(xs) {
+            let w = b.cast(w, Elem::F32);
+            let products = b.mul(x, w);
+            let sum = b.reduce(ReduceOp::Add, products);
+            let sum = counts.map_or(sum, |counts| b.select(counts, sum, nothing));
+            total = Some(total.map_or(sum, |total| b.add(total, sum)));
+        }
+        Ok(group_sum(b, total.unwrap_or(nothing), group))
+    }
 }
 
 /// Where a group works.
@@ -118,12 +194,28 @@ impl Update {
         })
     }
 
+    /// The step sizes before bias, softplus and limits.
+    pub(super) fn dt(&self) -> ValueId {
+        self.dt
+    }
+
+    /// Whether step sizes can be computed by the groups of channels.
+    pub(super) fn takes(&self, sizes: &StepSizes) -> bool {
+        let (lanes, loads) = sizes.loads(self.group);
+        !self.has_heads && lanes > 1 && sizes.depth > 0 && sizes.depth % lanes == 0 && loads <= LOADS
+    }
+
     /// Rows that a group has under way.
     fn together(&self) -> i64 {
         if self.has_heads { ROWS.min(self.group) } else { 1 }
     }
 
-    pub(super) fn lower(&self, l: &mut Lowering<'_>) -> Result<Launch, LowerError> {
+    /// The kernel; with `sizes` the product that makes the step sizes of one row is part of it.
+    pub(super) fn lower(
+        &self,
+        l: &mut Lowering<'_>,
+        sizes: Option<&StepSizes>,
+    ) -> Result<Launch, LowerError> {
         let shape = l.shape(self.x);
         let (outer, extent) = (&shape[2..shape.len() - 1], &shape[shape.len() - 1]);
         let groups = i64::from(THREADS) / self.group;
@@ -145,9 +237,10 @@ impl Update {
             rows: cx.dim(b, extent),
         };
         let are_whole = extent.as_const().is_some_and(|n| n % per_block == 0);
-        self.step(cx, b, sink, &place, are_whole)?;
+        self.step(cx, b, sink, (&place, sizes), are_whole)?;
         let rows = shape.iter().fold(Dim::from(1), |n, d| n * d);
-        let flops = rows * Dim::from(5 * self.states + 20);
+        let depth = sizes.map_or(0, |sizes| sizes.depth);
+        let flops = rows * Dim::from(5 * self.states + 20 + 2 * depth);
         Ok(Launch { grid: grid.iter().fold(Dim::from(1), |n, d| n * d), flops })
     }
 
@@ -156,36 +249,63 @@ impl Update {
         cx: &mut Cx<'a>,
         b: &mut KernelBuilder,
         sink: &mut Sink<'a>,
-        place: &Place,
+        (place, sizes): (&Place, Option<&StepSizes>),
         are_whole: bool,
     ) -> Result<(), LowerError> {
         let groups = i64::from(THREADS) / self.group;
         let first_n = b.mul(place.lane, self.lanes);
         let n = cx.lanes_from(first_n);
         let last = b.sub(place.rows, 1);
+        let zero = Idx::Uniform(b.const_i64(0));
         let mut rows = Vec::new();
-        let mut old = Vec::new();
         for i in 0..self.together() {
             let row = b.add(place.first, i * groups);
             let row = b.add(row, place.own);
             let exists = (!are_whole).then(|| b.lt(row, place.rows));
-            let row = if are_whole { row } else { b.min(row, last) };
-            let at = place.state(row, n);
-            old.push(cx.get_wide(b, self.h0, &at)?);
-            rows.push((row, exists));
+            rows.push((if are_whole { row } else { b.min(row, last) }, exists));
         }
-        let zero = Idx::Uniform(b.const_i64(0));
+        // Lane i finishes the i-th row.
+        let offset = b.mul(place.lane, groups);
+        let finished = b.add(place.first, offset);
+        let finished = b.add(finished, place.own);
+        let nearest = b.min(finished, last);
+        // What never changes is asked for first, everything else before anything is used.
+        let fetched = match sizes {
+            None => None,
+            Some(sizes) => {
+                let channel = self.channel(cx, b, place, rows[0].0);
+                Some((sizes, sizes.fetch(cx, b, (channel, place.lane, self.group))?))
+            }
+        };
+        let dynamics = if self.has_heads { None } else { Some(rows[0].0) };
+        let (a, bias) = self.constants(cx, b, place, dynamics, n)?;
+        let skip = self.skip(cx, b, place, nearest)?;
+        let mut old = Vec::new();
+        let mut xs = Vec::new();
+        for (row, _) in &rows {
+            old.push(cx.get_wide(b, self.h0, &place.state(*row, n))?);
+        }
+        let dt = match fetched {
+            Some((sizes, fetched)) => Some(sizes.sum(cx, b, fetched, self.group)?),
+            None => None,
+        };
+        for (row, _) in &rows {
+            xs.push(cx.get(b, self.x, &place.element(*row, zero))?);
+        }
         let pair = [place.batch, zero, place.outer[0], n];
         let b_n = cx.get_wide_as(b, (self.b, Elem::F32), &pair)?;
         let c_n = cx.get_wide_as(b, (self.c, Elem::F32), &pair)?;
-        let shared = if self.has_heads { Some(self.discretized(cx, b, place, None, n)?) } else { None };
+        let finish = Finish {
+            skip,
+            x: cx.get(b, self.x, &place.element(nearest, zero))?,
+            z: self.z.map(|z| cx.get(b, z, &place.element(nearest, zero))).transpose()?,
+        };
+        let lanes = std::mem::replace(&mut cx.lanes, 1);
+        sink.prepare(cx, b, &place.element(nearest, zero))?;
+        cx.lanes = lanes;
+        let (decay, factor) = self.discretized(cx, b, place, (dynamics, dt), (a, bias))?;
         let mut mine: Option<Reg> = None;
-        for (i, ((row, exists), old)) in rows.iter().zip(old).enumerate() {
-            let (decay, factor) = match shared {
-                Some(shared) => shared,
-                None => self.discretized(cx, b, place, Some(*row), n)?,
-            };
-            let x = cx.get(b, self.x, &place.element(*row, zero))?;
+        for (i, ((row, exists), (old, x))) in rows.iter().zip(old.into_iter().zip(xs)).enumerate() {
             let x = b.cast(x, Elem::F32);
             let x = cx.widen(b, x);
             let input = b.mul(factor, x);
@@ -216,78 +336,113 @@ impl Update {
             }
         }
         let sum = mine.expect("a group has a row");
-        // Lane i finishes the i-th row.
-        let offset = b.mul(place.lane, groups);
-        let row = b.add(place.first, offset);
-        let row = b.add(row, place.own);
-        let (is_lane, is_row) = (b.lt(place.lane, self.together()), b.lt(row, place.rows));
+        let (is_lane, is_row) = (b.lt(place.lane, self.together()), b.lt(finished, place.rows));
         let finishes = b.and(is_lane, is_row);
         let lanes = std::mem::replace(&mut cx.lanes, 1);
         let mut result = Ok(());
-        b.if_(finishes, |b| result = cx.scope(|cx| self.finish(cx, b, sink, place, (row, sum))));
+        b.if_(finishes, |b| {
+            result = cx.scope(|cx| {
+                let y = finish.element(b, sum);
+                let y = b.cast(y, self.elem);
+                sink.put(cx, b, &place.element(nearest, zero), y)
+            });
+        });
         cx.lanes = lanes;
         result
     }
 
-    /// Decay and the factor of the input, as vectors: of a row, or of all rows of a head.
-    fn discretized(
+    /// Where a channel is among all channels.
+    fn channel(&self, cx: &mut Cx<'_>, b: &mut KernelBuilder, place: &Place, row: Reg) -> Reg {
+        let own: Vec<Idx> = place.outer.iter().copied().chain([Idx::Uniform(row)]).collect();
+        let shape = &cx.graph.ty(self.x).shape;
+        let extents = cx.extents(b, &shape[2..]);
+        match cx.index(b).linear(&own, &extents) {
+            Idx::Uniform(at) => at,
+            Idx::Lanes { .. } | Idx::Vector(_) => unreachable!("every part of the index is a scalar"),
+        }
+    }
+
+    /// The decay rates of a row, or of all rows of a head, and the bias of the step size.
+    fn constants(
         &self,
         cx: &mut Cx<'_>,
         b: &mut KernelBuilder,
         place: &Place,
         row: Option<Reg>,
         n: Idx,
-    ) -> Result<(Reg, Reg), LowerError> {
-        let zero = Idx::Uniform(b.const_i64(0));
+    ) -> Result<(Reg, Option<Reg>), LowerError> {
         let own: Vec<Idx> = place.outer.iter().copied().chain(row.map(Idx::Uniform)).collect();
-        let dt = cx.get(b, self.dt, &[&[place.batch, zero], &own[..]].concat())?;
-        let dt = b.cast(dt, Elem::F32);
-        let bias = self.dt_bias.map(|bias| cx.get(b, bias, &own)).transpose()?;
-        let bias = bias.map(|bias| b.cast(bias, Elem::F32));
-        let dt = step_size(b, dt, bias, self.softplus, self.limits);
-        let (decay, factor) = match row {
-            None => {
-                let a = cx.get(b, self.a, &own)?;
-                let a = b.cast(a, Elem::F32);
-                discretize(b, self.rule, dt, a)
-            }
-            Some(_) => {
-                let a = cx.get_wide_as(b, (self.a, Elem::F32), &[&own[..], &[n]].concat())?;
-                let dt = cx.widen(b, dt);
-                discretize(b, self.rule, dt, a)
-            }
+        let a = match row {
+            None => cx.get(b, self.a, &own)?,
+            Some(_) => cx.get_wide(b, self.a, &[&own[..], &[n]].concat())?,
         };
-        Ok((cx.widen(b, decay), cx.widen(b, factor)))
+        let bias = self.dt_bias.map(|bias| cx.get(b, bias, &own)).transpose()?;
+        Ok((a, bias))
     }
 
-    /// Skip, gate and store of one row.
-    fn finish<'a>(
+    /// The factor of x in the result of a row.
+    fn skip(
         &self,
-        cx: &mut Cx<'a>,
+        cx: &mut Cx<'_>,
         b: &mut KernelBuilder,
-        sink: &mut Sink<'a>,
         place: &Place,
-        (row, sum): (Reg, Reg),
-    ) -> Result<(), LowerError> {
+        row: Reg,
+    ) -> Result<Option<Reg>, LowerError> {
+        let Some(d) = self.d else { return Ok(None) };
         let zero = Idx::Uniform(b.const_i64(0));
-        let at = place.element(row, zero);
+        let is_scalar = self.has_heads && cx.graph.ty(d).shape[2].is(1);
+        let own = if is_scalar { zero } else { Idx::Uniform(row) };
+        cx.get(b, d, &[&place.outer[..], &[own]].concat()).map(Some)
+    }
+
+    /// Decay and the factor of the input, as vectors: of a row, or of all rows of a head. The step size may be known.
+    fn discretized(
+        &self,
+        cx: &mut Cx<'_>,
+        b: &mut KernelBuilder,
+        place: &Place,
+        (row, dt): (Option<Reg>, Option<Reg>),
+        (a, bias): (Reg, Option<Reg>),
+    ) -> Result<(Reg, Reg), LowerError> {
+        let dt = match dt {
+            Some(dt) => dt,
+            None => {
+                let zero = Idx::Uniform(b.const_i64(0));
+                let own: Vec<Idx> = place.outer.iter().copied().chain(row.map(Idx::Uniform)).collect();
+                cx.get(b, self.dt, &[&[place.batch, zero], &own[..]].concat())?
+            }
+        };
+        let dt = b.cast(dt, Elem::F32);
+        let bias = bias.map(|bias| b.cast(bias, Elem::F32));
+        let dt = step_size(b, dt, bias, self.softplus, self.limits);
+        let a = b.cast(a, Elem::F32);
+        let dt = if row.is_some() { cx.widen(b, dt) } else { dt };
+        let (decay, factor) = discretize(b, self.rule, dt, a);
+        Ok((cx.widen(b, decay), cx.widen(b, factor)))
+    }
+}
+
+/// What makes the result of a row of its sum.
+struct Finish {
+    skip: Option<Reg>,
+    x: Reg,
+    z: Option<Reg>,
+}
+
+impl Finish {
+    /// Skip and gate.
+    fn element(&self, b: &mut KernelBuilder, sum: Reg) -> Reg {
         let mut y = sum;
-        if let Some(d) = self.d {
-            let is_scalar = self.has_heads && cx.graph.ty(d).shape[2].is(1);
-            let own = if is_scalar { zero } else { Idx::Uniform(row) };
-            let d = cx.get(b, d, &[&place.outer[..], &[own]].concat())?;
-            let (d, x) = (b.cast(d, Elem::F32), cx.get(b, self.x, &at)?);
-            let x = b.cast(x, Elem::F32);
+        if let Some(d) = self.skip {
+            let (d, x) = (b.cast(d, Elem::F32), b.cast(self.x, Elem::F32));
             y = b.fma(d, x, y);
         }
         if let Some(z) = self.z {
-            let z = cx.get(b, z, &at)?;
             let z = b.cast(z, Elem::F32);
             let gate = b.silu(z);
             y = b.mul(y, gate);
         }
-        let y = b.cast(y, self.elem);
-        sink.put(cx, b, &at, y)
+        y
     }
 }
 

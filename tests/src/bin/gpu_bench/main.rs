@@ -1,5 +1,6 @@
 //! Times single kernels on the GPU of this machine and checks windows of their results:
-//! `ssmc-gpu-bench [FILTER] [--repetitions N] [--arch ARCH] [--ptx FOLDER]`; with a folder it only writes the kernels there.
+//! `ssmc-gpu-bench [FILTER] [--repetitions N] [--arch ARCH] [--ptx FOLDER] [--large]`; with a folder it only writes the
+//! kernels there, with `--large` it takes tensors of more than 2^31 elements.
 //! Without an architecture the latest that the machine runs is taken.
 //!
 //! `cargo xtask bench gpu` builds and runs it. Inputs are made from a seed; every launch is timed by events of the device
@@ -9,7 +10,7 @@
 mod rows;
 mod window;
 
-use rows::{Row, rows};
+use rows::{Row, large_rows, rows};
 use ssmc_codegen::assemble::{ArtifactInput, Kernels, ProgramInput, write};
 use ssmc_codegen::target::{GpuArch, GpuTarget, Target};
 use ssmc_ir::{Model, Tensor, parse};
@@ -42,16 +43,18 @@ fn run(args: &[String]) -> Result<bool> {
     let mut repetitions = 20;
     let mut ptx = None;
     let mut arch = None;
+    let mut all = rows();
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--repetitions" => repetitions = args.next().ok_or("--repetitions: no value")?.parse()?,
             "--arch" => arch = Some(args.next().ok_or("--arch: no architecture")?.clone()),
+            "--large" => all = large_rows(),
             "--ptx" => ptx = Some(args.next().ok_or("--ptx: no folder")?),
             _ => filter = arg,
         }
     }
-    let chosen: Vec<Row> = rows().into_iter().filter(|row| row.name.contains(filter)).collect();
+    let chosen: Vec<Row> = all.into_iter().filter(|row| row.name.contains(filter)).collect();
     if let Some(folder) = ptx {
         for row in &chosen {
             for (level, arch) in GpuArch::ALL.into_iter().enumerate() {

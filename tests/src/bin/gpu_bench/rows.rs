@@ -315,6 +315,11 @@ fn update(batch: usize, peer: f64) -> Row {
     }
 }
 
+/// Rows whose tensors have more than 2^31 elements, for checking rather than timing.
+pub(crate) fn large_rows() -> Vec<Row> {
+    vec![norm(850_003, 2560), conv(2, 210_001, 5120, [0.0; 3])]
+}
+
 /// Every row, in the order of the table.
 pub(crate) fn rows() -> Vec<Row> {
     vec![

@@ -6,19 +6,19 @@ use ssmc_ir::ops::{Contract, Label, Op};
 use ssmc_ir::{DType, Def, Graph, Node, NodeId, ValueId};
 
 /// One operand: its axes, and those of them that the other operand lacks and the result has.
-pub(super) struct Factor {
-    pub(super) value: ValueId,
-    pub(super) labels: Vec<Label>,
-    pub(super) own: Vec<Label>,
+pub(in crate::lower::block) struct Factor {
+    pub(in crate::lower::block) value: ValueId,
+    pub(in crate::lower::block) labels: Vec<Label>,
+    pub(in crate::lower::block) own: Vec<Label>,
 }
 
 /// A contraction as a product of matrices.
-pub(super) struct Product {
-    pub(super) x: Factor,
-    pub(super) w: Factor,
-    pub(super) batch: Vec<Label>,
-    pub(super) k: Vec<Label>,
-    pub(super) output: Vec<Label>,
+pub(in crate::lower::block) struct Product {
+    pub(in crate::lower::block) x: Factor,
+    pub(in crate::lower::block) w: Factor,
+    pub(in crate::lower::block) batch: Vec<Label>,
+    pub(in crate::lower::block) k: Vec<Label>,
+    pub(in crate::lower::block) output: Vec<Label>,
 }
 
 /// What is staged for an operand: the operand itself, or what the group widens to it, exactly, on every load.
@@ -34,7 +34,7 @@ fn source(graph: &Graph, is_member: &dyn Fn(NodeId) -> bool, value: ValueId) -> 
 ///
 /// # Errors
 /// It is no product of two float tensors, or sums over an axis that only one of them has.
-pub(super) fn recognize(
+pub(in crate::lower::block) fn recognize(
     graph: &Graph,
     node: &Node,
     is_member: &dyn Fn(NodeId) -> bool,

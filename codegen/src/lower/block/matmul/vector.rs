@@ -5,8 +5,16 @@
 //! ```
 //!
 //! Where k is one axis that lies together in both operands, a lane loads 16 bytes of w at once, and those of several
-//! places before it uses the first. One row alone, the case of decoding one sequence, has a variant of its own; otherwise
-//! rows are taken four at a time.
+//! places before it uses the first. One row alone, the case of decoding one sequence, has a variant of its own ([`one`]);
+//! otherwise rows are taken four at a time.
+//!
+//! One row may be normalized on its way, and a column may advance the channel of a convolution that it is the next step of
+//! ([`Around`]).
+
+mod around;
+mod one;
+
+pub(in crate::lower::block) use around::{Around, Norm, Tail};
 
 use super::product::{Factor, Product};
 use super::{Axes, pick, recognize};
@@ -29,6 +37,10 @@ const ROWS: i64 = 4;
 /// From how many columns on blocks are larger.
 const SOME_COLUMNS: i64 = 4096;
 
+/// Up to how many steps of k, and from how many columns on, a row alone has blocks of eight warps.
+const SHORT: i64 = 2048;
+const WIDE: i64 = 512;
+
 /// Most loads of a column that a lane has under way.
 const LOADS: i64 = 10;
 
@@ -43,17 +55,22 @@ pub(in crate::lower::block) struct Few {
 }
 
 impl Few {
-    /// The layout for as many columns; for one row, or for any number.
-    pub(super) fn of(is_one: bool, columns: &Dim) -> Self {
+    /// The layout for as many columns, and steps of k; for one row, or for any number.
+    pub(in crate::lower::block) fn of(is_one: bool, [columns, depth]: [&Dim; 2]) -> Self {
         let at_least = |n: i64| columns.as_const().is_some_and(|columns| columns >= n);
+        let is_short = depth.as_const().is_some_and(|depth| depth <= SHORT);
         Self {
             rows: if is_one { 1 } else { ROWS },
             columns: if is_one { 1 } else { 2 },
-            warps: if at_least(SOME_COLUMNS) { 4 } else { 2 },
+            warps: match () {
+                () if is_one && is_short && at_least(WIDE) => 8,
+                () if at_least(SOME_COLUMNS) => 4,
+                () => 2,
+            },
         }
     }
 
-    pub(super) fn threads(self) -> u32 {
+    pub(in crate::lower::block) fn threads(self) -> u32 {
         self.warps * WARP_SIZE
     }
 }
@@ -90,21 +107,26 @@ impl Depth {
     }
 }
 
-/// How many rows and columns a product has, if it is one.
-pub(super) fn extents(graph: &Graph, group: &Group) -> Option<[Dim; 2]> {
+/// How many rows, columns and steps of k a product has, if it is one.
+pub(in crate::lower::block) fn extents(graph: &Graph, group: &Group) -> Option<[Dim; 3]> {
     let node = graph.node(group.root);
     let p = recognize(graph, node, &|id| group.members.contains(&id)).ok()?;
     let shape = &graph.ty(*node.results.first()?).shape;
     let extent = |label: &Label| p.output.iter().position(|l| l == label).map(|axis| shape[axis].clone());
     let all = |own: &[Label]| own.iter().try_fold(Dim::from(1), |n, label| Some(n * &extent(label)?));
-    Some([all(&p.x.own)?, all(&p.w.own)?])
+    let of_k = |label: &Label| {
+        let axis = p.w.labels.iter().position(|l| l == label)?;
+        Some(&graph.ty(p.w.value).shape[axis])
+    };
+    let depth = p.k.iter().try_fold(Dim::from(1), |n, label| Some(n * of_k(label)?))?;
+    Some([all(&p.x.own)?, all(&p.w.own)?, depth])
 }
 
-pub(super) fn lower(
-    l: &mut Lowering<'_>,
+pub(in crate::lower::block) fn lower<'a>(
+    l: &mut Lowering<'a>,
     op: &Contract,
     group: &Group,
-    few: Few,
+    (few, around): (Few, Around<'a>),
 ) -> Result<Launch, LowerError> {
     let p = recognize(l.graph, l.node, &|id| group.members.contains(&id))?;
     let extents = op.extents(&[Some(l.graph.ty(l.operand(0)?)), Some(l.graph.ty(l.operand(1)?))]);
@@ -121,6 +143,7 @@ pub(super) fn lower(
     cx.lanes = split.lanes as u16;
     let groups = i64::from(few.threads()) / split.group;
     let per_block = few.columns * groups;
+    let loads = split.rounds * split.together;
     let grid = [batch.n(), n.n().ceildiv(&Dim::from(per_block))];
     let flops = grid[0].clone() * &m.n() * &n.n() * &k.n() * Dim::from(2);
     let place = row_index(cx, b, &grid);
@@ -132,12 +155,23 @@ pub(super) fn lower(
     let (first_col, within) = (b.mul(tile, per_block), b.mul(own, few.columns));
     let first_col = b.add(first_col, within);
     let first_k = b.mul(lane, split.lanes);
-    let body =
-        Body { p: &p, few, split, axes: [&m, &n, &k, &batch], batch_at, first_col, first_k, lane, elem };
+    let Around { norm, mut tail } = around;
+    let body = Body {
+        p: &p,
+        few,
+        split,
+        axes: [&m, &n, &k, &batch],
+        batch_at,
+        first_col,
+        first_k,
+        lane,
+        elem,
+        norm,
+    };
     if few.rows == 1 {
         // There is one, so that weights are asked for before it is known.
-        let first_row = b.const_i64(0);
-        body.run(cx, b, sink, first_row)?;
+        let written_out = if loads <= one::WRITTEN_OUT { loads } else { 0 };
+        body.run_one(cx, b, (sink, tail.as_mut()), written_out)?;
     } else {
         let rows = cx.dim(b, &m.n());
         let mut result = Ok(());
@@ -162,6 +196,16 @@ struct Body<'r> {
     first_k: Reg,
     lane: Reg,
     elem: Elem,
+    /// How the row is normalized.
+    norm: Option<Norm>,
+}
+
+/// Where sums are accumulated.
+struct Sums {
+    /// Those of some rows and columns.
+    products: Vec<Reg>,
+    /// Those of the squares of a row that is normalized.
+    squares: Option<Reg>,
 }
 
 impl Body<'_> {
@@ -184,19 +228,21 @@ impl Body<'_> {
                 })
                 .collect::<Vec<_>>()
         };
-        let row_at = match few.rows {
-            1 => vec![m.unravel(cx, b, first_row)],
-            together => clamped(cx, b, first_row, together, rows, m),
-        };
+        let row_at = clamped(cx, b, first_row, few.rows, rows, m);
         let col_at = clamped(cx, b, self.first_col, few.columns, cols, n);
         let zero = b.zero(Elem::F32.x(cx.lanes));
-        let sums: Vec<Reg> = (0..few.rows * few.columns).map(|_| b.var_init(zero)).collect();
+        let products: Vec<Reg> = (0..few.rows * few.columns).map(|_| b.var_init(zero)).collect();
+        let sums = Sums { products, squares: None };
         let step = split.lanes * split.group;
         let round = split.together * step;
         let whole = split.rounds * round;
+        let at = (row_at.as_slice(), col_at.as_slice());
         let add = |cx: &mut Cx<'a>, b: &mut KernelBuilder, first: Reg, count: i64| {
             let places: Vec<Reg> = (0..count).map(|i| b.add(first, i * step)).collect();
-            cx.scope(|cx| self.add(cx, b, (&row_at, &col_at), &places, &sums))
+            cx.scope(|cx| {
+                let fetched = self.fetch(cx, b, at.1, &places)?;
+                self.add(cx, b, at, fetched, &sums)
+            })
         };
         let mut result = Ok(());
         if split.rounds > 0 {
@@ -215,7 +261,7 @@ impl Body<'_> {
         }
         // Lane i of a group takes the i-th sum.
         let mut mine: Option<Reg> = None;
-        for (i, sum) in sums.iter().enumerate() {
+        for (i, sum) in sums.products.iter().enumerate() {
             let total = group_sum(b, *sum, split.group);
             mine = Some(match mine {
                 None => total,
@@ -226,8 +272,8 @@ impl Body<'_> {
             });
         }
         let value = mine.expect("there are sums");
-        let (row, col) = (b.div(self.lane, few.columns), b.rem(self.lane, few.columns));
-        let (row, col) = (b.add(first_row, row), b.add(self.first_col, col));
+        let (own_row, own_col) = (b.div(self.lane, few.columns), b.rem(self.lane, few.columns));
+        let (row, col) = (b.add(first_row, own_row), b.add(self.first_col, own_col));
         let has_sum = b.lt(self.lane, few.rows * few.columns);
         let (in_rows, in_cols) = (b.lt(row, rows), b.lt(col, cols));
         let exists = b.and(has_sum, in_rows);
@@ -254,39 +300,80 @@ impl Body<'_> {
         pick(labels, &parts)
     }
 
-    /// Adds what is at `places` along k to the sums of some rows and columns: all of w is under way before anything is
-    /// used.
+    /// Asks for what follows the sum of the only row and column, if there is one.
+    fn ahead<'a>(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        sink: &Sink<'a>,
+        (row_at, col_at): (&[Vec<Idx>], &[Vec<Idx>]),
+    ) -> Result<(), LowerError> {
+        let ([row], [col]) = (row_at, col_at) else { return Ok(()) };
+        let vectors = std::mem::replace(&mut cx.lanes, 1);
+        let prepared = sink.prepare(cx, b, &self.at(&self.p.output, row, col, &[]));
+        cx.lanes = vectors;
+        prepared
+    }
+
+    /// Asks for w at `places` along k, and for the factors of a row that is normalized.
+    fn fetch(
+        &self,
+        cx: &mut Cx<'_>,
+        b: &mut KernelBuilder,
+        col_at: &[Vec<Idx>],
+        places: &[Reg],
+    ) -> Result<Vec<Fetched>, LowerError> {
+        let [_, _, k, _] = self.axes;
+        let mut all = Vec::new();
+        for at in places {
+            let k_at = match self.split.lanes {
+                1 => k.unravel(cx, b, *at),
+                _ => vec![cx.lanes_from(*at)],
+            };
+            let mut w = Vec::new();
+            for col in col_at {
+                let at = self.at(&self.p.w.labels, &[], col, &k_at);
+                w.push(cx.get_wide(b, self.p.w.value, &at)?);
+            }
+            all.push(Fetched { k_at, w, factor: None });
+        }
+        if let Some(norm) = &self.norm {
+            for fetched in &mut all {
+                fetched.factor = norm.factor(cx, b, &fetched.k_at)?;
+            }
+        }
+        Ok(all)
+    }
+
+    /// Adds what was fetched to the sums of some rows and columns: all of w is under way before anything is used.
     fn add(
         &self,
         cx: &mut Cx<'_>,
         b: &mut KernelBuilder,
         (row_at, col_at): (&[Vec<Idx>], &[Vec<Idx>]),
-        places: &[Reg],
-        sums: &[Reg],
+        fetched: Vec<Fetched>,
+        sums: &Sums,
     ) -> Result<(), LowerError> {
-        let [_, _, k, _] = self.axes;
-        let mut k_at: Vec<Vec<Idx>> = Vec::new();
-        for at in places {
-            k_at.push(match self.split.lanes {
-                1 => k.unravel(cx, b, *at),
-                _ => vec![cx.lanes_from(*at)],
-            });
-        }
-        let mut w = Vec::new();
-        for k_at in &k_at {
-            for col in col_at {
-                let at = self.at(&self.p.w.labels, &[], col, k_at);
-                w.push(cx.get_wide(b, self.p.w.value, &at)?);
-            }
-        }
-        for (k_at, w) in k_at.iter().zip(w.chunks(col_at.len())) {
+        for Fetched { k_at, w, factor } in fetched {
             let mut x = Vec::new();
             for row in row_at {
-                let at = self.at(&self.p.x.labels, row, &[], k_at);
-                x.push(cx.get_wide_as(b, (self.p.x.value, Elem::F32), &at)?);
+                x.push(match &self.norm {
+                    Some(norm) => norm.element(cx, b, &k_at)?,
+                    None => {
+                        let at = self.at(&self.p.x.labels, row, &[], &k_at);
+                        cx.get_wide_as(b, (self.p.x.value, Elem::F32), &at)?
+                    }
+                });
+            }
+            if let (Some(squares), [x]) = (sums.squares, x.as_mut_slice()) {
+                let next = b.fma(*x, *x, squares);
+                b.assign(squares, next);
+                if let Some(factor) = factor {
+                    *x = b.mul(*x, factor);
+                }
             }
             let w: Vec<Reg> = w.iter().map(|w| b.cast(*w, Elem::F32)).collect();
-            for (x, sums) in x.iter().zip(sums.chunks(w.len())) {
+            for (x, sums) in x.iter().zip(sums.products.chunks(col_at.len())) {
                 for (w, sum) in w.iter().zip(sums) {
                     let next = b.fma(*x, *w, *sum);
                     b.assign(*sum, next);
@@ -295,6 +382,15 @@ impl Body<'_> {
         }
         Ok(())
     }
+}
+
+/// Some steps of k that were asked for.
+struct Fetched {
+    k_at: Vec<Idx>,
+    /// Of each column.
+    w: Vec<Reg>,
+    /// What the elements of the row are multiplied by.
+    factor: Option<Reg>,
 }
 
 /// The sum over the lanes of a vector and of a group of as many threads, pairwise.
