@@ -6,6 +6,7 @@ use ssmc_codegen::target::{CpuLevel, CpuTarget, Target};
 use ssmc_ir::edit::{EditError, Rewriter};
 use ssmc_ir::{Graph, Model, Plan, Port, Stage, Weights};
 use ssmc_passes::bisect::Counter;
+use ssmc_passes::compute::{self, ComputeType, Rounded};
 use ssmc_passes::egraph::{RewriteOptions, RewriteReport, rewrite};
 use ssmc_passes::manager::Manager;
 use ssmc_passes::partition::partition;
@@ -24,6 +25,8 @@ pub struct CompileOptions {
     pub rewrite: RewriteOptions,
     /// Also derive `prefill` and `step` with explicit state from a model that has none.
     pub streaming: Option<StreamOptions>,
+    /// The type of values between kernels of GPUs. CPUs compute with them in f32.
+    pub compute: ComputeType,
     /// How many runs of passes and unions of rules there may be, over all programs; `None` for no limit.
     pub bisect_limit: Option<usize>,
 }
@@ -34,7 +37,8 @@ impl Default for CompileOptions {
         let targets = [CpuLevel::X86_64V3, CpuLevel::X86_64V4]
             .map(|level| Target::Cpu(CpuTarget::of_level(level)))
             .to_vec();
-        Self { targets, rewrite: RewriteOptions::default(), streaming: None, bisect_limit: None }
+        let (rewrite, compute) = (RewriteOptions::default(), ComputeType::F32);
+        Self { targets, rewrite, streaming: None, compute, bisect_limit: None }
     }
 }
 
@@ -48,6 +52,8 @@ pub struct CompiledProgram {
     pub raised: Graph,
     pub rewritten: Graph,
     pub plan: Plan,
+    /// The plan for GPUs, if its values between kernels have another type.
+    pub gpu_plan: Option<Plan>,
     /// The weights of the stage `imported`.
     pub imported_weights: Weights,
     /// The weights of the later stages: what passes folded is among them, what no graph uses any more is not.
@@ -65,6 +71,15 @@ pub struct Compiled {
     pub kernels: Kernels,
     /// What deriving streaming programs found, if it was asked for.
     pub streaming: Option<StreamFacts>,
+}
+
+impl Compiled {
+    /// How far results may be from those of arithmetic in `f32`, relative to the largest, because what kernels multiply,
+    /// or store for each other, is rounded. 0 if nothing is.
+    pub fn rounding(&self) -> f64 {
+        let is_rounded = self.programs.iter().any(|program| program.gpu_plan.is_some());
+        self.kernels.rounding().max(if is_rounded { 3e-2 } else { 0.0 })
+    }
 }
 
 /// What deriving streaming programs found.
@@ -109,6 +124,8 @@ pub enum Reached<'a> {
     Graph { program: &'a str, stage: Stage, graph: &'a Graph, weights: &'a Weights },
     /// A program at stage `partitioned`.
     Plan { program: &'a str, plan: &'a Plan },
+    /// The plan of a program for GPUs, if it is another one.
+    GpuPlan { program: &'a str, plan: &'a Plan },
     /// All programs at stage `kernel`.
     Kernels(&'a Kernels),
 }
@@ -175,7 +192,13 @@ impl Compiler {
         }
         let inputs: Vec<ProgramInput<'_>> = compiled
             .iter()
-            .map(|p| ProgramInput { name: p.name, plan: &p.plan, weights: &p.weights, states: &p.states })
+            .map(|p| ProgramInput {
+                name: p.name,
+                plan: &p.plan,
+                gpu_plan: p.gpu_plan.as_ref(),
+                weights: &p.weights,
+                states: &p.states,
+            })
             .collect();
         let start = Instant::now();
         let kernels = Kernels::lower(&inputs, &self.options.targets)?;
@@ -193,6 +216,16 @@ impl Compiler {
             options.mode = None;
         }
         options
+    }
+
+    /// The graph of a plan with the types that values between kernels of GPUs are to have, if they are others.
+    ///
+    /// # Errors
+    /// The graph cannot be rebuilt.
+    pub fn round(&self, plan: &Plan) -> Result<Option<Rounded>, Error> {
+        let has_gpu = self.options.targets.iter().any(|target| matches!(target, Target::Gpu(_)));
+        let half = self.options.compute.half(&plan.graph).filter(|_| has_gpu);
+        Ok(half.map(|half| compute::round(plan, half)).transpose()?)
     }
 
     /// One program up to `last`, at most `partitioned`; `None` if it stops before that.
@@ -237,6 +270,13 @@ impl Compiler {
         let plan = partition(&rewritten.graph)?;
         observe(Reached::Done(&Span::since(name, "partition", start)));
         observe(Reached::Plan { program: name, plan: &plan });
+        let gpu_plan = match self.round(&plan)? {
+            Some(rounded) => Some(partition(&rounded.graph)?),
+            None => None,
+        };
+        if let Some(plan) = &gpu_plan {
+            observe(Reached::GpuPlan { program: name, plan });
+        }
         Ok(Some(CompiledProgram {
             name,
             states: program.states,
@@ -244,6 +284,7 @@ impl Compiler {
             raised,
             rewritten: rewritten.graph,
             plan,
+            gpu_plan,
             imported_weights: model.weights.clone(),
             weights,
             remarks: passes.remarks,

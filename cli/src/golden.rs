@@ -54,7 +54,7 @@ pub(crate) fn golden(compiled: &Compiled) -> Result<Option<Golden>, Error> {
     }
     let peak =
         outputs.values().flat_map(Tensor::to_f64).filter(|x| x.is_finite()).fold(0f64, |m, x| m.max(x.abs()));
-    let tolerance = tolerance(&forward.imported).max(compiled.kernels.rounding());
+    let tolerance = tolerance(&forward.imported).max(compiled.rounding());
     let atol = if peak > 0.0 { tolerance * peak } else { tolerance };
     let case = GoldenCase { name: format!("random-{len}"), calls, rtol: tolerance, atol };
     Ok(Some(Golden { cases: vec![case] }))

@@ -142,7 +142,7 @@ impl<'a> Job<'a> {
                     let last = counter.last().map_or_else(|| "none".to_owned(), |step| step.to_string());
                     note(&format!("bisect: {} steps taken, the last: {last}", counter.taken()));
                 }
-                Reached::Counted(_) => {}
+                Reached::Counted(_) | Reached::GpuPlan { .. } => {}
             }
             observe(reached);
         };

@@ -3,7 +3,7 @@
 use crate::failure::{Failure, Kind, Outcome};
 use clap::Args;
 use regex::Regex;
-use ssmc::CompileOptions;
+use ssmc::{CompileOptions, ComputeType};
 use ssmc_codegen::target::{CpuLevel, CpuTarget, GpuArch, GpuTarget, Target};
 use ssmc_frontend::shapes::InputShape;
 use ssmc_ir::ops::Mode;
@@ -34,6 +34,10 @@ pub(crate) struct CompileArgs {
     /// [default: as in the model]
     #[arg(long, value_name = "FORMAT")]
     pub(crate) weights: Option<WeightFormat>,
+    /// Type in which kernels of GPUs store values for each other: f32, bf16, f16, or weights, that of most weights of
+    /// products; residual streams, step sizes and states stay in f32 [default: f32]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) compute_dtype: Option<ComputeType>,
     /// Leave out rewrite rules whose name matches this regular expression; may be repeated
     #[arg(long, value_name = "RE")]
     pub(crate) disable_rules: Vec<Regex>,
@@ -100,7 +104,13 @@ impl CompileArgs {
             time_axes: self.time_axis.iter().cloned().collect(),
             max_context: self.max_context,
         });
-        let mut options = CompileOptions { rewrite, streaming, bisect_limit, ..CompileOptions::default() };
+        let compute = self.compute_dtype.unwrap_or_default();
+        if compute != ComputeType::F32 && !wants(CUDA) {
+            let message = format!("--compute-dtype {compute}: CPUs compute in f32; add --target {CUDA}");
+            return Err(Failure::usage(message));
+        }
+        let mut options =
+            CompileOptions { rewrite, streaming, compute, bisect_limit, ..CompileOptions::default() };
         if !self.target_cpu.is_empty() {
             options.targets = self.targets()?;
         } else if let Some(format) = self.weights {

@@ -1,6 +1,7 @@
 //! See ARCHITECTURE.md.
 
 pub mod bisect;
+pub mod compute;
 pub mod partition;
 pub mod programs;
 pub mod stream;

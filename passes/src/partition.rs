@@ -7,7 +7,7 @@
 
 use ssmc_ir::edit::{EditError, Rewriter};
 use ssmc_ir::ops::{Constant, Op, Reshape};
-use ssmc_ir::{Def, Dim, Graph, Group, Node, NodeId, Place, Plan, PrimaryMap, ValueId};
+use ssmc_ir::{DType, Def, Dim, Graph, Group, Node, NodeId, Place, Plan, PrimaryMap, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Why a graph has no plan.
@@ -125,10 +125,11 @@ impl<'a> Partition<'a> {
         }
     }
 
-    /// The value whose elements a chain of views only moves or repeats: with it in memory the chain costs nothing.
+    /// The value whose elements a chain of views only moves, repeats or widens: with it in memory the chain costs nothing.
     fn moved(&self, mut value: ValueId) -> ValueId {
         while let Some(node) = self.graph.def_node(value)
-            && let Op::Reshape(_) | Op::Transpose(_) | Op::Reverse(_) | Op::Broadcast(_) = &node.op
+            && (matches!(node.op, Op::Reshape(_) | Op::Transpose(_) | Op::Reverse(_) | Op::Broadcast(_))
+                || widens_rounded(self.graph, node))
         {
             value = node.operands[0].expect("the operand is required");
         }
@@ -264,10 +265,11 @@ impl<'a> Partition<'a> {
                 chain.push(user);
                 value = node.results[0];
             }
-            // A reshape at the end does nothing; consumers see through it.
+            // A reshape at the end does nothing, and neither does widening what was rounded; consumers see through them.
             while let Some(last) = chain.last() {
                 let node = self.graph.node(*last);
-                if !matches!(node.op, Op::Reshape(_)) || self.outputs.contains(&node.results[0]) {
+                let is_nothing = matches!(node.op, Op::Reshape(_)) || widens_rounded(self.graph, node);
+                if !is_nothing || self.outputs.contains(&node.results[0]) {
                     break;
                 }
                 chain.pop();
@@ -381,6 +383,26 @@ impl<'a> Partition<'a> {
             }
         }
     }
+}
+
+/// Whether a node converts back what was rounded to a half type: nothing is gained by storing more than the halves.
+fn widens_rounded(graph: &Graph, node: &Node) -> bool {
+    let dtype = |value: Option<ValueId>| value.map(|value| graph.ty(value).dtype);
+    let half = |dtype: Option<DType>| matches!(dtype, Some(DType::BF16 | DType::F16));
+    if !matches!(&node.op, Op::Cast(op) if op.to == DType::F32) || !half(dtype(node.operands[0])) {
+        return false;
+    }
+    let mut value = node.operands[0];
+    while let Some(by) = value.and_then(|value| graph.def_node(value)) {
+        match &by.op {
+            Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) | Op::Reverse(_) | Op::Broadcast(_) => {
+                value = by.operands[0];
+            }
+            Op::Cast(_) => return dtype(by.operands[0]) == Some(DType::F32),
+            _ => return false,
+        }
+    }
+    false
 }
 
 /// Whether the op has loops of its own.

@@ -5,10 +5,11 @@ use crate::model::Job;
 use crate::options::CompileArgs;
 use crate::output::{print, print_json};
 use serde_json::json;
-use ssmc::Reached;
+use ssmc::{Between, Reached};
 use ssmc_ir::{Graph, Stage};
 use ssmc_passes::bisect::Counter;
 use ssmc_passes::egraph::{self, Explanation, RewriteReport};
+use ssmc_passes::partition::partition;
 use std::path::PathBuf;
 
 #[derive(clap::Args, Debug)]
@@ -51,7 +52,9 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     })?;
     job.progress.say("rewriting");
     let failed = |error| Failure::from(ssmc::Error::from(error)).in_file(&args.model);
-    let report = egraph::rewrite(&raised, &options).map_err(failed)?.report;
+    let rewritten = egraph::rewrite(&raised, &options).map_err(failed)?;
+    let report = rewritten.report;
+    let between = between(&job, &rewritten.graph)?;
     job.progress.say("proving");
     let options = job.compiler.rewrite_options(&args.program, &counter());
     let explanations = egraph::explain(&raised, &options).map_err(failed)?;
@@ -66,9 +69,9 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     }
     drop(job);
     if json {
-        print_json("explain", to_json(args, &report, &explanations, &replayed))?;
+        print_json("explain", to_json(args, (&report, &between), &explanations, &replayed))?;
     } else {
-        print(&text(&report, &explanations, &replayed))?;
+        print(&text((&report, &between), &explanations, &replayed))?;
     }
     let faults: Vec<&String> = replayed.iter().filter_map(|r| r.as_ref().err()).collect();
     match faults.first() {
@@ -79,9 +82,20 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     }
 }
 
+/// The types of values between kernels of GPUs, if they are others than those of the graph.
+fn between(job: &Job<'_>, graph: &Graph) -> Outcome<Vec<Between>> {
+    let failed = |error: ssmc::Error| Failure::from(error).in_file(job.path);
+    let plan = partition(graph).map_err(|error| failed(error.into()))?;
+    Ok(job.compiler.round(&plan).map_err(failed)?.map(|rounded| rounded.values).unwrap_or_default())
+}
+
 type Replayed = Result<usize, String>;
 
-fn text(report: &RewriteReport, explanations: &[Explanation], replayed: &[Replayed]) -> String {
+fn text(
+    (report, between): (&RewriteReport, &[Between]),
+    explanations: &[Explanation],
+    replayed: &[Replayed],
+) -> String {
     let mut text = String::new();
     for (i, explanation) in explanations.iter().enumerate() {
         text.push_str(&format!("{} -> {}\n", explanation.place, explanation.fused.join(", ")));
@@ -108,12 +122,19 @@ fn text(report: &RewriteReport, explanations: &[Explanation], replayed: &[Replay
     for (rule, n) in &report.fired {
         text.push_str(&format!("  {rule} x{n}\n"));
     }
+    if !between.is_empty() {
+        text.push_str("between kernels\n");
+    }
+    for value in between {
+        let Between { place, op, dtype, reason } = value;
+        text.push_str(&format!("  {} {op} at {place}: {reason}\n", dtype.name()));
+    }
     text
 }
 
 fn to_json(
     args: &Args,
-    report: &RewriteReport,
+    (report, between): (&RewriteReport, &[Between]),
     explanations: &[Explanation],
     replayed: &[Replayed],
 ) -> serde_json::Value {
@@ -146,8 +167,12 @@ fn to_json(
         .iter()
         .map(|o| json!({"what": o.what, "place": o.place, "reason": o.reason}))
         .collect();
+    let between: Vec<_> = between
+        .iter()
+        .map(|v| json!({"op": v.op, "place": v.place, "dtype": v.dtype.name(), "reason": v.reason}))
+        .collect();
     json!({
-        "program": args.program, "explanations": chains, "scans": scans, "outside": outside,
+        "between": between, "program": args.program, "explanations": chains, "scans": scans, "outside": outside,
         "fired": report.fired, "segments": report.segments, "distinct_segments": report.distinct,
     })
 }

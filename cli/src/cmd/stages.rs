@@ -23,6 +23,9 @@ pub(crate) fn texts(reached: Reached<'_>) -> Files {
         Reached::Plan { program, plan } => {
             Files::from([(format!("{program}.partitioned.ssm"), ssmc::plan_text(plan))])
         }
+        Reached::GpuPlan { program, plan } => {
+            Files::from([(format!("{program}.partitioned.gpu.ssm"), ssmc::plan_text(plan))])
+        }
         Reached::Kernels(kernels) => {
             let forms = kernels.targets.iter().enumerate().flat_map(|(i, target)| {
                 let forms = kernels.kernels.iter().filter_map(move |kernel| kernels.form(kernel, i));

@@ -162,7 +162,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     let compiled = job.compile(&model)?;
     let (artifact, _dir) = job.temporary(&compiled, &model)?;
     job.trace.write()?;
-    let rtol = args.rtol.unwrap_or_else(|| compiled.kernels.rounding().max(1e-4));
+    let rtol = args.rtol.unwrap_or_else(|| compiled.rounding().max(1e-4));
     let tolerance = Tolerance { rtol, atol: args.atol };
     let mut verifier = Verifier {
         args,

@@ -197,7 +197,11 @@ impl Kernels {
     }
 
     fn program(&mut self, program: &ProgramInput<'_>, device: Device) -> Result<ProgramEntry, AssembleError> {
-        let plan = program.plan;
+        let plan = match device {
+            Device::Cpu => program.plan,
+            Device::Gpu(_) => program.gpu_plan.unwrap_or(program.plan),
+        };
+        let program = &ProgramInput { plan, ..*program };
         let chains = if device == Device::Cpu { Vec::new() } else { lower::chains(plan) };
         let mut chains = chains.iter().peekable();
         let (mut launches, mut scratch) = (Vec::new(), Vec::new());

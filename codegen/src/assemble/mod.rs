@@ -22,6 +22,8 @@ use ssmc_ir::{Plan, Weights};
 pub struct ProgramInput<'a> {
     pub name: &'a str,
     pub plan: &'a Plan,
+    /// The plan for GPUs, if it is another one: with other types between kernels.
+    pub gpu_plan: Option<&'a Plan>,
     pub weights: &'a Weights,
     /// Inputs and outputs of these names are the recurrent state.
     pub states: &'a [String],

@@ -9,6 +9,7 @@ mod fma;
 pub mod gpu;
 pub mod half;
 pub mod math;
+mod unused;
 mod walk;
 
 use thiserror::Error;

@@ -12,6 +12,9 @@ use ssmc_ir::{Def, Dim, Graph, Node, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
 mod packed;
+mod views;
+
+pub(crate) use views::{shown, unwidened, widened};
 
 /// How the rows of a result, and the elements of a row, are shared out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -352,12 +355,7 @@ impl<'a> Cx<'a> {
                 self.get(b, arg(0)?, &inner)
             }
             Op::Slice(op) => {
-                let start = self.dim(b, &op.start);
-                let stride = b.const_i64(op.stride);
-                let mut inner = idx.to_vec();
-                let mut ib = self.index(b);
-                let scaled = ib.mul(idx[op.axis], stride);
-                inner[op.axis] = ib.add(scaled, Idx::Uniform(start));
+                let inner = self.map_slice(b, op, idx);
                 self.get(b, arg(0)?, &inner)
             }
             Op::Reverse(op) => {

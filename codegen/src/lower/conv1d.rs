@@ -119,11 +119,9 @@ impl<'a> Conv<'a> {
         base: Reg,
     ) -> Result<(Vec<Reg>, Reg), LowerError> {
         let c = cx.lanes_from(base);
-        if cx.is_inside(self.w) || cx.lanes == 1 {
-            return self.filter(cx, b, c);
-        }
+        let Some(w) = cx.flat(self.w).filter(|_| cx.lanes > 1) else { return self.filter(cx, b, c) };
         let width = self.width as u16;
-        let param = cx.read_param(b, self.w)?;
+        let param = cx.read_param(b, w)?;
         let at = b.mul(base, self.width);
         let all = b.load(param, at, cx.lanes * width);
         let mut taps = Vec::new();

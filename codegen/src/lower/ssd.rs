@@ -144,14 +144,16 @@ pub(super) fn lower_recurrent(l: &mut Lowering<'_>, op: &Ssd) -> Result<Launch, 
 
 pub(super) fn operands(l: &Lowering<'_>) -> Result<Operands, LowerError> {
     let d = l.optional(5);
+    // Loads of what is widened are of halves, which matrix units take.
+    let loaded = |value: ValueId| l.cx.unwidened(value);
     Ok(Operands {
-        x: l.operand(0)?,
+        x: loaded(l.operand(0)?),
         dt: l.operand(1)?,
         a: l.operand(2)?,
-        b: l.operand(3)?,
-        c: l.operand(4)?,
+        b: loaded(l.operand(3)?),
+        c: loaded(l.operand(4)?),
         d,
-        z: l.optional(6),
+        z: l.optional(6).map(loaded),
         dt_bias: l.optional(7),
         h0: l.optional(8),
         seq_idx: l.optional(9),
@@ -191,7 +193,7 @@ fn recurrent(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Launch, Low
     let shape = l.shape(o.x);
     let width = l.constant("head width", &shape[4])?;
     let n = l.constant("states", &l.shape(o.b)[3])?;
-    let elem = elem_of(l.graph.ty(o.x).dtype)?;
+    let elem = elem_of(l.graph.ty(l.node.results[0]).dtype)?;
     let rows = Rows { batch: &shape[0], slots: o.slots.map(|slots| (slots, &l.shape(o.h_last)[0])) };
     let tiles = Dim::from(width).ceildiv(&Dim::from(ROW_TILE));
     let (b, cx, sink) = l.parts();

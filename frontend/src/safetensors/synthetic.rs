@@ -1,7 +1,8 @@
 //! Model folders with random weights, for benchmarks and tests.
 //!
 //! The folders are what `transformers` would write for an untrained model of the same shape: the same files, names,
-//! element types and initial distributions. The same description gives the same weights, up to the rounding of the
+//! element types and initial distributions, but for D, which is near one instead of one: factors of one leave the graph,
+//! and those of trained models do not. The same description gives the same weights, up to the rounding of the
 //! machine's own logarithm and cosine.
 
 use half::{bf16, f16};
@@ -210,7 +211,7 @@ impl SyntheticModel {
             let n_channels = match self.mixer {
                 Mixer::Mamba { dt_rank } | Mixer::FalconMamba { dt_rank } => {
                     add("A_log", &[d_inner, d_state], Init::LogLadder);
-                    add("D", &[d_inner], Init::Ones);
+                    add("D", &[d_inner], Init::NearOne);
                     add("dt_proj.bias", &[d_inner], Init::StepBias);
                     add("dt_proj.weight", &[d_inner, dt_rank], fan(dt_rank));
                     add("in_proj.weight", &[2 * d_inner, d_model], fan(d_model));
@@ -221,7 +222,7 @@ impl SyntheticModel {
                     let n_heads = d_inner / head_dim;
                     let n_channels = d_inner + 2 * n_groups * d_state;
                     add("A_log", &[n_heads], Init::LogUniform(1.0, 16.0));
-                    add("D", &[n_heads], Init::Ones);
+                    add("D", &[n_heads], Init::NearOne);
                     add("dt_bias", &[n_heads], Init::StepBias);
                     add("in_proj.weight", &[d_inner + n_channels + n_heads, d_model], fan(d_model));
                     add("norm.weight", &[d_inner], Init::Ones);
@@ -329,6 +330,8 @@ fn tensor(name: impl Into<String>, shape: impl Into<Vec<usize>>, init: Init) -> 
 #[derive(Clone, Copy)]
 enum Init {
     Ones,
+    /// Between 0.78 and 1.22, by the column.
+    NearOne,
     /// Of mean 0 and this standard deviation.
     Normal(f64),
     /// Between minus and plus this bound.
@@ -345,6 +348,7 @@ impl Init {
     fn sample(self, column: usize, random: &mut Random) -> f64 {
         match self {
             Self::Ones => 1.0,
+            Self::NearOne => 1.0 + ((column % 8) as f64 - 3.5) / 16.0,
             Self::Normal(std) => {
                 let radius = (-2.0 * (1.0 - random.unit()).ln()).sqrt();
                 std * radius * (TAU * random.unit()).cos()

@@ -31,7 +31,8 @@ impl Compiled {
             model.graph = rewrite(&model.graph, &options).map_err(|e| text(&e))?.graph;
         }
         let plan = partition(&model.graph).map_err(|e| text(&e))?;
-        let program = ProgramInput { name: "f", plan: &plan, weights: &model.weights, states: &[] };
+        let program =
+            ProgramInput { name: "f", plan: &plan, gpu_plan: None, weights: &model.weights, states: &[] };
         let level = CpuLevel::host().ok_or("compiling: the machine has no known level")?;
         let kernels =
             Kernels::lower(&[program], &[Target::Cpu(CpuTarget::of_level(level))]).map_err(|e| text(&e))?;

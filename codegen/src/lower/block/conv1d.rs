@@ -9,14 +9,14 @@
 
 use super::scalar;
 use crate::kernel::{Axis, Elem, If, KernelBuilder, Reg, Stmt};
-use crate::lower::access::Cx;
+use crate::lower::access::{Cx, unwidened};
 use crate::lower::conv1d::{Conv, activate, new_sequence, put_state};
 use crate::lower::elementwise::row_index;
 use crate::lower::index::Idx;
 use crate::lower::sink::Sink;
 use crate::lower::{Launch, LowerError, Lowering, elem_of};
 use ssmc_ir::ops::CausalConv1d;
-use ssmc_ir::{Dim, Graph, Node, ValueId};
+use ssmc_ir::{Dim, Graph, Group, ValueId};
 
 /// Steps of a thread: few more loads than steps, and enough threads for short sequences.
 const STEPS: i64 = 4;
@@ -38,8 +38,9 @@ fn block_threads(channels: i64, bytes: i64) -> i64 {
 }
 
 /// Threads of a block for a convolution.
-pub(super) fn threads(graph: &Graph, node: &Node) -> u32 {
-    let ty = node.operands.first().copied().flatten().map(|x| graph.ty(x));
+pub(super) fn threads(graph: &Graph, group: &Group) -> u32 {
+    let x = graph.node(group.root).operands.first().copied().flatten();
+    let ty = x.map(|x| graph.ty(unwidened(graph, group, x)));
     let channels = ty.and_then(|ty| ty.shape.get(2)).and_then(Dim::as_const).unwrap_or(1);
     block_threads(channels, ty.map_or(4, |ty| ty.dtype.bits() as i64 / 8)) as u32
 }
@@ -54,13 +55,16 @@ struct Columns {
     len: Reg,
     width: i64,
     steps: i64,
+    acc: Elem,
 }
 
 pub(super) fn lower(l: &mut Lowering<'_>, op: &CausalConv1d) -> Result<Launch, LowerError> {
     let conv = Conv::of(l)?;
     let Conv { x, state, seq_idx, shape, channels, width, elem, acc, state_out, .. } = conv;
-    let lanes = lanes(channels, elem.size() as i64);
-    let threads = block_threads(channels, elem.size() as i64);
+    let loaded = l.cx.unwidened(x);
+    let bytes = elem_of(l.graph.ty(loaded).dtype)?.size() as i64;
+    let lanes = lanes(channels, bytes);
+    let threads = block_threads(channels, bytes);
     let vectors = channels / lanes;
     let steps = if shape[1].is(1) { 1 } else { STEPS };
     let runs = shape[1].ceildiv(&Dim::from(steps)).at_least(&Dim::from(1));
@@ -76,7 +80,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &CausalConv1d) -> Result<Launch, L
     let base = b.mul(vector, lanes);
     let c = cx.lanes_from(base);
     let len = cx.dim(b, &shape[1]);
-    let columns = Columns { x, state, seq_idx, batch, channels: c, len, width, steps };
+    let columns = Columns { x: loaded, state, seq_idx, batch, channels: c, len, width, steps, acc };
     let (taps, offset) = conv.filter_together(cx, b, base)?;
     let first = b.mul(run, steps);
     let body = Body { op, columns, taps, offset, exists, first, elem, acc };
@@ -157,8 +161,8 @@ impl Body<'_> {
 }
 
 impl Columns {
-    /// The columns from `width - 1` before step `first` to its last step, as they lie in memory; 0 before the sequence.
-    /// If all are inside the sequence, nothing asks for it.
+    /// The columns from `width - 1` before step `first` to its last step; 0 before the sequence. If all are inside the
+    /// sequence, nothing asks for it, and they are as they lie in memory.
     fn load<'a>(
         &self,
         cx: &mut Cx<'a>,
@@ -166,8 +170,7 @@ impl Columns {
         first: Reg,
         are_inside: bool,
     ) -> Result<Vec<Reg>, LowerError> {
-        let elem = elem_of(cx.graph.ty(self.x).dtype)?;
-        let zero = b.zero(elem.x(cx.lanes));
+        let zero = b.zero(self.acc.x(cx.lanes));
         let before = self.width - 1;
         let mut all = Vec::new();
         for i in 0..before + self.steps {
@@ -181,7 +184,8 @@ impl Columns {
             let exists = b.and(is_begun, is_left);
             let mut result = Ok(());
             let load = |cx: &mut Cx<'a>, b: &mut KernelBuilder, (value, t): (ValueId, Reg)| {
-                let x = cx.get_wide(b, value, &[self.batch, Idx::Uniform(t), self.channels])?;
+                let at = [self.batch, Idx::Uniform(t), self.channels];
+                let x = cx.get_wide_as(b, (value, self.acc), &at)?;
                 b.assign(column, x);
                 Ok(())
             };

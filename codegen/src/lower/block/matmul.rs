@@ -36,10 +36,10 @@ pub(super) mod product;
 pub(super) mod vector;
 
 use super::scalar;
-use super::share::reaches;
+use super::share::{reaches, shares};
 use super::staging::{self, Buffers, Fetched, Stage};
 use crate::kernel::{Axis, Elem, KernelBuilder, Reg, SharedId, Value};
-use crate::lower::access::Cx;
+use crate::lower::access::{Cx, shown};
 use crate::lower::elementwise::row_index;
 use crate::lower::index::Idx;
 use crate::lower::sink::Sink;
@@ -125,21 +125,23 @@ impl Schedule {
             axis.and_then(|axis| graph.ty(factor.value).shape[axis].as_const())
         };
         // Unknown extents may be large.
-        let many = |factor: &Factor| {
+        let many = |factor: &Factor, many: i64| {
             let n =
                 factor.own.iter().try_fold(1i64, |n, label| Some(n.saturating_mul(extent(factor, label)?)));
-            n.is_none_or(|n| n >= mma::Size::LARGE)
+            n.is_none_or(|n| n >= many)
         };
-        if !many(&p.x) || !many(&p.w) {
-            return one(Schedule::Mma(mma::Size::Small));
-        }
-        let is_computed = |value| matches!(graph.def(value), Def::Result(id, _) if is_member(id));
+        let is_inside = |value| matches!(graph.def(value), Def::Result(id, _) if is_member(id));
         let is_copied = |factor: &Factor| {
             let run = factor.labels.last().and_then(|label| extent(factor, label)).unwrap_or(1);
             let is_last = p.k.len() == 1 && factor.labels.last() == p.k.last();
-            is_last && run % group::RUN == 0 && !is_computed(factor.value)
+            let together = shown(graph, &is_inside, factor.value).map(|(_, together)| together);
+            is_last && run % group::RUN == 0 && together.is_some_and(|n| n % group::RUN == 0)
         };
         let has_groups = target.arch >= GpuArch::Sm90a && is_copied(&p.x) && is_copied(&p.w);
+        let (has_rows, has_columns) = (many(&p.x, mma::Size::LARGE), many(&p.w, mma::Size::LARGE));
+        if !has_rows || !(has_columns || has_groups && many(&p.w, group::FEWEST)) {
+            return one(Schedule::Mma(mma::Size::Small));
+        }
         if !has_groups {
             return one(Schedule::Mma(mma::Size::Large));
         }
@@ -152,6 +154,13 @@ impl Schedule {
         let cols = n(&p.w.own).as_const().unwrap_or(1 << 20);
         let batches = n(&p.batch).as_const().unwrap_or(1);
         let row_tiles = n(&p.x.own).ceildiv(&Dim::from(group::ROWS)) * Dim::from(batches);
+        if !has_columns {
+            let all = vec![
+                (group::MANY_ROWS, Schedule::Group(group::Shape::of_few(cols))),
+                (0, Schedule::Mma(mma::Size::Small)),
+            ];
+            return Ok(shares(&row_tiles, all));
+        }
         let shapes = group::Shape::alternatives(&row_tiles, cols);
         Ok(shapes.into_iter().map(|(shape, share)| (Schedule::Group(shape), share)).collect())
     }

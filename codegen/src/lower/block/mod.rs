@@ -85,7 +85,7 @@ fn lower_from(
             schedules.into_iter().map(lower).collect()
         }
         Op::Ssd(op)
-            if let Some(schedule) = ssd::Schedule::choose(graph, node, op, target)
+            if let Some(schedule) = ssd::Schedule::choose(graph, group, op, target)
                 && let Some(split) = schedule.split(graph, node)
                 && !split.segments.is(1) =>
         {
@@ -129,7 +129,7 @@ pub fn lower_block(graph: &Graph, group: &Group, target: &GpuTarget) -> Result<L
         Op::Contract(op) if let Ok(schedule) = matmul::Schedule::choose(graph, group, target) => {
             in_block(graph, group, schedule.threads(), |l| matmul::lower(l, op, group, schedule))
         }
-        Op::Ssd(op) if let Some(schedule) = ssd::Schedule::choose(graph, node, op, target) => {
+        Op::Ssd(op) if let Some(schedule) = ssd::Schedule::choose(graph, group, op, target) => {
             in_block(graph, group, schedule.threads(), |l| {
                 let split = ssd::Split::none(&l.shape(l.operand(0)?)[1]);
                 ssd::lower(l, op, schedule, (ssd::Work::Whole, &split))
@@ -139,7 +139,7 @@ pub fn lower_block(graph: &Graph, group: &Group, target: &GpuTarget) -> Result<L
             in_block(graph, group, argmax::THREADS, |l| argmax::lower(l, op))
         }
         Op::CausalConv1d(op) => {
-            in_block(graph, group, conv1d::threads(graph, node), |l| conv1d::lower(l, op))
+            in_block(graph, group, conv1d::threads(graph, group), |l| conv1d::lower(l, op))
         }
         _ => generic::lower(graph, group),
     }

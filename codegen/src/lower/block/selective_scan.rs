@@ -189,23 +189,25 @@ pub(super) fn lower<'a>(
     op: &'a SelectiveScan,
     schedule: Schedule,
 ) -> Result<Launch, LowerError> {
-    let x = l.operand(0)?;
+    // What is widened is loaded as it is: conversions would wait for loads that are to be under way.
+    let loaded = |value: ValueId| l.cx.unwidened(value);
+    let x = loaded(l.operand(0)?);
     let m = Mixer {
         op,
         x,
-        dt: l.operand(1)?,
+        dt: loaded(l.operand(1)?),
         a: l.operand(2)?,
-        b: l.operand(3)?,
-        c: l.operand(4)?,
+        b: loaded(l.operand(3)?),
+        c: loaded(l.operand(4)?),
         d: l.optional(5),
-        z: l.optional(6),
+        z: l.optional(6).map(loaded),
         dt_bias: l.optional(7),
         h0: l.optional(8),
         seq_idx: l.optional(9),
         h_last: l.node.results[1],
         shape: l.shape(x),
         n: l.constant("states", &l.shape(l.operand(2)?)[2])?,
-        elem: elem_of(l.graph.ty(x).dtype)?,
+        elem: elem_of(l.graph.ty(l.node.results[0]).dtype)?,
     };
     let grid = m.lower(l, schedule)?;
     let steps = m.shape.iter().fold(Dim::from(1), |n, d| n * d);

@@ -27,12 +27,12 @@ mod walk;
 use super::share::reaches;
 use super::staging::{self, Buffers, Stage};
 use crate::kernel::{Elem, KernelBuilder, SharedId, WARP_SIZE};
-use crate::lower::access::Cx;
+use crate::lower::access::{Cx, unwidened};
 use crate::lower::ssd::Operands;
 use crate::lower::{LowerError, elem_of};
 use crate::target::{GpuArch, GpuTarget};
 use ssmc_ir::ops::{Discretization, ReadOut, Ssd};
-use ssmc_ir::{Dim, Graph, Node, ValueId};
+use ssmc_ir::{Dim, Graph, Group, Node, ValueId};
 
 pub(super) use walk::lower;
 
@@ -140,8 +140,9 @@ impl Split {
 
 impl Schedule {
     /// The schedule for a node; `None` if it is to run the loops of CPUs.
-    pub(super) fn choose(graph: &Graph, node: &Node, op: &Ssd, target: &GpuTarget) -> Option<Schedule> {
-        let (width, states) = extents(graph, node, op)?;
+    pub(super) fn choose(graph: &Graph, group: &Group, op: &Ssd, target: &GpuTarget) -> Option<Schedule> {
+        let node = graph.node(group.root);
+        let (width, states) = extents(graph, group, op)?;
         let heads = graph.ty(node.operands[0]?).shape[3].as_const();
         SCHEDULES.into_iter().find(|s| s.fits(heads, (width, states), target))
     }
@@ -192,14 +193,15 @@ impl Schedule {
 }
 
 /// Rows of a head and states of a scan that has a schedule here.
-fn extents(graph: &Graph, node: &Node, op: &Ssd) -> Option<(i64, i64)> {
+fn extents(graph: &Graph, group: &Group, op: &Ssd) -> Option<(i64, i64)> {
+    let node = graph.node(group.root);
     let operand = |i: usize| node.operands.get(i).copied().flatten();
     let is_plain = op.discretization == Discretization::ExpEuler
         && op.read_out == ReadOut::After
         && !op.reverse
         && operand(9).is_none()
         && operand(10).is_none();
-    let [x, b, c] = [operand(0)?, operand(3)?, operand(4)?].map(|v| graph.ty(v));
+    let [x, b, c] = [operand(0)?, operand(3)?, operand(4)?].map(|v| graph.ty(unwidened(graph, group, v)));
     let is_half = [x, b, c].iter().all(|ty| ty.dtype == x.dtype) && elem_of(x.dtype).ok()?.is_half();
     let is_step = x.shape[1].as_const() == Some(1);
     let extents = (x.shape[4].as_const()?, b.shape[3].as_const()?);

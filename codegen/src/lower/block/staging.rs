@@ -63,8 +63,19 @@ pub(super) struct Stage {
     buffers: Buffers,
     elem: Elem,
     threads: i64,
-    /// The operand and the elements of one asynchronous copy; otherwise elements go through registers.
-    copy: Option<(ParamId, i64)>,
+    /// The tensor that the operand shows and the elements of one asynchronous copy; otherwise elements go through
+    /// registers.
+    copy: Option<Copy>,
+}
+
+/// How a tile is copied asynchronously.
+#[derive(Clone, Copy)]
+struct Copy {
+    param: ParamId,
+    /// The tensor behind the parameter.
+    from: ValueId,
+    /// Elements of one copy.
+    width: i64,
 }
 
 /// Which element is at a place of the tile: its index and whether it exists.
@@ -83,9 +94,11 @@ impl Stage {
         threads: u32,
     ) -> Result<Stage, LowerError> {
         let elem = elem_of(cx.graph.ty(shape.value).dtype)?;
-        let copy = match width(&shape, elem) {
-            Some(width) if !cx.is_inside(shape.value) => Some((cx.read_param(b, shape.value)?, width)),
-            _ => None,
+        let found = cx.shown(shape.value);
+        let found = found.and_then(|(from, together)| Some((from, width(&shape, elem, together)?)));
+        let copy = match found {
+            Some((from, width)) => Some(Copy { param: cx.read_param(b, from)?, from, width }),
+            None => None,
         };
         Ok(Stage { shape, buffers, elem, threads: threads.into(), copy })
     }
@@ -120,7 +133,7 @@ impl Stage {
         (thread, buffer): (Reg, Reg),
         place: &mut Place<'_, 'a>,
     ) -> Result<Fetched, LowerError> {
-        let width = self.copy.map_or(1, |(_, width)| width);
+        let width = self.copy.map_or(1, |copy| copy.width);
         let per_row = self.shape.cols / width;
         let chunks = self.shape.rows * per_row;
         let mut fetched = Vec::new();
@@ -143,8 +156,9 @@ impl Stage {
             let at = b.add(at, buffer);
             let (idx, exists) = cx.scope(|cx| place(cx, b, (row, col)));
             match self.copy {
-                Some((param, width)) => {
-                    let extents = cx.extents(b, &cx.graph.ty(self.shape.value).shape);
+                Some(Copy { param, from, width }) => {
+                    let idx = cx.through_views(b, self.shape.value, idx);
+                    let extents = cx.extents(b, &cx.graph.ty(from).shape);
                     let from = scalar(cx.index(b).linear(&idx, &extents))?;
                     let copy = |b: &mut KernelBuilder| {
                         b.async_copy((self.buffers.shared, at), (param, from), width as u16, Some(exists));
@@ -181,9 +195,11 @@ impl Stage {
     }
 }
 
-/// Elements in one asynchronous copy of a tile whose operand is in memory.
-pub(super) fn width(shape: &Shape, elem: Elem) -> Option<i64> {
-    let fits = |n: &i64| [shape.run, shape.cols, shape.pitch()].iter().all(|extent| extent % n == 0);
+/// Elements in one asynchronous copy of a tile whose operand shows a tensor in memory, `together` elements of which lie
+/// together.
+fn width(shape: &Shape, elem: Elem, together: i64) -> Option<i64> {
+    let fits =
+        |n: &i64| [shape.run, shape.cols, shape.pitch(), together].iter().all(|extent| extent % n == 0);
     let widths = [16, 8, 4].into_iter().filter_map(|bytes| {
         let size = elem.size() as i64;
         (bytes % size == 0).then_some(bytes / size)

@@ -12,6 +12,7 @@ mod selective_scan;
 mod ssd;
 mod update;
 mod usage;
+mod widened;
 
 use super::*;
 use crate::kernel::Inst;

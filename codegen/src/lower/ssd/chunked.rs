@@ -94,7 +94,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Ssd, o: &Operands) -> Result<Laun
     let shape = l.shape(o.x);
     let rows = l.constant("head width", &shape[4])?;
     let n = l.constant("states", &l.shape(o.b)[3])?;
-    let elem = elem_of(l.graph.ty(o.x).dtype)?;
+    let elem = elem_of(l.graph.ty(l.node.results[0]).dtype)?;
     let q = (op.chunk_size as i64).min((MAX_MAP / n.max(1)).max(1));
     let (b, cx, sink) = l.parts();
     let grid = [shape[0].clone(), shape[2].clone(), shape[3].clone()];

@@ -95,7 +95,8 @@ fn kernels(row: &Row) -> Result<Kernels> {
     let graph = parse(&(row.graph)(&row.sizes)).map_err(|faults| format!("{}: {faults:?}", row.name))?;
     let model = Model { graph, ..Model::default() };
     let plan = partition(&model.graph)?;
-    let program = ProgramInput { name: "f", plan: &plan, weights: &model.weights, states: &[] };
+    let program =
+        ProgramInput { name: "f", plan: &plan, gpu_plan: None, weights: &model.weights, states: &[] };
     let targets = GpuArch::ALL.map(|arch| Target::Gpu(GpuTarget::of_arch(arch)));
     Ok(Kernels::lower(&[program], &targets)?)
 }

@@ -68,6 +68,20 @@ pub(in crate::lower::block) const SHAPES: [Shape; 4] = [
     Shape { cols: 128, buffers: 6, pending: 1, together: 1, rate: 540 },
 ];
 
+/// For products of fewer columns than two of the others have, which one tile takes.
+const NARROW: [Shape; 4] = [
+    Shape { cols: 64, buffers: 8, pending: 1, together: 1, rate: 300 },
+    Shape { cols: 96, buffers: 7, pending: 1, together: 1, rate: 400 },
+    Shape { cols: 128, buffers: 6, pending: 1, together: 1, rate: 540 },
+    Shape { cols: 192, buffers: 5, pending: 1, together: 1, rate: 600 },
+];
+
+/// Fewest columns for which a tile is taken.
+pub(super) const FEWEST: i64 = 48;
+
+/// From how many tiles of rows on one tile of columns is enough work.
+pub(super) const MANY_ROWS: i64 = 48;
+
 /// Tiles of rows up to which shapes are weighed.
 const MANY: i64 = 1 << 8;
 
@@ -103,6 +117,11 @@ impl Shape {
     fn choose(row_tiles: i64, cols: i64) -> Shape {
         let cheapest = SHAPES.into_iter().min_by_key(|shape| shape.cost(row_tiles, cols));
         cheapest.expect("there are shapes")
+    }
+
+    /// The shape for so many columns, fewer than those of two of the others.
+    pub(in crate::lower::block) fn of_few(cols: i64) -> Shape {
+        NARROW.into_iter().find(|shape| shape.cols >= cols).unwrap_or(SHAPES[0])
     }
 
     /// The shapes for a product, each with 1 where it runs and 0 where another one does. `row_tiles` are those of all

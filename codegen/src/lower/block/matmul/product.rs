@@ -1,9 +1,10 @@
 //! Which contractions are products of two matrices, and of which.
 
 use crate::kernel::Elem;
+use crate::lower::access::widened;
 use crate::lower::{LowerError, elem_of};
 use ssmc_ir::ops::{Contract, Label, Op};
-use ssmc_ir::{DType, Def, Graph, Node, NodeId, ValueId};
+use ssmc_ir::{Def, Graph, Node, NodeId, ValueId};
 
 /// One operand: its axes, and those of them that the other operand lacks and the result has.
 pub(in crate::lower::block) struct Factor {
@@ -23,11 +24,10 @@ pub(in crate::lower::block) struct Product {
 
 /// What is staged for an operand: the operand itself, or what the group widens to it, exactly, on every load.
 fn source(graph: &Graph, is_member: &dyn Fn(NodeId) -> bool, value: ValueId) -> ValueId {
-    let Def::Result(id, _) = graph.def(value) else { return value };
-    let node = graph.node(id);
-    let (Op::Cast(op), Some(x)) = (&node.op, node.operands.first().copied().flatten()) else { return value };
-    let widens = op.to == DType::F32 && matches!(graph.ty(x).dtype, DType::F16 | DType::BF16);
-    if widens && is_member(id) { x } else { value }
+    match graph.def(value) {
+        Def::Result(id, _) if is_member(id) => widened(graph, graph.node(id)).unwrap_or(value),
+        _ => value,
+    }
 }
 
 /// The contraction of a node as a product of matrices.

@@ -183,7 +183,7 @@ impl Walk<'_> {
                         let gate = b.silu(z);
                         y = b.mul(y, gate);
                     }
-                    let y = b.cast(y, self.elem);
+                    let y = b.cast(y, self.result);
                     sink.put(cx, b, &at, y)
                 })?;
             }

@@ -212,7 +212,7 @@ impl Walk<'_> {
             b.barrier();
             self.for_piece(cx, b, first, &mut |cx, b, at, idx| {
                 let h = b.load(m.y, at, LANES);
-                let h = b.cast(h, self.elem);
+                let h = b.cast(h, self.result);
                 sink.put_extra(cx, b, self.o.h_last, &idx, h)
             })?;
         }

@@ -36,6 +36,7 @@ pub(in crate::lower::block) fn lower(
     let width = l.constant("head width", &shape[4])?;
     let states = l.constant("states", &l.shape(o.b)[3])?;
     let elem = elem_of(l.graph.ty(o.x).dtype)?;
+    let result = elem_of(l.graph.ty(l.node.results[0]).dtype)?;
     let (b, cx, sink) = l.parts();
     let segments = match work {
         Work::Ends => split.segments.clone() - &Dim::from(1),
@@ -72,7 +73,7 @@ pub(in crate::lower::block) fn lower(
         n_segments,
         heads,
     };
-    let walk = Walk { op, o, s, states, elem, place, memory, ends, threads: Threads::of(b, s) };
+    let walk = Walk { op, o, s, states, elem, result, place, memory, ends, threads: Threads::of(b, s) };
     let chunks = cx.dim(b, &split.chunks);
     walk.run(cx, b, sink, chunks)?;
     let steps = shape.iter().fold(Dim::from(1), |n, d| n * d);
@@ -176,6 +177,8 @@ pub(super) struct Walk<'o> {
     pub(super) s: Schedule,
     pub(super) states: i64,
     pub(super) elem: Elem,
+    /// The element type of y and of the last state.
+    pub(super) result: Elem,
     pub(super) place: Place,
     pub(super) memory: Memory,
     pub(super) ends: Option<Ends>,
