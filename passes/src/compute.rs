@@ -5,14 +5,14 @@
 //! and so do inputs, outputs and states. Partitioned again, the graph has the rounded values in memory.
 //!
 //! A value is rounded if a consumer multiplies matrices with it whose other factor is in that type too, or is a
-//! convolution, the input, gate, B or C of a scan, or a gated norm. It stays as it is if
-//! - a norm reads it: the residual stream, which sums over all layers, or
+//! convolution, the input, gate, B or C of a scan, or a norm. It stays as it is if
+//! - a norm and a sum read it: the residual stream, which sums over all layers, or
 //! - nothing but a step size, a gate or other arithmetic reads it: the step size, whose error the exponential amplifies.
 //!
 //! Factors of products with weights in that type are rounded in any case, so that matrix units take them.
 
 use ssmc_ir::edit::{EditError, Rewriter, dce};
-use ssmc_ir::ops::Op;
+use ssmc_ir::ops::{BinaryFn, Op};
 use ssmc_ir::{DType, Def, Entity, Graph, Node, Place, Plan, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -99,20 +99,31 @@ pub struct Rounded {
     pub values: Vec<Between>,
 }
 
-/// What consumers want of a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Wish {
-    Anything,
-    Half,
-    Exact,
+/// What consumers do with a value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Uses {
+    /// A product, convolution or scan reads it.
+    mixed: bool,
+    normed: bool,
+    summed: bool,
 }
 
-impl Wish {
-    fn reason(self) -> &'static str {
+impl Uses {
+    fn also(self, other: Uses) -> Uses {
+        Uses {
+            mixed: self.mixed || other.mixed,
+            normed: self.normed || other.normed,
+            summed: self.summed || other.summed,
+        }
+    }
+
+    /// Whether the value is rounded, and why.
+    fn decide(self) -> (bool, &'static str) {
         match self {
-            Wish::Anything => "nothing gains by rounding it",
-            Wish::Half => "a product, convolution, scan or gated norm reads it",
-            Wish::Exact => "a norm reads it",
+            Uses { normed: true, summed: true, .. } => (false, "a norm and a sum read it"),
+            Uses { mixed: true, .. } => (true, "a product, convolution or scan reads it"),
+            Uses { normed: true, .. } => (true, "a norm reads it"),
+            Uses { .. } => (false, "nothing gains by rounding it"),
         }
     }
 }
@@ -123,15 +134,14 @@ impl Wish {
 /// The graph cannot be rebuilt.
 pub fn round(plan: &Plan, half: DType) -> Result<Rounded, EditError> {
     let values = Values::of(plan, half);
-    let wishes = values.wishes();
+    let uses = values.uses();
     let graph = &plan.graph;
     let mut found = Vec::new();
     let mut rounded = BTreeSet::new();
     for value in values.between.iter().copied() {
-        let wish = wishes[value.idx()];
         let Def::Result(by, _) = graph.def(value) else { continue };
         let node = graph.node(by);
-        let is_half = wish == Wish::Half;
+        let (is_half, reason) = uses[value.idx()].decide();
         if is_half {
             rounded.insert(value);
         }
@@ -139,7 +149,7 @@ pub fn round(plan: &Plan, half: DType) -> Result<Rounded, EditError> {
             place: graph.locs().describe(node.loc),
             op: node.op.name(),
             dtype: if is_half { half } else { DType::F32 },
-            reason: wish.reason(),
+            reason,
         });
     }
     let graph = values.rewrite(&rounded)?;
@@ -214,32 +224,37 @@ impl<'p> Values<'p> {
         self.graph.ty(origin).dtype == self.half || self.between.contains(&origin)
     }
 
-    /// What the consumers of every value want.
-    fn wishes(&self) -> Vec<Wish> {
-        let mut wishes = vec![Wish::Anything; self.graph.values().len()];
+    /// What the consumers of every value do with it.
+    fn uses(&self) -> Vec<Uses> {
+        let mut uses = vec![Uses::default(); self.graph.values().len()];
         for (_, node) in self.graph.nodes().rev() {
-            let of_result = node.results.first().map_or(Wish::Anything, |v| wishes[v.idx()]);
+            let of_result = node.results.first().map(|v| uses[v.idx()]).unwrap_or_default();
             for (i, value) in node.operands.iter().enumerate() {
                 let Some(value) = value else { continue };
-                let wish = self.wish(node, i, of_result);
-                wishes[value.idx()] = wishes[value.idx()].max(wish);
+                let found = self.uses_of(node, i, of_result);
+                uses[value.idx()] = uses[value.idx()].also(found);
             }
         }
-        wishes
+        uses
     }
 
-    fn wish(&self, node: &Node, i: usize, of_result: Wish) -> Wish {
-        let half = |is: bool| if is { Wish::Half } else { Wish::Anything };
+    fn uses_of(&self, node: &Node, i: usize, of_result: Uses) -> Uses {
+        let mixed = |mixed: bool| Uses { mixed, ..Uses::default() };
         match &node.op {
             Op::Contract(_) if is_product(node) => {
-                half(node.operands[1 - i].is_some_and(|other| self.has_half(other)))
+                mixed(node.operands[1 - i].is_some_and(|other| self.has_half(other)))
             }
-            Op::CausalConv1d(_) => half(i == 0),
-            Op::SelectiveScan(_) | Op::Ssd(_) => half(matches!(i, 0 | 3 | 4 | 6)),
-            Op::GatedRmsNorm(_) => half(i < 2),
-            Op::RmsNorm(_) | Op::LayerNorm(_) if i == 0 => Wish::Exact,
+            Op::CausalConv1d(_) => mixed(i == 0),
+            Op::SelectiveScan(_) | Op::Ssd(_) => mixed(matches!(i, 0 | 3 | 4 | 6)),
+            Op::GatedRmsNorm(_) if i == 1 => mixed(true),
+            Op::RmsNorm(_) | Op::LayerNorm(_) | Op::GatedRmsNorm(_) => {
+                Uses { normed: i == 0, ..Uses::default() }
+            }
+            Op::Binary(op) => {
+                Uses { summed: matches!(op.f, BinaryFn::Add | BinaryFn::Sub), ..Uses::default() }
+            }
             op if is_view(op) && i == 0 => of_result,
-            _ => Wish::Anything,
+            _ => Uses::default(),
         }
     }
 

@@ -37,6 +37,33 @@ impl<'a> Sink<'a> {
         Ok(param)
     }
 
+    /// Whether the epilogue reads tensors besides the root's result.
+    pub(super) fn reads(&self) -> bool {
+        self.epilogue.iter().any(|id| self.graph.node(*id).operands.len() > 1)
+    }
+
+    /// Asks for what the epilogue of the element at `idx` reads besides: [`Sink::put`] in the same scope finds it there.
+    pub(super) fn fetch(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        idx: &[Idx],
+    ) -> Result<(), LowerError> {
+        let (mut value, mut idx) = (self.root, idx.to_vec());
+        for id in self.epilogue {
+            let node = self.graph.node(*id);
+            if let Op::Reshape(op) = &node.op {
+                idx = cx.map_reshape(b, &idx, &self.graph.ty(value).shape, &op.shape);
+            } else if !matches!(node.op, Op::Contract(_)) {
+                for operand in node.operands.iter().copied().flatten().filter(|operand| *operand != value) {
+                    cx.get(b, operand, &idx)?;
+                }
+            }
+            value = node.results[0];
+        }
+        Ok(())
+    }
+
     /// Stores the element of the root's first result at `idx`, after the epilogue. Nothing if nobody wants it.
     pub(super) fn put(
         &mut self,

@@ -38,7 +38,7 @@ pub(super) mod vector;
 use super::scalar;
 use super::share::{reaches, shares};
 use super::staging::{self, Buffers, Fetched, Stage};
-use crate::kernel::{Axis, Elem, KernelBuilder, Reg, SharedId, Value};
+use crate::kernel::{Axis, Elem, If, KernelBuilder, Reg, SharedId, Stmt, Value};
 use crate::lower::access::{Cx, shown};
 use crate::lower::elementwise::row_index;
 use crate::lower::index::Idx;
@@ -52,6 +52,9 @@ pub(super) use vector::group_sum;
 
 /// Tiles of m whose blocks follow each other, so that the columns of w that they share stay in the second-level cache.
 const GROUP: i64 = 8;
+
+/// Places of the result for which a thread asks together for what the epilogue reads.
+const TOGETHER: i64 = 4;
 
 /// Elements that a thread takes through the epilogue together, if rows of the result allow it.
 const LANES: u16 = 4;
@@ -500,22 +503,75 @@ impl<'p> Block<'p> {
         let chunks = width / i64::from(lanes);
         let before = std::mem::replace(&mut cx.lanes, lanes);
         let mut stored = Ok(());
-        b.for_("part", 0, self.tile.1, width, |b, part| {
-            b.for_("i", thread, self.tile.0 * chunks, self.threads.into(), |b, i| {
-                let (row, col) = (b.div(i, chunks), b.rem(i, chunks));
-                let col = b.mul(col, i64::from(lanes));
-                let col = b.add(col, part);
-                stored = cx.scope(|cx| {
-                    self.put(cx, b, sink, (row, col), |b| {
-                        let at = b.mul(row, pitch);
-                        let at = b.add(at, col);
-                        b.load(result, at, lanes)
-                    })
+        let part = Part { result, pitch, chunks, lanes };
+        let n_chunks = self.tile.0 * chunks;
+        b.for_("part", 0, self.tile.1, width, |b, first| {
+            let one_by_one = |cx: &mut Cx<'a>, b: &mut KernelBuilder, sink: &mut Sink<'a>| {
+                let mut stored = Ok(());
+                b.for_("i", thread, n_chunks, self.threads.into(), |b, i| {
+                    let (row, col) = part.place(b, first, i);
+                    stored = cx.scope(|cx| self.put(cx, b, sink, (row, col), |b| part.load(b, row, col)));
                 });
+                stored
+            };
+            let step = i64::from(self.threads) * TOGETHER;
+            if !sink.reads() || n_chunks % step != 0 {
+                stored = one_by_one(cx, b, sink);
+                return;
+            }
+            // What the epilogue reads is asked for together where the whole tile exists.
+            let [last_row, last_col] = [(self.first_row, self.tile.0), (self.first_col, self.tile.1)]
+                .map(|(first, n)| b.add(first, n));
+            let (in_rows, in_cols) = (b.le(last_row, self.rows), b.le(last_col, self.cols));
+            let is_whole = b.and(in_rows, in_cols);
+            b.open_list();
+            b.for_("i", thread, n_chunks, step, |b, i| {
+                stored = cx.scope(|cx| self.put_together(cx, b, sink, &part, (first, i)));
             });
+            let on_true = b.close_list();
+            b.open_list();
+            let rest = cx.scope(|cx| one_by_one(cx, b, sink));
+            let on_false = b.close_list();
+            b.push_stmt(Stmt::If(If { cond: is_whole, on_true, on_false }));
+            stored = std::mem::replace(&mut stored, Ok(())).and(rest);
         });
         cx.lanes = before;
         stored
+    }
+
+    /// Stores what a thread has at `TOGETHER` places of a tile that exists as a whole.
+    fn put_together<'a>(
+        &self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        sink: &mut Sink<'a>,
+        part: &Part,
+        (first, i): (Reg, Reg),
+    ) -> Result<(), LowerError> {
+        let mut places = Vec::new();
+        for k in 0..TOGETHER {
+            let i = b.add(i, k * i64::from(self.threads));
+            let (row, col) = part.place(b, first, i);
+            let (m, n) = (b.add(self.first_row, row), b.add(self.first_col, col));
+            let idx = self.index(cx, b, (m, n));
+            sink.fetch(cx, b, &idx)?;
+            places.push((row, col, idx));
+        }
+        for (row, col, idx) in places {
+            let value = part.load(b, row, col);
+            let value = b.cast(value, self.elem);
+            sink.put(cx, b, &idx, value)?;
+        }
+        Ok(())
+    }
+
+    /// The index of an element of the result, and of those beside it.
+    fn index(&self, cx: &mut Cx<'_>, b: &mut KernelBuilder, (m, n): (Reg, Reg)) -> Vec<Idx> {
+        let extents = cx.extents(b, &self.n.extents);
+        let n = cx.lanes_from(n);
+        let (m_at, n_at) = (self.m.unravel(cx, b, m), cx.index(b).unravel(n, &extents));
+        let parts = [(&self.m.labels, &m_at), (&self.n.labels, &n_at), (&self.batch.labels, &self.batch_at)];
+        pick(&self.p.output, &parts)
     }
 
     /// Stores an element of the result and those beside it, as many as vectors have lanes, if there are such elements.
@@ -533,18 +589,37 @@ impl<'p> Block<'p> {
         let mut result = Ok(());
         b.if_(exists, |b| {
             result = cx.scope(|cx| {
-                let extents = cx.extents(b, &self.n.extents);
-                let n = cx.lanes_from(n);
-                let (m_at, n_at) = (self.m.unravel(cx, b, m), cx.index(b).unravel(n, &extents));
-                let parts =
-                    [(&self.m.labels, &m_at), (&self.n.labels, &n_at), (&self.batch.labels, &self.batch_at)];
-                let idx = pick(&self.p.output, &parts);
+                let idx = self.index(cx, b, (m, n));
                 let value = value(b);
                 let value = b.cast(value, self.elem);
                 sink.put(cx, b, &idx, value)
             });
         });
         result
+    }
+}
+
+/// Columns of the tile of the result in shared memory that are stored in one loop: where rows begin, and how many of so
+/// many lanes they have there.
+struct Part {
+    result: SharedId,
+    pitch: i64,
+    chunks: i64,
+    lanes: u16,
+}
+
+impl Part {
+    /// Row and column of place `i` behind column `first`.
+    fn place(&self, b: &mut KernelBuilder, first: Reg, i: Reg) -> (Reg, Reg) {
+        let (row, col) = (b.div(i, self.chunks), b.rem(i, self.chunks));
+        let col = b.mul(col, i64::from(self.lanes));
+        (row, b.add(col, first))
+    }
+
+    fn load(&self, b: &mut KernelBuilder, row: Reg, col: Reg) -> Reg {
+        let at = b.mul(row, self.pitch);
+        let at = b.add(at, col);
+        b.load(self.result, at, self.lanes)
     }
 }
 
