@@ -70,35 +70,40 @@ fn run(plan: &Plan, target: &GpuTarget, (bindings, known): (&Bindings, Tensors))
     let mut values: BTreeMap<ValueId, Vec<u8>> =
         known.into_iter().map(|(value, tensor)| (value, tensor.rounded().to_bytes())).collect();
     for group in &plan.groups {
-        let alternatives = lower_alternatives(graph, group, target).unwrap();
-        let mut running = alternatives.into_iter().filter(|lowered| eval(&lowered.grid) > 0);
-        let lowered = running.next().expect("one of the alternatives runs");
-        assert!(running.next().is_none(), "one of the alternatives runs");
-        let args: Vec<ValueId> = lowered
-            .args
-            .iter()
-            .map(|arg| match arg {
-                Arg::Value(value) => *value,
-                Arg::Packed(..) => panic!("kernels of GPUs read plain tensors"),
-            })
-            .collect();
-        let mut buffers: Vec<Vec<u8>> = Vec::new();
-        for (value, param) in args.iter().zip(&lowered.kernel.params) {
-            // What is to be written starts as NaN.
-            let n: usize = shape(*value).iter().product();
-            let fresh = vec![0xff; n * param.elem.size()];
-            buffers.push(if param.access.writes() { fresh } else { values[value].clone() });
-        }
-        let dims: Vec<i64> = lowered.dims.iter().map(eval).collect();
-        let places: Vec<BufferArg> = (0..buffers.len()).map(BufferArg::start).collect();
-        let mut slices: Vec<&mut [u8]> = buffers.iter_mut().map(Vec::as_mut_slice).collect();
         let op = graph.node(group.root).op.name();
-        KernelInterpreter::new(&lowered.kernel)
-            .and_then(|kernel| kernel.run(0..eval(&lowered.grid), &dims, &places, &mut slices))
-            .unwrap_or_else(|fault| panic!("{op}: {fault}"));
-        for ((value, param), bytes) in args.iter().zip(&lowered.kernel.params).zip(buffers) {
-            if param.access.writes() {
-                values.insert(*value, bytes);
+        let alternatives = lower_alternatives(graph, group, target).unwrap();
+        let running: Vec<_> = alternatives.into_iter().filter(|lowered| eval(&lowered.grid) > 0).collect();
+        assert!(!running.is_empty(), "{op}: nothing runs");
+        let mut scratch: Vec<Vec<u8>> = Vec::new();
+        for lowered in running {
+            // What is to be written starts as NaN.
+            let more = lowered.scratch.iter().skip(scratch.len());
+            scratch.extend(more.map(|n| vec![0xff; eval(n) as usize]));
+            let mut buffers: Vec<Vec<u8>> = Vec::new();
+            for (arg, param) in lowered.args.iter().zip(&lowered.kernel.params) {
+                buffers.push(match arg {
+                    Arg::Value(value) if param.access.writes() => {
+                        vec![0xff; shape(*value).iter().product::<usize>() * param.elem.size()]
+                    }
+                    Arg::Value(value) => values[value].clone(),
+                    Arg::Scratch(i) => scratch[*i].clone(),
+                    Arg::Packed(..) => panic!("{op}: kernels of GPUs read plain tensors"),
+                });
+            }
+            let dims: Vec<i64> = lowered.dims.iter().map(eval).collect();
+            let places: Vec<BufferArg> = (0..buffers.len()).map(BufferArg::start).collect();
+            let mut slices: Vec<&mut [u8]> = buffers.iter_mut().map(Vec::as_mut_slice).collect();
+            KernelInterpreter::new(&lowered.kernel)
+                .and_then(|kernel| kernel.run(0..eval(&lowered.grid), &dims, &places, &mut slices))
+                .unwrap_or_else(|fault| panic!("{op}: {fault}"));
+            for ((arg, param), bytes) in lowered.args.iter().zip(&lowered.kernel.params).zip(buffers) {
+                match arg {
+                    Arg::Value(value) if param.access.writes() => {
+                        values.insert(*value, bytes);
+                    }
+                    Arg::Scratch(i) => scratch[*i] = bytes,
+                    Arg::Value(_) | Arg::Packed(..) => {}
+                }
             }
         }
     }
