@@ -70,7 +70,8 @@ fn session(graph: &str, weights: Weights, threads: usize) -> Result<Session> {
     let graph = parse(graph).map_err(|faults| format!("{faults:?}"))?;
     let model = Model { graph, weights, ..Model::default() };
     let plan = partition(&model.graph)?;
-    let program = ProgramInput { name: "f", plan: &plan, weights: &model.weights, states: &[] };
+    let program =
+        ProgramInput { name: "f", plan: &plan, gpu_plan: None, weights: &model.weights, states: &[] };
     let kernels = Kernels::lower(&[program], &[Target::Cpu(CpuTarget::native()?)])?;
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("kernel.ssmc");
