@@ -36,7 +36,7 @@ pub use graph::{Def, Graph, Node, Port};
 pub use interp::{InterpError, Interpreter, Precision, Recording};
 pub use loc::{Loc, LocTable};
 pub use model::{Model, ModelMeta};
-pub use plan::{Group, Place, Plan};
+pub use plan::{Group, Place, Plan, Region};
 pub use stage::Stage;
 pub use tensor::{Complex, Data, Tensor, TensorError};
 pub use text::{TextError, parse};

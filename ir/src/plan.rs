@@ -23,7 +23,7 @@ pub enum Place {
 ///
 /// Every member but the root and its epilogue is recomputed where an element of it is needed; a node may be a member
 /// of several groups.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Group {
     /// The node that decides the schedule.
     pub root: NodeId,
@@ -34,6 +34,24 @@ pub struct Group {
     pub epilogue: Vec<NodeId>,
     /// Values that the kernel writes: the end of the epilogue first, then further results of the root.
     pub outputs: Vec<ValueId>,
+    /// What the body of the root needs, if that is a loop.
+    pub region: Option<Box<Region>>,
+}
+
+/// The body of a loop, whose groups run one after another in each iteration, and its part of the arena.
+///
+/// All that the body takes from outside lies in memory; weights and literals are among it.
+#[derive(Clone, Debug)]
+pub struct Region {
+    /// The body, partitioned.
+    pub plan: Plan,
+    /// The slot of each input of the body that changes from iteration to iteration, if anything reads it; `None` for
+    /// what is the same in all of them.
+    pub inputs: Vec<Option<usize>>,
+    /// The slot of each output of the body.
+    pub outputs: Vec<usize>,
+    /// The slots that take the place of those of the plan.
+    pub slots: Vec<usize>,
 }
 
 /// A partitioned graph.

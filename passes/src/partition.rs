@@ -7,14 +7,16 @@
 
 use ssmc_ir::edit::{EditError, Rewriter};
 use ssmc_ir::ops::{Constant, Op, Reshape};
-use ssmc_ir::{DType, Def, Dim, Graph, Group, Node, NodeId, Place, Plan, PrimaryMap, ValueId};
+use ssmc_ir::{DType, Def, Dim, Graph, Group, Node, NodeId, Place, Plan, PrimaryMap, TensorType, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
+
+mod regions;
 
 /// Why a graph has no plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "the fields are named in the messages")]
 pub enum PartitionError {
-    /// Loops that no pass recognized have no kernel.
+    /// Branches that were not written out have no kernel.
     #[error("{place}: {op} has no kernel")]
     NoKernel { place: String, op: &'static str },
     #[error(transparent)]
@@ -24,11 +26,11 @@ pub enum PartitionError {
 /// Partitions a rewritten graph.
 ///
 /// # Errors
-/// Every node with a region; the first is named.
+/// Every branch; the first is named.
 pub fn partition(graph: &Graph) -> Result<Plan, PartitionError> {
-    let graph = distinct_outputs(graph)?;
+    let graph = distinct_outputs(&regions::without_literals(graph)?)?;
     for (_, node) in graph.nodes() {
-        if matches!(node.op, Op::Loop(_) | Op::If(_)) {
+        if matches!(node.op, Op::If(_)) {
             return Err(PartitionError::NoKernel {
                 place: graph.locs().describe(node.loc),
                 op: node.op.name(),
@@ -37,8 +39,11 @@ pub fn partition(graph: &Graph) -> Result<Plan, PartitionError> {
     }
     let p = Partition::new(&graph);
     let aliases = p.aliases();
-    let groups = p.groups(&aliases);
-    let (places, slots) = places(&graph, &groups, &aliases);
+    let mut groups = p.groups(&aliases);
+    for group in &mut groups {
+        group.region = regions::of(graph.node(group.root))?;
+    }
+    let (places, slots) = places(&graph, &mut groups, &aliases);
     Ok(Plan { groups, places, slots, graph })
 }
 
@@ -116,13 +121,21 @@ impl<'a> Partition<'a> {
                 if !self.is_used(value) {
                     continue;
                 }
-                if !node.op.is_elementwise() || self.outputs.contains(&value) {
+                if !node.op.is_elementwise() || self.outputs.contains(&value) || self.is_captured(value) {
                     self.stored.insert(value);
                 } else if self.needs_memory(node, value) {
                     self.stored.insert(self.moved(value));
                 }
             }
         }
+    }
+
+    /// Whether the iterations of a loop read the value as it is.
+    fn is_captured(&self, value: ValueId) -> bool {
+        self.users[value].iter().any(|(user, i)| match &self.graph.node(*user).op {
+            Op::Loop(op) => *i >= op.n_carried + op.scan_axes.len(),
+            _ => false,
+        })
     }
 
     /// The value whose elements a chain of views only moves, repeats or widens: with it in memory the chain costs nothing.
@@ -245,8 +258,9 @@ impl<'a> Partition<'a> {
         let roots: Vec<NodeId> =
             self.graph.nodes().filter(|(_, n)| is_root(&n.op)).map(|(id, _)| id).collect();
         for root in roots.into_iter().rev() {
-            // A scatter reads its result back, so that nothing else may be stored in its place.
-            if matches!(self.graph.node(root).op, Op::Scatter(_)) {
+            // A scatter reads its result back, so that nothing else may be stored in its place; a loop stores what its
+            // body computes.
+            if matches!(self.graph.node(root).op, Op::Scatter(_) | Op::Loop(_)) {
                 continue;
             }
             let first = self.graph.node(root).results[0];
@@ -364,7 +378,10 @@ impl<'a> Partition<'a> {
                 self.collect_inside(*member, &epilogue, &mut members);
             }
             let at = if self.has_more(node) { id } else { last };
-            groups.push((at, Group { root: id, members: members.into_iter().collect(), epilogue, outputs }));
+            groups.push((
+                at,
+                Group { root: id, members: members.into_iter().collect(), epilogue, outputs, region: None },
+            ));
         }
         groups.sort_by_key(|(at, _)| *at);
         groups.into_iter().map(|(_, group)| group).collect()
@@ -413,7 +430,7 @@ fn is_root(op: &Op) -> bool {
 /// A place for every value in memory, and the sizes of the arena's slots.
 fn places(
     graph: &Graph,
-    groups: &[Group],
+    groups: &mut [Group],
     aliases: &BTreeMap<NodeId, ValueId>,
 ) -> (BTreeMap<ValueId, Place>, Vec<Dim>) {
     let mut places = BTreeMap::new();
@@ -446,16 +463,20 @@ fn places(
     let mut slots: Vec<Dim> = Vec::new();
     let mut free: BTreeSet<usize> = BTreeSet::new();
     let mut ends: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for (i, group) in groups.iter().enumerate() {
+    for (i, group) in groups.iter_mut().enumerate() {
         for value in &group.outputs {
             if places.contains_key(value) {
                 continue;
             }
             let ty = graph.ty(*value);
-            let bytes = ty.shape.n_elems() * Dim::from(ty.dtype.bits().div_ceil(8));
-            let slot = choose_slot(&mut slots, &mut free, &bytes);
+            let slot = choose_slot(&mut slots, &mut free, &bytes(ty));
             places.insert(*value, Place::Slot(slot));
             ends.entry(last_read.get(value).copied().unwrap_or(i).max(i)).or_default().push(slot);
+        }
+        if let (Some(region), Op::Loop(op)) = (&mut group.region, &graph.node(group.root).op) {
+            let mut choose = |bytes: &Dim| choose_slot(&mut slots, &mut free, bytes);
+            let taken = regions::place(region, op, &mut choose);
+            ends.entry(i).or_default().extend(taken);
         }
         free.extend(ends.remove(&i).unwrap_or_default());
     }
@@ -470,6 +491,11 @@ fn is_norm_of_rows(graph: &Graph, group: &Group) -> bool {
         shape.iter().skip(1).rev().skip(1).all(|extent| extent.is(1))
     };
     matches!(node.op, Op::RmsNorm(_)) && is_one_each()
+}
+
+/// The size of a tensor in memory.
+fn bytes(ty: &TensorType) -> Dim {
+    ty.shape.n_elems() * Dim::from(ty.dtype.bits().div_ceil(8))
 }
 
 /// A slot that is at least as large, where that is certain; else the largest free one, made larger; else a new one.

@@ -7,8 +7,8 @@ use crate::flatten::{Branches, Flatten};
 use crate::fold::Fold;
 use crate::manager::Phase;
 use crate::raise::{
-    CausalConvs, ChunkedScan, ComplexStep, LongConvs, MergeScans, OneStep, ParallelScan, Quotients, ScanLoop,
-    Stabilized, Unrolled, WholeSteps,
+    CausalConvs, ChunkedScan, ComplexStep, LinearScan, LongConvs, MergeScans, OneStep, ParallelScan,
+    Quotients, ScanLoop, Stabilized, Unrolled, WholeSteps,
 };
 use ssmc_ir::Stage;
 
@@ -32,6 +32,7 @@ pub const RAISED: Phase = Phase {
         &OneStep,
         &ScanLoop,
         &ComplexStep,
+        &LinearScan,
         &LongConvs,
         &CausalConvs,
         &Flatten,

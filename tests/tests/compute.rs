@@ -88,6 +88,7 @@ fn run(plan: &Plan, target: &GpuTarget, (bindings, known): (&Bindings, Tensors))
                     Arg::Value(value) => values[value].clone(),
                     Arg::Scratch(i) => scratch[*i].clone(),
                     Arg::Packed(..) => panic!("{op}: kernels of GPUs read plain tensors"),
+                    Arg::Slot(..) => panic!("{op}: these models have no loops"),
                 });
             }
             let dims: Vec<i64> = lowered.dims.iter().map(eval).collect();
@@ -102,7 +103,7 @@ fn run(plan: &Plan, target: &GpuTarget, (bindings, known): (&Bindings, Tensors))
                         values.insert(*value, bytes);
                     }
                     Arg::Scratch(i) => scratch[*i] = bytes,
-                    Arg::Value(_) | Arg::Packed(..) => {}
+                    Arg::Value(_) | Arg::Packed(..) | Arg::Slot(..) => {}
                 }
             }
         }

@@ -19,8 +19,17 @@ const STEPS: usize = 6;
 const CHANNELS: usize = 3;
 
 fn port(name: &str, dims: &[usize]) -> ValueInfoProto {
-    let dim =
-        |n: &usize| Dimension { value: Some(dimension::Value::DimValue(*n as i64)), ..Dimension::default() };
+    let dims: Vec<String> = dims.iter().map(usize::to_string).collect();
+    named_port(name, &dims)
+}
+
+/// A tensor whose extents are numbers or symbols.
+fn named_port(name: &str, dims: &[String]) -> ValueInfoProto {
+    let dim = |n: &String| {
+        let symbol = || dimension::Value::DimParam(n.clone());
+        let value = n.parse().map_or_else(|_| symbol(), dimension::Value::DimValue);
+        Dimension { value: Some(value), ..Dimension::default() }
+    };
     let shape = TensorShapeProto { dim: dims.iter().map(dim).collect() };
     let tensor = type_proto::Tensor { elem_type: Some(1), shape: Some(shape) };
     let ty = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
@@ -70,11 +79,23 @@ fn node(text: &str, attribute: Vec<AttributeProto>) -> NodeProto {
 
 /// A model over `la` and `b`, log decays and inputs, that computes `h`.
 fn model(node: Vec<NodeProto>, initializer: Vec<TensorProto>) -> Model {
-    let dims = [2, STEPS, CHANNELS];
+    let dims = [2, STEPS, CHANNELS].map(|n| n.to_string());
+    file(&["la", "b"], &["h"], &dims, node, initializer)
+}
+
+/// A model whose inputs and outputs have one shape.
+fn file(
+    inputs: &[&str],
+    outputs: &[&str],
+    dims: &[String],
+    node: Vec<NodeProto>,
+    initializer: Vec<TensorProto>,
+) -> Model {
+    let ports = |names: &[&str]| names.iter().map(|name| named_port(name, dims)).collect();
     let graph = GraphProto {
         name: Some("written".to_owned()),
-        input: vec![port("la", &dims), port("b", &dims)],
-        output: vec![port("h", &dims)],
+        input: ports(inputs),
+        output: ports(outputs),
         node,
         initializer,
         ..GraphProto::default()
@@ -196,6 +217,97 @@ fn shifted_copies_at_doubled_distances_are_a_scan() {
         }
     }
     is_scan(model(nodes, constants));
+}
+
+/// Steps of sequences of an even and an odd length: combinations at doubled distances with decays that are weights, `batch`
+/// sequences, complex numbers as two tensors, powers computed from logarithm and angle.
+#[test]
+fn complex_scans_with_constant_decays_are_a_scan() {
+    for steps in [7, 12] {
+        let (model, decay) = complex_scan(steps, "Sub");
+        let mut raised = model.clone();
+        let report = Manager::new().verify_each(true).run(&mut raised, &[CANONICAL, RAISED]).unwrap();
+        assert_eq!(raised.graph.nodes().filter(|(_, n)| matches!(n.op, Op::ComplexScan(_))).count(), 1);
+        assert!(report.remarks.iter().any(|r| r.pass == "linear-scan"));
+        for batch in [1, 3] {
+            let n = batch * steps * CHANNELS;
+            let tensor = |k: usize| {
+                let data = (0..n).map(|i| ((i * (k + 3)) % 11) as f64 - 5.0).collect();
+                Tensor::floats(ssmc_ir::DType::F32, vec![batch, steps, CHANNELS], data).unwrap()
+            };
+            let inputs = BTreeMap::from([("r0".to_owned(), tensor(0)), ("i0".to_owned(), tensor(1))]);
+            let out = Interpreter::new(&raised.graph, &raised.weights).run(&inputs).unwrap();
+            let (re, im) = (out["r"].to_f64(), out["i"].to_f64());
+            for i in 0..n {
+                let (c, t) = (i % CHANNELS, i / CHANNELS % steps);
+                let before = |x: &[f64]| if t == 0 { 0.0 } else { x[i - CHANNELS] };
+                let ((p, q), (x, y)) = (decay[c], (before(&re), before(&im)));
+                let expected =
+                    [p * x - q * y + inputs["r0"].to_f64()[i], p * y + q * x + inputs["i0"].to_f64()[i]];
+                for (found, expected) in [re[i], im[i]].into_iter().zip(expected) {
+                    assert!((found - expected).abs() < 1e-4, "{found} found, {expected} expected");
+                }
+            }
+        }
+    }
+    // A product of conjugates is no recurrence.
+    let (mut model, _) = complex_scan(8, "Add");
+    Manager::new().verify_each(true).run(&mut model, &[CANONICAL, RAISED]).unwrap();
+    assert!(model.graph.nodes().all(|(_, n)| !matches!(n.op, Op::ComplexScan(_) | Op::Scan(_))));
+}
+
+/// The model and its decays; `product` joins the products of which the real part consists.
+fn complex_scan(steps: usize, product: &str) -> (Model, [(f64, f64); CHANNELS]) {
+    let (log, angle) = ([-0.1f32, -0.3, -0.02], [0.4f32, 1.1, 2.0]);
+    let vector = |name: &str, data: &[f32]| TensorProto {
+        dims: vec![data.len() as i64],
+        float_data: data.to_vec(),
+        ..number(name, 0.0)
+    };
+    let mut constants =
+        vec![vector("log", &log), vector("angle", &angle), ints("axis", &[1]), ints("zero", &[0])];
+    let mut nodes = Vec::new();
+    let mut distances = Vec::new();
+    while distances.last().is_none_or(|d| 2 * d < steps) {
+        distances.push(1 << distances.len());
+    }
+    for (k, d) in distances.iter().enumerate() {
+        let next = k + 1;
+        constants.push(ints(&format!("end{k}"), &[(steps - d) as i64]));
+        constants.push(ints(&format!("pads{k}"), &[0, *d as i64, 0, 0, 0, 0]));
+        constants.push(TensorProto { dims: Vec::new(), ..number(&format!("d{k}"), *d as f32) });
+        let name = |x: &str| if next == distances.len() { x.to_owned() } else { format!("{x}{next}") };
+        for text in [
+            format!("Mul log d{k} -> log{k}"),
+            format!("Mul angle d{k} -> angle{k}"),
+            format!("Exp log{k} -> size{k}"),
+            format!("Cos angle{k} -> cos{k}"),
+            format!("Sin angle{k} -> sin{k}"),
+            format!("Mul size{k} cos{k} -> p{k}"),
+            format!("Mul size{k} sin{k} -> q{k}"),
+            format!("Slice r{k} zero end{k} axis -> rs{k}"),
+            format!("Slice i{k} zero end{k} axis -> is{k}"),
+            format!("Pad rs{k} pads{k} -> x{k}"),
+            format!("Pad is{k} pads{k} -> y{k}"),
+            format!("Mul p{k} x{k} -> px{k}"),
+            format!("Mul y{k} q{k} -> qy{k}"),
+            format!("Mul y{k} p{k} -> py{k}"),
+            format!("Mul q{k} x{k} -> qx{k}"),
+            format!("{product} px{k} qy{k} -> re{k}"),
+            format!("Add qx{k} py{k} -> im{k}"),
+            format!("Add r{k} re{k} -> {}", name("r")),
+            format!("Add im{k} i{k} -> {}", name("i")),
+        ] {
+            nodes.push(node(&text, vec![]));
+        }
+    }
+    let dims = ["batch".to_owned(), steps.to_string(), CHANNELS.to_string()];
+    let model = file(&["r0", "i0"], &["r", "i"], &dims, nodes, constants);
+    let decay = |c: usize| {
+        let (size, angle) = (f64::from(log[c]).exp(), f64::from(angle[c]));
+        (size * angle.cos(), size * angle.sin())
+    };
+    (model, std::array::from_fn(decay))
 }
 
 /// A loop that joins each state to those before: `grown` says from what and in which order.

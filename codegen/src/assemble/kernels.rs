@@ -322,6 +322,10 @@ impl Kernels {
         let mut bytes = Dim::from(0);
         for arg in &widest.args {
             let (value, bits) = match arg {
+                Arg::Slot(..) => {
+                    args.push(self.buffer(program, arg)?);
+                    continue;
+                }
                 Arg::Value(value) => (value, graph.ty(*value).dtype.bits()),
                 Arg::Packed(value, packing) => (value, packing.bits(graph.ty(*value).dtype.bits())),
                 Arg::Scratch(i) => {
@@ -355,7 +359,7 @@ impl Kernels {
             bytes: Some(bytes),
             recurrence_count: u32::from(!class.is_empty()),
             recurrence: class,
-            generic_loop: false,
+            generic_loop: matches!(root.op, Op::Loop(_)),
         };
         let kernel = self.intern(lowered.into_iter().map(|l| l.kernel).collect(), device);
         Ok(LaunchEntry { launch: artifact::Launch { kernel: kernel as u32, ..launch }, kernel })
@@ -386,6 +390,10 @@ impl Kernels {
             Arg::Value(value) => (*value, None),
             Arg::Packed(value, packing) => (*value, Some(packing.clone())),
             Arg::Scratch(i) => return Ok(scratch_buffer(program, *i)),
+            Arg::Slot(slot, _) => {
+                let kind = BufferKind::Slot.into();
+                return Ok(BufferRef { kind, index: *slot as u32, byte_offset: None });
+            }
         };
         let state = |name: &str| self.states.iter().position(|s| s.name == name);
         let rank = |ports: &[ssmc_ir::Port], i: usize| {

@@ -81,6 +81,8 @@ pub struct KernelBuilder {
     mutable: Vec<bool>,
     /// Statement lists under construction, innermost last.
     open: Vec<Vec<Stmt>>,
+    /// What stands for the index of this block.
+    block: Option<Reg>,
 }
 
 impl KernelBuilder {
@@ -121,6 +123,7 @@ impl KernelBuilder {
             naturals: BTreeSet::new(),
             mutable,
             open: vec![Vec::new()],
+            block: None,
         }
     }
 
@@ -178,11 +181,24 @@ impl KernelBuilder {
         self.shared(&format!("{name}_{used}"), elem, len)
     }
 
-    /// Declares a local array of `len` elements.
+    /// Declares a local array of `len` elements, under the first of `name`, `name_1`, ... that no local array has.
     pub fn local(&mut self, name: &str, elem: Elem, len: u32) -> LocalId {
         let id = LocalId(self.kernel.locals.len() as u32);
-        self.kernel.locals.push(Array::new(name, elem, len));
+        let mut free = name.to_owned();
+        let mut n = 0;
+        while self.kernel.locals.iter().any(|a| a.name == free) {
+            n += 1;
+            free = format!("{name}_{n}");
+        }
+        self.kernel.locals.push(Array::new(&free, elem, len));
         id
+    }
+
+    /// Puts a register in the place of the index of this block, for the loop over the blocks of a kernel that runs
+    /// inside of another one. Returns what stood there before.
+    pub fn set_block(&mut self, block: Option<Reg>) -> Option<Reg> {
+        self.naturals.extend(block);
+        std::mem::replace(&mut self.block, block)
     }
 
     /// The `i64` launch argument `name`, declared on first use.

@@ -8,7 +8,7 @@ use super::{Arg, LowerError, elem_of};
 use crate::assemble::Packing;
 use crate::kernel::{Access, Elem, KernelBuilder, ParamId, Reg, RegTy};
 use ssmc_ir::ops::{Op, Spec};
-use ssmc_ir::{Def, Dim, Graph, Node, ValueId};
+use ssmc_ir::{DType, Def, Dim, Graph, Node, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
 mod packed;
@@ -37,6 +37,10 @@ pub(crate) struct Cx<'a> {
     /// Values that are computed here rather than loaded.
     inside: BTreeSet<ValueId>,
     params: BTreeMap<ValueId, ParamId>,
+    /// Parameters of an outer kernel in which values lie.
+    bound: BTreeMap<ValueId, ParamId>,
+    /// The slots of the arena that take the place of those of the body of a loop.
+    slots: Option<Vec<usize>>,
     /// Weights that are read as products have them packed.
     packed: BTreeMap<ValueId, Packing>,
     args: Vec<Arg>,
@@ -60,6 +64,8 @@ impl<'a> Cx<'a> {
             work: Work::Vectors,
             inside,
             params: BTreeMap::new(),
+            bound: BTreeMap::new(),
+            slots: None,
             packed: BTreeMap::new(),
             args: Vec::new(),
             dims: Vec::new(),
@@ -107,6 +113,43 @@ impl<'a> Cx<'a> {
         }
     }
 
+    /// Arguments and extents of a kernel that goes on inside of a loop over a body, or behind it.
+    pub(crate) fn take_args(&mut self) -> (Vec<Arg>, Vec<Dim>) {
+        (std::mem::take(&mut self.args), std::mem::take(&mut self.dims))
+    }
+
+    /// Goes on with what [`Cx::take_args`] gave.
+    pub(crate) fn continue_with(&mut self, (args, dims): (Vec<Arg>, Vec<Dim>)) {
+        (self.args, self.dims) = (args, dims);
+    }
+
+    /// Says where the values and slots of the body of a loop lie.
+    pub(crate) fn bind_body(&mut self, bound: BTreeMap<ValueId, ParamId>, slots: Vec<usize>) {
+        (self.bound, self.slots) = (bound, Some(slots));
+    }
+
+    /// The slot of the arena that is this slot of the plan.
+    pub(crate) fn slot(&self, slot: usize) -> usize {
+        self.slots.as_ref().map_or(slot, |slots| slots[slot])
+    }
+
+    /// The parameter through which the loops of a region reach a slot of the arena.
+    pub(crate) fn slot_param(
+        &mut self,
+        b: &mut KernelBuilder,
+        slot: usize,
+        dtype: DType,
+    ) -> Result<ParamId, LowerError> {
+        let elem = elem_of(dtype)?;
+        let arg = Arg::Slot(self.slot(slot), dtype);
+        if let Some(i) = self.args.iter().position(|a| *a == arg) {
+            return Ok(ParamId(i as u32));
+        }
+        let param = b.param(&format!("p{}", self.args.len()), elem, Access::ReadWrite);
+        self.args.push(arg);
+        Ok(param)
+    }
+
     /// The lane indices that start at `base`, a multiple of the lanes.
     pub(crate) fn lanes_from(&self, base: Reg) -> Idx {
         if self.lanes == 1 { Idx::Uniform(base) } else { Idx::Lanes { base, stride: 1, aligned: true } }
@@ -138,7 +181,7 @@ impl<'a> Cx<'a> {
         b: &mut KernelBuilder,
         value: ValueId,
     ) -> Result<ParamId, LowerError> {
-        if let Some(param) = self.params.get(&value) {
+        if let Some(param) = self.bound.get(&value).or_else(|| self.params.get(&value)) {
             return Ok(*param);
         }
         let elem = elem_of(self.graph.ty(value).dtype)?;
@@ -200,6 +243,9 @@ impl<'a> Cx<'a> {
         b: &mut KernelBuilder,
         value: ValueId,
     ) -> Result<ParamId, LowerError> {
+        if let Some(param) = self.bound.get(&value) {
+            return Ok(*param);
+        }
         let elem = elem_of(self.graph.ty(value).dtype)?;
         let param = b.param(&format!("p{}", self.args.len()), elem, Access::Write);
         self.args.push(Arg::Value(value));
@@ -212,6 +258,9 @@ impl<'a> Cx<'a> {
         b: &mut KernelBuilder,
         value: ValueId,
     ) -> Result<ParamId, LowerError> {
+        if let Some(param) = self.bound.get(&value) {
+            return Ok(*param);
+        }
         let elem = elem_of(self.graph.ty(value).dtype)?;
         let param = b.param(&format!("p{}", self.args.len()), elem, Access::ReadWrite);
         self.args.push(Arg::Value(value));

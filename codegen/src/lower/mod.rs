@@ -17,6 +17,7 @@ mod long_conv;
 mod matmul;
 mod norm;
 mod reduce;
+mod region;
 mod scalar;
 mod scan;
 mod scatter;
@@ -48,6 +49,8 @@ pub enum Arg {
     Packed(ValueId, Packing),
     /// Memory that the launches of a group share and nobody else sees: the entry of [`Lowered::scratch`] of this index.
     Scratch(usize),
+    /// A slot of the arena, for values of the body of a loop of this type.
+    Slot(usize, DType),
 }
 
 /// A kernel and how to launch it.
@@ -127,6 +130,7 @@ fn multiply_add(b: &mut KernelBuilder, x: Reg, y: Reg, z: Reg) -> Reg {
 struct Lowering<'a> {
     graph: &'a Graph,
     node: &'a Node,
+    group: &'a Group,
     cx: Cx<'a>,
     b: KernelBuilder,
     sink: Sink<'a>,
@@ -140,6 +144,12 @@ impl<'a> Lowering<'a> {
             return Err(LowerError::Unsupported { op: node.op.name(), reason: "it has no result".into() });
         };
         let name = kernel_name(node, elem_of(graph.ty(*result).dtype)?);
+        Ok(Self::inside(graph, group, KernelBuilder::new(&name, [threads, 1, 1]), lanes))
+    }
+
+    /// The loops of a group as a part of the kernel that is being built.
+    fn inside(graph: &'a Graph, group: &'a Group, b: KernelBuilder, lanes: u16) -> Self {
+        let node = graph.node(group.root);
         let is_elementwise = node.op.is_elementwise();
         let inside: BTreeSet<ValueId> = group
             .members
@@ -147,8 +157,7 @@ impl<'a> Lowering<'a> {
             .filter(|id| **id != group.root || is_elementwise)
             .flat_map(|id| graph.node(*id).results.first().copied())
             .collect();
-        let b = KernelBuilder::new(&name, [threads, 1, 1]);
-        Ok(Self { graph, node, cx: Cx::new(graph, inside, lanes), b, sink: Sink::new(graph, group) })
+        Self { graph, node, group, cx: Cx::new(graph, inside, lanes), b, sink: Sink::new(graph, group) }
     }
 
     /// The kernel with its launch.
@@ -229,7 +238,8 @@ fn root(l: &mut Lowering<'_>) -> Result<Launch, LowerError> {
         Op::Dft(op) => dft::lower(l, op),
         Op::ComplexScan(op) => complex_scan::lower(l, op),
         Op::Conv(op) => conv::lower(l, op),
-        Op::Loop(_) | Op::If(_) | Op::WeightRef(_) => l.unsupported("it has no kernel"),
+        Op::Loop(op) => region::lower(l, op),
+        Op::If(_) | Op::WeightRef(_) => l.unsupported("it has no kernel"),
         Op::Constant(_)
         | Op::DimValue(_)
         | Op::Iota(_)

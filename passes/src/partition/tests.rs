@@ -138,17 +138,49 @@ fn every_output_is_a_value_of_its_own() {
 }
 
 #[test]
-fn loops_have_no_kernel() {
+fn branches_have_no_kernel() {
     let graph = model(
-        r#"func @f(%x: f32[1]) {
-            %y = loop %x {n_carried=1, trip_count=2} : f32[1] {
-                func @body(%i: i64[], %h: f32[1]) { %n = neg %h : f32[1] return %n "n" }
+        r#"func @f(%c: bool[], %x: f32[1]) {
+            %y = if %c, %x : f32[1] {
+                func @yes(%h: f32[1]) { %n = neg %h : f32[1] return %n "n" }
+                func @no(%h: f32[1]) { %n = exp %h : f32[1] return %n "n" }
             }
             return %y "y"
         }"#,
     )
     .graph;
-    assert!(matches!(partition(&graph), Err(PartitionError::NoKernel { op: "loop", .. })));
+    assert!(matches!(partition(&graph), Err(PartitionError::NoKernel { op: "if", .. })));
+}
+
+#[test]
+fn bodies_of_loops_have_slots_of_their_own() {
+    let plan = plan(
+        r#"func @f(%x: f32[batch], %s: f32[seq_len, batch]) {
+            %y, %all = loop %x, %s {n_carried=1, scan_axes=[0], scan_reverse=[false], stack_axes=[0],
+                                    stack_reverse=[false], trip_count=seq_len} : f32[batch], f32[seq_len, batch] {
+                func @body(%i: i64[], %h: f32[batch], %r: f32[batch]) {
+                    %w = weight {name="w", shape=[3]} : f32[3]
+                    %v = reduce %w {f=sum, axes=[0]} : f32[]
+                    %b = broadcast %v {axes=[], shape=[batch]} : f32[batch]
+                    %m = mul %h, %b : f32[batch]
+                    %n = add %m, %r : f32[batch]
+                    return %n "n", %h "h"
+                }
+            }
+            return %y "y", %all "all"
+        }"#,
+    );
+    let [group] = &plan.groups[..] else { panic!("{:?}", plan.groups) };
+    let region = group.region.as_ref().unwrap();
+    // The weight is an operand of the loop, and nothing reads the number of the iteration.
+    assert!(region.plan.places.values().all(|place| *place != Place::Weight));
+    let is_kept: Vec<bool> = region.inputs.iter().map(Option::is_some).collect();
+    assert_eq!(is_kept, [false, true, true, false]);
+    let inputs = region.inputs.iter().flatten();
+    let slots: Vec<usize> = inputs.chain(&region.outputs).chain(&region.slots).copied().collect();
+    let distinct: BTreeSet<usize> = slots.iter().copied().collect();
+    assert_eq!(distinct.len(), slots.len());
+    assert!(distinct.iter().all(|slot| *slot < plan.slots.len()));
 }
 
 const BATCH: i64 = 2;

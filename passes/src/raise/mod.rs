@@ -3,6 +3,7 @@
 //! - `causal_conv`: short convolutions over a history and the sequence.
 //! - `chunked`: recurrences that are written out over chunks of steps, and parallel scans.
 //! - `complex_step`: one step of a complex recurrence over pairs of real numbers.
+//! - `linear`: parallel scans whose decays are constants.
 //! - `long_conv`: convolutions along the sequence, most of them by Fourier transforms.
 //! - `unroll`: recurrences that were written out step by step.
 //! - `quotient`: quotients of running sums, for sequences of any length.
@@ -17,6 +18,7 @@ mod causal_conv;
 mod chunked;
 mod complex_step;
 mod lift;
+mod linear;
 mod long_conv;
 mod matrix;
 mod merge;
@@ -36,6 +38,7 @@ mod tests;
 pub use causal_conv::CausalConvs;
 pub use chunked::{ChunkedScan, ParallelScan};
 pub use complex_step::ComplexStep;
+pub use linear::LinearScan;
 pub use long_conv::LongConvs;
 pub use merge::MergeScans;
 pub use quotient::Quotients;

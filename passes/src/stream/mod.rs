@@ -13,6 +13,7 @@ mod fixed;
 mod flow;
 mod kernels;
 mod layout;
+mod loops;
 mod pairs;
 mod pointwise;
 mod realize;

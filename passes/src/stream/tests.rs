@@ -491,3 +491,40 @@ fn frozen_kernels_become_state_spaces_or_histories() {
     assert_eq!(streaming.kernels[0].order, Some(1), "{:?}", streaming.kernels);
     assert!(streaming.kernels[0].to_string().contains("order 1"), "{}", streaming.kernels[0]);
 }
+
+/// A cell that is no linear recurrence, over slices along the second axis, with a captured weight and an initial value.
+fn cell(scan: &str, next: &str) -> String {
+    format!(
+        r#"func @f(%x: f32[batch, seq_len, 3]) {{
+    %w = weight {{name="w", shape=[3, 3]}} : f32[3, 3]
+    %one = constant {{data=[0.5], shape=[]}} : f32[]
+    %h0 = broadcast %one {{axes=[], shape=[batch, 3]}} : f32[batch, 3]
+    %last, %all = loop %h0, %x, %w {{n_carried=1, {scan}, stack_axes=[1], stack_reverse=[false], trip_count=seq_len}} : f32[batch, 3], f32[batch, seq_len, 3] {{
+        func @body(%i: i64[], %h: f32[batch, 3], %r: f32[batch, 3], %v: f32[3, 3]) {{
+            %0 = contract[bn,mn->bm] %h, %v : f32[batch, 3]
+            %1 = add %0, %r : f32[batch, 3]
+            %2 = tanh %1 : f32[batch, 3]
+            {next}
+            return %3 "h", %2 "y"
+        }}
+    }}
+    %y = neg %all : f32[batch, seq_len, 3]
+    return %y "y", %last "last"
+}}"#
+    )
+}
+
+#[test]
+fn loops_carry_what_they_carry() {
+    let next = "%3 = mul %2, %r : f32[batch, 3]";
+    let streaming = streams(&cell("scan_axes=[1], scan_reverse=[false]", next));
+    let names: Vec<&str> = streaming.states.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(names, ["loop.0", "position"]);
+    let found = refused(&cell("scan_axes=[1], scan_reverse=[true]", next));
+    assert!(found.ends_with("loop runs from the end of the sequence to its beginning"), "{found}");
+    let counted = "%n = cast %i {to=f32} : f32[]
+        %m = broadcast %n {axes=[], shape=[batch, 3]} : f32[batch, 3]
+        %3 = mul %2, %m : f32[batch, 3]";
+    let found = refused(&cell("scan_axes=[1], scan_reverse=[false]", counted));
+    assert!(found.contains("differs from step to step"), "{found}");
+}

@@ -211,6 +211,7 @@ impl<'a> Walker<'a> {
             Op::CausalConv1d(op) => self.causal_conv(node, op),
             Op::LongConv(op) => self.long_conv(node, op),
             Op::Scan(op) => self.scan(node, op),
+            Op::Loop(op) => self.looped(node, op),
             Op::ComplexScan(op) => self.recurrent(node, op.reverse, 0..4, &[(4, 2, 0.0), (5, 3, 0.0)]),
             Op::LinearAttention(op) => self.recurrent(node, op.reverse, 0..7, &[(7, 1, 0.0)]),
             Op::Wkv(op) => {

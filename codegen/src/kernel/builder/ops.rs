@@ -297,6 +297,9 @@ impl KernelBuilder {
 
     /// Index of this block in the grid.
     pub fn block_idx(&mut self) -> Reg {
+        if let Some(block) = self.block {
+            return block;
+        }
         let dst = self.temp(RegTy::scalar(Elem::I64));
         self.push(Inst::BlockIdx { dst });
         self.naturals.insert(dst);

@@ -57,6 +57,7 @@ impl Chain {
             members: members.into_iter().collect(),
             epilogue: main.epilogue.clone(),
             outputs: outputs.filter(|value| !made.contains(value)).collect(),
+            region: None,
         }
     }
 

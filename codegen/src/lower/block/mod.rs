@@ -25,7 +25,7 @@ pub(crate) use reduce::block_sum;
 
 use super::access::Cx;
 use super::index::Idx;
-use super::{Launch, LowerError, Lowered, Lowering};
+use super::{Launch, LowerError, Lowered, Lowering, root};
 use crate::kernel::{KernelBuilder, Reg};
 use crate::target::GpuTarget;
 use ssmc_ir::ops::{Op, SelectiveScan};
@@ -141,6 +141,7 @@ pub fn lower_block(graph: &Graph, group: &Group, target: &GpuTarget) -> Result<L
         Op::CausalConv1d(op) => {
             in_block(graph, group, conv1d::threads(graph, group), |l| conv1d::lower(l, op))
         }
+        Op::Loop(_) => in_block(graph, group, 1, root),
         _ => generic::lower(graph, group),
     }
 }

@@ -39,8 +39,11 @@ impl Code {
         // SAFETY: entries of an image have this signature, and the image stays mapped during the call.
         let entry: Entry = unsafe { std::mem::transmute(self.map[offset..].as_ptr()) };
         let params = memory.params(&launch.lowered);
-        let sizes: BTreeMap<&Arg, usize> =
-            params.iter().zip(&launch.legal.params).map(|(a, p)| (a, p.elem.size())).collect();
+        let mut sizes: BTreeMap<&Arg, usize> = BTreeMap::new();
+        for (arg, param) in params.iter().zip(&launch.legal.params) {
+            let size = sizes.entry(arg).or_default();
+            *size = param.elem.size().max(*size);
+        }
         let mut storage: BTreeMap<&Arg, Vec<u64>> = sizes
             .iter()
             .map(|(arg, size)| {

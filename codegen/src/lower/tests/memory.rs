@@ -6,7 +6,7 @@ use super::problem::Launch;
 use crate::kernel::Kernel;
 use crate::kernel::interp::{self, Interpreter};
 use ssmc_ir::ops::Op;
-use ssmc_ir::{Bindings, Place, Plan, Tensor, ValueId, Weights};
+use ssmc_ir::{Bindings, DType, Place, Plan, Tensor, ValueId, Weights};
 use std::collections::BTreeMap;
 
 /// What buffers hold before anything is written: no plausible number in any type.
@@ -31,7 +31,8 @@ impl<'a> Memory<'a> {
         for Launch { lowered: launch, .. } in launches {
             for (arg, param) in launch.args.iter().zip(&launch.kernel.params) {
                 let (Arg::Value(value) | Arg::Packed(value, _)) = arg else {
-                    panic!("each group is one launch")
+                    memory.add_slot(arg);
+                    continue;
                 };
                 let ty = graph.ty(*value);
                 let dims = memory.extents(*value);
@@ -59,6 +60,13 @@ impl<'a> Memory<'a> {
             }
         }
         memory
+    }
+
+    /// A slot of the arena, in which a loop keeps what its body computes.
+    fn add_slot(&mut self, arg: &Arg) {
+        let Arg::Slot(slot, _) = arg else { panic!("each group is one launch") };
+        let size = usize::try_from(self.plan.slots[*slot].eval(self.bindings).unwrap()).unwrap();
+        self.buffers.entry(buffer_of(self.plan, arg)).or_insert(vec![UNWRITTEN; size]);
     }
 
     fn extents(&self, value: ValueId) -> Vec<usize> {
@@ -112,5 +120,6 @@ fn buffer_of(plan: &Plan, arg: &Arg) -> Arg {
             _ => arg.clone(),
         },
         Arg::Packed(..) | Arg::Scratch(_) => arg.clone(),
+        Arg::Slot(slot, _) => Arg::Slot(*slot, DType::U8),
     }
 }

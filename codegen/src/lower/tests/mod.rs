@@ -4,6 +4,7 @@
 mod elementwise;
 mod fuzz;
 mod long;
+mod loops;
 #[cfg(feature = "llvm")]
 mod machine;
 mod matrix;

@@ -32,6 +32,7 @@ mod tests;
 
 pub(super) use layout::groups;
 pub use parallel::ParallelScan;
+pub(super) use parallel::views;
 
 use super::trace::Tracer;
 use crate::pass::{Changed, Evidence, Pass, PassCtx, PassError, Remark, RemarkKind};

@@ -100,6 +100,7 @@ impl Problem {
             epilogue: members[root + 1..].to_vec(),
             members,
             outputs: self.outputs.clone(),
+            region: None,
         }
     }
 
@@ -203,7 +204,7 @@ pub(super) fn launch(
                 buffers.push(std::mem::take(&mut shared[*i]));
                 continue;
             }
-            Arg::Packed(..) => panic!("block kernels read plain tensors"),
+            Arg::Packed(..) | Arg::Slot(..) => panic!("block kernels read plain tensors"),
         };
         let n: usize = shape(graph, value, bindings).iter().product();
         let written = || vec![0xff; n * param.elem.size()];

@@ -24,6 +24,8 @@ use super::grid::Grid;
 use super::read::Seed;
 use super::{Proof, replace, users};
 use crate::pass::{Changed, Pass, PassCtx, PassError};
+pub(in crate::raise) use seed::views;
+
 use read::Follower;
 use runs::{Run, Runs};
 use ssmc_ir::{Entity, Graph, Model, NodeId, ValueId};

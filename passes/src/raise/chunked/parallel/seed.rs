@@ -80,7 +80,7 @@ fn pairs(graph: &Graph, a: ValueId, x: ValueId, y: ValueId) -> Vec<(Steps, Steps
 }
 
 /// The value and what it is a view of.
-fn views(graph: &Graph, value: ValueId) -> Vec<ValueId> {
+pub(in crate::raise) fn views(graph: &Graph, value: ValueId) -> Vec<ValueId> {
     let mut found = vec![value];
     let mut next = graph.def_node(value).and_then(|node| step(graph, node));
     while let Some(value) = next.filter(|_| found.len() < MAX_VIEWS) {
