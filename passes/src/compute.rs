@@ -309,7 +309,7 @@ impl<'p> Values<'p> {
         let is_in_half =
             |value: ValueId| halves.contains_key(&value) || weight_type(self.graph, value) == Some(self.half);
         let mut operands = r.operands(node)?;
-        for i in 0..2 {
+        for (i, operand) in operands.iter_mut().enumerate().take(2) {
             let (Some(value), Some(other)) = (node.operands[i], node.operands[1 - i]) else { continue };
             let is_exact = self.graph.ty(value).dtype == DType::F32
                 && !is_in_half(value)
@@ -317,7 +317,7 @@ impl<'p> Values<'p> {
             if is_exact && is_in_half(other) {
                 let exact = r.get(value)?;
                 let half = r.builder().cast(exact, self.half)?;
-                operands[i] = Some(r.builder().cast(half, DType::F32)?);
+                *operand = Some(r.builder().cast(half, DType::F32)?);
             }
         }
         let results = r.builder().node(node.op.clone(), &operands, node.regions.clone())?;

@@ -112,6 +112,14 @@ fn run(args: &[String]) -> Result<usize, Box<dyn Error>> {
     Ok(faults)
 }
 
+/// The processor time of this thread: a busy machine is no hang. Where the system does not say, the time that passed.
+fn cpu_time() -> Duration {
+    static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    let own = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let nanos = own.and_then(|text| text.split_whitespace().next()?.parse().ok());
+    nanos.map_or_else(|| START.elapsed(), Duration::from_nanos)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,12 +155,4 @@ mod tests {
             }
         }
     }
-}
-
-/// The processor time of this thread: a busy machine is no hang. Where the system does not say, the time that passed.
-fn cpu_time() -> Duration {
-    static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
-    let own = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
-    let nanos = own.and_then(|text| text.split_whitespace().next()?.parse().ok());
-    nanos.map_or_else(|| START.elapsed(), Duration::from_nanos)
 }
