@@ -86,14 +86,15 @@ fn import(folder: &Path, name: &str) -> Model {
     ssmc_frontend::import(&path, &ImportOptions::default()).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
-/// The raised graphs of all programs of a model.
+/// The raised graphs of the programs that run the layers: all but the one that takes the largest logit.
 fn programs_of(model: &Model) -> Vec<(&'static str, Model)> {
     let raise = |program: programs::Program| {
         let mut model = Model { graph: program.graph, weights: model.weights.clone(), ..Model::default() };
         Manager::new().run(&mut model, &[CANONICAL, RAISED]).unwrap();
         (program.name, model)
     };
-    programs::derive(&model.graph).unwrap().into_iter().map(raise).collect()
+    let derived = programs::derive(&model.graph).unwrap().into_iter();
+    derived.filter(|program| program.name != "choose").map(raise).collect()
 }
 
 fn forward(folder: &Path, name: &str) -> Model {
