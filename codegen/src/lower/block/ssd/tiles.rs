@@ -80,7 +80,7 @@ pub(super) fn read_out(walk: &Walk<'_>, b: &mut KernelBuilder, m: &ReadOutMemory
     }
 }
 
-/// `2^(s[t] - s[u]) * dt[u]` for u <= t, 0 beyond: `to` is the tile of s[t].
+/// `2^(s[t] - s[u]) * dt[u]` for `u <= t`, 0 beyond: `to` is the tile of `s[t]`.
 pub(super) fn decay(
     walk: &Walk<'_>,
     b: &mut KernelBuilder,
