@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use crate::Result;
 
-/// Runs the command, which must succeed, and returns its peak resident memory in bytes.
+/// Runs the command, which must succeed, and returns its peak resident memory in bytes. What it prints is dropped.
 ///
 /// The kernel keeps the peak of a running process; it is read every few milliseconds, so only growth in the last of
 /// them is missed.
 pub(super) fn peak(command: &mut Command) -> Result<u64> {
     const INTERVAL: Duration = Duration::from_millis(5);
-    let mut child = command.stdin(Stdio::null()).spawn()?;
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
     let status = format!("/proc/{}/status", child.id());
     let mut peak = 0;
     loop {
