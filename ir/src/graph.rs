@@ -3,7 +3,7 @@
 use crate::entity::{Entity, LocId, NodeId, PrimaryMap, ValueId};
 use crate::loc::{LocTable, SameLocs};
 use crate::ops::Op;
-use crate::types::TensorType;
+use crate::types::{DType, TensorType};
 
 /// One application of an op.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +105,13 @@ impl Graph {
             Def::Input(_) => None,
             Def::Result(node, _) => Some(&self.nodes[node]),
         }
+    }
+
+    /// What a node widens from a half type to `f32`, exactly, if it does that.
+    pub fn widened(&self, node: &Node) -> Option<ValueId> {
+        let x = node.operands.first().copied().flatten()?;
+        let is_half = matches!(self.ty(x).dtype, DType::F16 | DType::BF16);
+        (is_half && matches!(&node.op, Op::Cast(op) if op.to == DType::F32)).then_some(x)
     }
 
     /// The op that defines a value, unless it is an input.

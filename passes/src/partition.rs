@@ -404,18 +404,13 @@ impl<'a> Partition<'a> {
 
 /// Whether a node converts back what was rounded to a half type: nothing is gained by storing more than the halves.
 fn widens_rounded(graph: &Graph, node: &Node) -> bool {
-    let dtype = |value: Option<ValueId>| value.map(|value| graph.ty(value).dtype);
-    let half = |dtype: Option<DType>| matches!(dtype, Some(DType::BF16 | DType::F16));
-    if !matches!(&node.op, Op::Cast(op) if op.to == DType::F32) || !half(dtype(node.operands[0])) {
-        return false;
-    }
-    let mut value = node.operands[0];
+    let mut value = graph.widened(node);
     while let Some(by) = value.and_then(|value| graph.def_node(value)) {
         match &by.op {
             Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) | Op::Reverse(_) | Op::Broadcast(_) => {
                 value = by.operands[0];
             }
-            Op::Cast(_) => return dtype(by.operands[0]) == Some(DType::F32),
+            Op::Cast(_) => return by.operands[0].is_some_and(|x| graph.ty(x).dtype == DType::F32),
             _ => return false,
         }
     }

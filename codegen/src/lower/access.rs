@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 mod packed;
 mod views;
 
-pub(crate) use views::{shown, unwidened, widened};
+pub(crate) use views::{shown, unwidened};
 
 /// How the rows of a result, and the elements of a row, are shared out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -243,13 +243,7 @@ impl<'a> Cx<'a> {
         b: &mut KernelBuilder,
         value: ValueId,
     ) -> Result<ParamId, LowerError> {
-        if let Some(param) = self.bound.get(&value) {
-            return Ok(*param);
-        }
-        let elem = elem_of(self.graph.ty(value).dtype)?;
-        let param = b.param(&format!("p{}", self.args.len()), elem, Access::Write);
-        self.args.push(Arg::Value(value));
-        Ok(param)
+        self.result_param(b, value, Access::Write)
     }
 
     /// As [`Cx::write_param`], for a result that the kernel reads back.
@@ -258,11 +252,20 @@ impl<'a> Cx<'a> {
         b: &mut KernelBuilder,
         value: ValueId,
     ) -> Result<ParamId, LowerError> {
+        self.result_param(b, value, Access::ReadWrite)
+    }
+
+    fn result_param(
+        &mut self,
+        b: &mut KernelBuilder,
+        value: ValueId,
+        access: Access,
+    ) -> Result<ParamId, LowerError> {
         if let Some(param) = self.bound.get(&value) {
             return Ok(*param);
         }
         let elem = elem_of(self.graph.ty(value).dtype)?;
-        let param = b.param(&format!("p{}", self.args.len()), elem, Access::ReadWrite);
+        let param = b.param(&format!("p{}", self.args.len()), elem, access);
         self.args.push(Arg::Value(value));
         Ok(param)
     }

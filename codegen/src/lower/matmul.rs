@@ -267,6 +267,38 @@ impl Shape<'_> {
         Ok(b.cast(x, self.acc))
     }
 
+    /// A row of the factor that is no weight, as `elem`, to `copied` from element `first` on.
+    fn copy_row(
+        &self,
+        cx: &mut Cx<'_>,
+        b: &mut KernelBuilder,
+        row: Reg,
+        (copied, first, elem): (LocalId, Reg, Elem),
+    ) -> Result<(), LowerError> {
+        let k_extents = cx.extents(b, &self.k_extents);
+        let lanes = i64::from(cx.lanes);
+        let row_idx = self.row_idx(cx, b, row);
+        let mut result = Ok(());
+        b.for_("k", 0, self.k, lanes, |b, k| {
+            let left = b.sub(self.k, k);
+            let mask = (self.k % lanes != 0).then(|| b.lane_mask(left, cx.lanes));
+            result = cx.masked(mask, |cx| {
+                let at = cx.lanes_from(k);
+                let k_idx = cx.index(b).unravel(at, &k_extents);
+                let x = self.x(cx, b, &row_idx, &k_idx)?;
+                let x = cx.widen(b, x);
+                let x = b.cast(x, elem);
+                let to = b.add(first, k);
+                match mask {
+                    Some(mask) => b.store_masked(copied, to, x, mask),
+                    None => b.store(copied, to, x),
+                }
+                Ok(())
+            });
+        });
+        result
+    }
+
     /// Hands sums of a row over, vectors of columns from `column` on.
     fn put<'a>(
         &self,

@@ -42,7 +42,8 @@ impl<'a> Sink<'a> {
         self.epilogue.iter().any(|id| self.graph.node(*id).operands.len() > 1)
     }
 
-    /// Asks for what the epilogue of the element at `idx` reads besides: [`Sink::put`] in the same scope finds it there.
+    /// Asks for what the epilogue of the element at `idx` reads besides, so that it is under way before [`Sink::put`], in the
+    /// same scope, needs it.
     pub(super) fn fetch(
         &self,
         cx: &mut Cx<'a>,
@@ -89,30 +90,6 @@ impl<'a> Sink<'a> {
         }
         let param = self.param(cx, b, i)?;
         cx.store(b, param, &self.graph.ty(value).shape, &idx, x);
-        Ok(())
-    }
-
-    /// Asks for what the epilogue reads besides the root at `idx`, so that it is under way before [`Sink::put`] needs it.
-    pub(super) fn prepare(
-        &self,
-        cx: &mut Cx<'a>,
-        b: &mut KernelBuilder,
-        idx: &[Idx],
-    ) -> Result<(), LowerError> {
-        let (mut value, mut idx) = (self.root, idx.to_vec());
-        for id in self.epilogue {
-            let node = self.graph.node(*id);
-            match &node.op {
-                Op::Reshape(op) => idx = cx.map_reshape(b, &idx, &self.graph.ty(value).shape, &op.shape),
-                Op::Binary(_) | Op::Select(_) => {
-                    for operand in node.operands.iter().flatten().filter(|operand| **operand != value) {
-                        cx.get(b, *operand, &idx)?;
-                    }
-                }
-                _ => {}
-            }
-            value = node.results[0];
-        }
         Ok(())
     }
 

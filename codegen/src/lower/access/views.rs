@@ -4,14 +4,7 @@ use super::Cx;
 use crate::kernel::KernelBuilder;
 use crate::lower::index::Idx;
 use ssmc_ir::ops::{Op, Slice};
-use ssmc_ir::{DType, Def, Dim, Graph, Group, Node, ValueId};
-
-/// What a node widens from a half type to `f32`, exactly.
-pub(crate) fn widened(graph: &Graph, node: &Node) -> Option<ValueId> {
-    let x = node.operands.first().copied().flatten()?;
-    let is_half = matches!(graph.ty(x).dtype, DType::F16 | DType::BF16);
-    (is_half && matches!(&node.op, Op::Cast(op) if op.to == DType::F32)).then_some(x)
-}
+use ssmc_ir::{Def, Dim, Graph, NodeId, ValueId};
 
 /// The tensor whose elements a value shows in their order, by reshapes and parts that the group computes, and how many
 /// elements from each multiple of that number on lie together in it, at a multiple of that number; 0 if all do. `None` if
@@ -45,10 +38,10 @@ fn gcd(a: i64, b: i64) -> i64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// What a group widens to a value, on every load; otherwise the value itself.
-pub(crate) fn unwidened(graph: &Graph, group: &Group, value: ValueId) -> ValueId {
+/// What a group with these members widens to a value, on every load; otherwise the value itself.
+pub(crate) fn unwidened(graph: &Graph, is_member: &dyn Fn(NodeId) -> bool, value: ValueId) -> ValueId {
     match graph.def(value) {
-        Def::Result(id, _) if group.members.contains(&id) => widened(graph, graph.node(id)).unwrap_or(value),
+        Def::Result(id, _) if is_member(id) => graph.widened(graph.node(id)).unwrap_or(value),
         _ => value,
     }
 }
@@ -57,7 +50,7 @@ impl Cx<'_> {
     /// As [`unwidened()`].
     pub(crate) fn unwidened(&self, value: ValueId) -> ValueId {
         let node = self.graph.def_node(value).filter(|_| self.is_inside(value));
-        node.and_then(|node| widened(self.graph, node)).unwrap_or(value)
+        node.and_then(|node| self.graph.widened(node)).unwrap_or(value)
     }
 
     /// As [`shown`].
@@ -72,7 +65,7 @@ impl Cx<'_> {
             let node = self.graph.def_node(value)?;
             value = match &node.op {
                 Op::Reshape(_) => node.operands.first().copied().flatten()?,
-                _ => widened(self.graph, node)?,
+                _ => self.graph.widened(node)?,
             };
         }
         Some(value)

@@ -40,7 +40,8 @@ fn block_threads(channels: i64, bytes: i64) -> i64 {
 /// Threads of a block for a convolution.
 pub(super) fn threads(graph: &Graph, group: &Group) -> u32 {
     let x = graph.node(group.root).operands.first().copied().flatten();
-    let ty = x.map(|x| graph.ty(unwidened(graph, group, x)));
+    let is_member = |id| group.members.contains(&id);
+    let ty = x.map(|x| graph.ty(unwidened(graph, &is_member, x)));
     let channels = ty.and_then(|ty| ty.shape.get(2)).and_then(Dim::as_const).unwrap_or(1);
     block_threads(channels, ty.map_or(4, |ty| ty.dtype.bits() as i64 / 8)) as u32
 }

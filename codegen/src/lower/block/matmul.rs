@@ -207,6 +207,17 @@ struct Axes {
 }
 
 impl Axes {
+    /// Those of the batch, of each factor alone, and of the sum.
+    fn of(l: &Lowering<'_>, op: &Contract, p: &Product) -> Result<[Self; 4], LowerError> {
+        let extents = op.extents(&[Some(l.graph.ty(l.operand(0)?)), Some(l.graph.ty(l.operand(1)?))]);
+        let Ok(extents) = extents else { return l.unsupported("extents do not fit") };
+        let axes = |labels: &[Label]| Axes {
+            labels: labels.to_vec(),
+            extents: labels.iter().map(|l| extents[l].clone()).collect(),
+        };
+        Ok([axes(&p.batch), axes(&p.x.own), axes(&p.w.own), axes(&p.k)])
+    }
+
     fn n(&self) -> Dim {
         self.extents.iter().fold(Dim::from(1), |n, d| n * d)
     }
@@ -248,13 +259,7 @@ pub(super) fn lower(
         return vector::lower(l, op, group, (few, vector::Around::default()));
     }
     let p = recognize(l.graph, l.node, &|id| group.members.contains(&id))?;
-    let extents = op.extents(&[Some(l.graph.ty(l.operand(0)?)), Some(l.graph.ty(l.operand(1)?))]);
-    let Ok(extents) = extents else { return l.unsupported("extents do not fit") };
-    let axes = |labels: &[Label]| Axes {
-        labels: labels.to_vec(),
-        extents: labels.iter().map(|l| extents[l].clone()).collect(),
-    };
-    let (batch, m, n, k) = (axes(&p.batch), axes(&p.x.own), axes(&p.w.own), axes(&p.k));
+    let [batch, m, n, k] = Axes::of(l, op, &p)?;
     let elem = elem_of(l.graph.ty(l.node.results[0]).dtype)?;
     let (b, cx, sink) = l.parts();
     let tile = schedule.tile();

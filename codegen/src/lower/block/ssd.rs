@@ -201,7 +201,9 @@ fn extents(graph: &Graph, group: &Group, op: &Ssd) -> Option<(i64, i64)> {
         && !op.reverse
         && operand(9).is_none()
         && operand(10).is_none();
-    let [x, b, c] = [operand(0)?, operand(3)?, operand(4)?].map(|v| graph.ty(unwidened(graph, group, v)));
+    let is_member = |id| group.members.contains(&id);
+    let loaded = |value| graph.ty(unwidened(graph, &is_member, value));
+    let [x, b, c] = [operand(0)?, operand(3)?, operand(4)?].map(loaded);
     let is_half = [x, b, c].iter().all(|ty| ty.dtype == x.dtype) && elem_of(x.dtype).ok()?.is_half();
     let is_step = x.shape[1].as_const() == Some(1);
     let extents = (x.shape[4].as_const()?, b.shape[3].as_const()?);

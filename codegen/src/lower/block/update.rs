@@ -301,7 +301,7 @@ impl Update {
             z: self.z.map(|z| cx.get(b, z, &place.element(nearest, zero))).transpose()?,
         };
         let lanes = std::mem::replace(&mut cx.lanes, 1);
-        sink.prepare(cx, b, &place.element(nearest, zero))?;
+        sink.fetch(cx, b, &place.element(nearest, zero))?;
         cx.lanes = lanes;
         let (decay, factor) = self.discretized(cx, b, place, (dynamics, dt), (a, bias))?;
         let mut mine: Option<Reg> = None;

@@ -47,7 +47,7 @@ pub(super) fn lower(
             if has_dots {
                 for (slot, row) in rows.iter().enumerate() {
                     let to = b.const_i64(slot as i64 * shape.k);
-                    product.round(cx, b, *row, (rounded, to))?;
+                    product.shape.copy_row(cx, b, *row, (rounded, to, Elem::Bf16))?;
                 }
                 return product.dots(cx, b, (rows, rounded), span.panels, put);
             }
@@ -142,7 +142,7 @@ impl Halves<'_> {
         b.for_("slot", 0, tiles.n_rows, 1, |b, slot| {
             let row = b.add(span.rows.0, slot);
             let to = b.mul(slot, tiles.stride);
-            result = cx.scope(|cx| self.round(cx, b, row, (tiles.rows, to)));
+            result = cx.scope(|cx| shape.copy_row(cx, b, row, (tiles.rows, to, Elem::Bf16)));
         });
         result?;
         tiles.fill(b);
@@ -153,39 +153,6 @@ impl Halves<'_> {
             b.for_("slot", 0, tiles.n_rows, 1, |b, slot| {
                 let row = b.add(span.rows.0, slot);
                 result = cx.scope(|cx| shape.put_row(cx, b, row, (panel, tiles.sums, slot), put));
-            });
-        });
-        result
-    }
-
-    /// A row rounded to `bf16`.
-    fn round(
-        &self,
-        cx: &mut Cx<'_>,
-        b: &mut KernelBuilder,
-        row: Reg,
-        (rounded, first): (LocalId, Reg),
-    ) -> Result<(), LowerError> {
-        let shape = self.shape;
-        let k_extents = cx.extents(b, &shape.k_extents);
-        let lanes = i64::from(cx.lanes);
-        let row_idx = shape.row_idx(cx, b, row);
-        let mut result = Ok(());
-        b.for_("k", 0, shape.k, lanes, |b, k| {
-            let left = b.sub(shape.k, k);
-            let mask = (shape.k % lanes != 0).then(|| b.lane_mask(left, cx.lanes));
-            result = cx.masked(mask, |cx| {
-                let at = cx.lanes_from(k);
-                let k_idx = cx.index(b).unravel(at, &k_extents);
-                let x = shape.x(cx, b, &row_idx, &k_idx)?;
-                let x = cx.widen(b, x);
-                let x = b.cast(x, Elem::Bf16);
-                let to = b.add(k, first);
-                match mask {
-                    Some(mask) => b.store_masked(rounded, to, x, mask),
-                    None => b.store(rounded, to, x),
-                }
-                Ok(())
             });
         });
         result

@@ -77,7 +77,9 @@ impl Plain<'_> {
         let n_rows = b.sub(end, first);
         let mut result = Ok(());
         b.for_("slot", 0, n_rows, 1, |b, slot| {
-            result = cx.scope(|cx| self.copy(cx, b, slot, copied));
+            let row = b.add(first, slot);
+            let to = b.mul(slot, self.stride);
+            result = cx.scope(|cx| self.shape.copy_row(cx, b, row, (copied, to, self.shape.acc)));
         });
         result?;
         let are_many = b.ge(n_rows, MANY);
@@ -94,40 +96,6 @@ impl Plain<'_> {
         b.if_(are_few, |b| {
             b.for_("slot", 0, n_rows, 1, |b, slot| {
                 result = cx.scope(|cx| self.single(cx, b, slot, copied, put));
-            });
-        });
-        result
-    }
-
-    /// Copies a row to its slot.
-    fn copy(
-        &self,
-        cx: &mut Cx<'_>,
-        b: &mut KernelBuilder,
-        slot: Reg,
-        copied: LocalId,
-    ) -> Result<(), LowerError> {
-        let shape = self.shape;
-        let row = b.add(self.span.rows.0, slot);
-        let base = b.mul(slot, self.stride);
-        let k_extents = cx.extents(b, &shape.k_extents);
-        let row_idx = shape.row_idx(cx, b, row);
-        let lanes = i64::from(cx.lanes);
-        let mut result = Ok(());
-        b.for_("k", 0, shape.k, lanes, |b, k| {
-            let left = b.sub(shape.k, k);
-            let mask = (shape.k % lanes != 0).then(|| b.lane_mask(left, cx.lanes));
-            result = cx.masked(mask, |cx| {
-                let at = cx.lanes_from(k);
-                let k_idx = cx.index(b).unravel(at, &k_extents);
-                let x = shape.x(cx, b, &row_idx, &k_idx)?;
-                let x = cx.widen(b, x);
-                let to = b.add(base, k);
-                match mask {
-                    Some(mask) => b.store_masked(copied, to, x, mask),
-                    None => b.store(copied, to, x),
-                }
-                Ok(())
             });
         });
         result

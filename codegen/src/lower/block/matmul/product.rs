@@ -1,10 +1,10 @@
 //! Which contractions are products of two matrices, and of which.
 
 use crate::kernel::Elem;
-use crate::lower::access::widened;
+use crate::lower::access::unwidened;
 use crate::lower::{LowerError, elem_of};
 use ssmc_ir::ops::{Contract, Label, Op};
-use ssmc_ir::{Def, Graph, Node, NodeId, ValueId};
+use ssmc_ir::{Graph, Node, NodeId, ValueId};
 
 /// One operand: its axes, and those of them that the other operand lacks and the result has.
 pub(in crate::lower::block) struct Factor {
@@ -20,14 +20,6 @@ pub(in crate::lower::block) struct Product {
     pub(in crate::lower::block) batch: Vec<Label>,
     pub(in crate::lower::block) k: Vec<Label>,
     pub(in crate::lower::block) output: Vec<Label>,
-}
-
-/// What is staged for an operand: the operand itself, or what the group widens to it, exactly, on every load.
-fn source(graph: &Graph, is_member: &dyn Fn(NodeId) -> bool, value: ValueId) -> ValueId {
-    match graph.def(value) {
-        Def::Result(id, _) if is_member(id) => widened(graph, graph.node(id)).unwrap_or(value),
-        _ => value,
-    }
 }
 
 /// The contraction of a node as a product of matrices.
@@ -52,7 +44,7 @@ pub(in crate::lower::block) fn recognize(
     }
     let in_output = |l: &&Label| spec.output.contains(l);
     let factor = |value: ValueId, labels: &[Label], other: &[Label]| Factor {
-        value: source(graph, is_member, value),
+        value: unwidened(graph, is_member, value),
         labels: labels.to_vec(),
         own: spec.output.iter().copied().filter(|l| labels.contains(l) && !other.contains(l)).collect(),
     };

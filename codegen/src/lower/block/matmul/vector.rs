@@ -129,13 +129,7 @@ pub(in crate::lower::block) fn lower<'a>(
     (few, around): (Few, Around<'a>),
 ) -> Result<Launch, LowerError> {
     let p = recognize(l.graph, l.node, &|id| group.members.contains(&id))?;
-    let extents = op.extents(&[Some(l.graph.ty(l.operand(0)?)), Some(l.graph.ty(l.operand(1)?))]);
-    let Ok(extents) = extents else { return l.unsupported("extents do not fit") };
-    let axes = |labels: &[Label]| Axes {
-        labels: labels.to_vec(),
-        extents: labels.iter().map(|l| extents[l].clone()).collect(),
-    };
-    let (batch, m, n, k) = (axes(&p.batch), axes(&p.x.own), axes(&p.w.own), axes(&p.k));
+    let [batch, m, n, k] = Axes::of(l, op, &p)?;
     let elem = elem_of(l.graph.ty(l.node.results[0]).dtype)?;
     let elems = [elem_of(l.graph.ty(p.x.value).dtype)?, elem_of(l.graph.ty(p.w.value).dtype)?];
     let split = Depth::of(&k, [&p.x, &p.w], elems, few.rows);
@@ -310,7 +304,7 @@ impl Body<'_> {
     ) -> Result<(), LowerError> {
         let ([row], [col]) = (row_at, col_at) else { return Ok(()) };
         let vectors = std::mem::replace(&mut cx.lanes, 1);
-        let prepared = sink.prepare(cx, b, &self.at(&self.p.output, row, col, &[]));
+        let prepared = sink.fetch(cx, b, &self.at(&self.p.output, row, col, &[]));
         cx.lanes = vectors;
         prepared
     }
