@@ -112,6 +112,9 @@ pub enum BinaryOp {
     Shr,
     /// Floats: lhs^rhs as C `pow`; an approximated function like those of [`MathOp`].
     Pow,
+    /// Floats: 2^(lhs * rhs) where the product rounded to the type is at most 125 in magnitude, the product itself not
+    /// rounded; any number elsewhere. An approximated function like those of [`MathOp`].
+    Exp2Mul,
 }
 
 /// Comparisons. On floats all but `Ne` are false if an operand is NaN; `Ne` is then true.

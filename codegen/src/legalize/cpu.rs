@@ -1,7 +1,8 @@
 //! Legalization for CPUs.
 //!
 //! Afterwards a kernel holds:
-//! - no [`Inst::Math`](crate::kernel::Inst::Math) and no [`BinaryOp::Pow`](crate::kernel::BinaryOp::Pow): they are expanded, see [`super::math`] for the error bounds;
+//! - no [`Inst::Math`](crate::kernel::Inst::Math) and none of [`BinaryOp::Pow`](crate::kernel::BinaryOp::Pow) and
+//!   [`BinaryOp::Exp2Mul`](crate::kernel::BinaryOp::Exp2Mul): they are expanded, see [`super::math`] for the error bounds;
 //! - no arithmetic, comparison, reduction or conversion on `f16` and `bf16`. Registers of these types are only
 //!   set to constants, moved (copy, select, splat, lane moves, loads, stores), reinterpreted, and, if
 //!   [`CpuOptions::f16_convert`] is set, cast between `f16` and `f32`;

@@ -66,6 +66,11 @@ impl Walk for Legalizer<'_> {
                 let result = math::pow(&mut self.b, x, y);
                 self.narrow_to(*dst, result);
             }
+            Inst::Binary { dst, op: BinaryOp::Exp2Mul, lhs, rhs } => {
+                let (x, y) = (self.widen(*lhs), self.widen(*rhs));
+                let result = self.exp2_mul(x, y);
+                self.narrow_to(*dst, result);
+            }
             Inst::Unary { dst, op, src } if self.is_half(*src) => {
                 let src = self.widen(*src);
                 let result = self.b.unary(*op, src);
@@ -195,6 +200,15 @@ impl Legalizer<'_> {
             _ => math::expand(&mut self.b, op, x),
         };
         self.narrow_to(dst, result);
+    }
+
+    /// On machines with 2^x the product is rounded.
+    fn exp2_mul(&mut self, x: Reg, y: Reg) -> Reg {
+        if self.features.special_functions && self.b.ty(x).elem() == Elem::F32 {
+            let product = self.b.mul(x, y);
+            return self.b.exp2(product);
+        }
+        math::exp2_mul(&mut self.b, x, y)
     }
 
     /// Dot products of bytes are those of their 16-bit values, even and odd ones apart.

@@ -6,6 +6,7 @@
 //! | function | f32 bound | exact values and limits |
 //! |---|---|---|
 //! | `exp`, `exp2` | 1.5 | results below 2^-125.5 become 0; `exp(inf) = inf`, `exp(-inf) = 0` |
+//! | `exp2_mul` | 1.5 | where the product is at most 125 in magnitude; NaN and greater ones give any number |
 //! | `expm1` | 2 | `expm1(-0) = -0` |
 //! | `log` | 1.5 | `log(0) = -inf`, NaN below 0; subnormals are exact arguments |
 //! | `log1p` | 2 | `log1p(-1) = -inf`, NaN below -1, `log1p(-0) = -0` |
@@ -36,6 +37,15 @@ use format::Format;
 pub use pow::pow;
 
 use crate::kernel::{Elem, KernelBuilder, MathOp, Reg};
+
+/// Appends 2^(x * y) for `f32` or `f64` operands whose product is at most 125 in magnitude, and returns the result.
+pub fn exp2_mul(b: &mut KernelBuilder, x: Reg, y: Reg) -> Reg {
+    let f = match b.ty(x).elem() {
+        Elem::F32 => &format::F32,
+        _ => &format::F64,
+    };
+    exp::exp2_mul(b, f, x, y)
+}
 
 /// Appends the code of `op` at `x` and returns its result.
 ///

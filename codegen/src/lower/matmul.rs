@@ -418,10 +418,12 @@ type Put<'f, 'a> = dyn FnMut(&mut Cx<'a>, &mut KernelBuilder, &[Idx], Reg) -> Re
 
 /// Panels that one block multiplies with, after it has brought its rows into another form: so many that this pays, and
 /// so few that a step has blocks for several threads. With more blocks of rows they are as many as the second-level
-/// cache holds while these pass by.
+/// cache holds while these pass by, in groups as equal as they can be: threads get blocks in equal numbers.
 fn panels_at_once(panels: i64, panel_bytes: i64, m_blocks: &Dim) -> Dim {
     let few = (panels / 8).clamp(1, 8);
     let most = (CACHED_BYTES / panel_bytes.max(1)).clamp(few, panels.max(few));
+    let n_groups = (panels + most - 1) / most;
+    let most = ((panels + n_groups - 1) / n_groups.max(1)).max(few);
     let more = m_blocks.floordiv(&Dim::from(2)) * &Dim::from(few);
     more.at_least(&Dim::from(few)).at_most(&Dim::from(most))
 }

@@ -3,6 +3,10 @@
 //! Variants: (1) states unrolled in registers up to [`UNROLLED_STATES`]; (2) more states in a local array. The decay
 //! is one exp2 per step, channel and state; `a` is scaled by log2(e) once, unless the discretization needs it as it is.
 //!
+//! Hardly any exponent of a decay is beyond 125, where a power of two needs limits. The greatest step size of [`STEPS`]
+//! steps times the greatest `a` of each channel shows whether any is; if none, all are computed without limits. Else each
+//! is computed both ways and chosen by its own exponent, so that no result depends on its neighbors.
+//!
 //! Steps of one channel lie a whole row apart, so every load of the recurrence would miss the first-level cache.
 //! Therefore [`STEPS`] steps of all channels of a block are copied into local arrays first, row by row, with nothing between
 //! the loads, so that as many of them overlap as the processor can keep in flight, and a page is used for all channels
@@ -17,7 +21,7 @@ use super::sink::Sink;
 use super::slots::{Part, Rows};
 use super::states::{States, UNROLLED_STATES};
 use super::{Launch, LowerError, Lowering, accumulator, elem_of};
-use crate::kernel::{Elem, KernelBuilder, LocalId, Reg};
+use crate::kernel::{Elem, KernelBuilder, LocalId, ReduceOp, Reg};
 use ssmc_ir::ops::{Discretization, F64, ReadOut, SelectiveScan};
 use ssmc_ir::{Dim, ValueId};
 
@@ -117,6 +121,19 @@ struct Block<'o> {
     zs: Option<LocalId>,
     /// Results of one vector of channels, one vector per step.
     ys: LocalId,
+    /// The greatest magnitude of what the decays of each channel are made of, if exponents are looked at.
+    peaks: Option<LocalId>,
+}
+
+/// What is known of the exponents of decays.
+#[derive(Clone, Copy)]
+enum Exponents {
+    /// Nothing: all are limited.
+    Limited,
+    /// None needs limits.
+    Small,
+    /// Some may need limits; the others are computed as those of [`Exponents::Small`].
+    Any,
 }
 
 /// A vector of channels in one part of the sequence.
@@ -128,6 +145,30 @@ struct Channels {
     states: States,
     bias: Option<Reg>,
     skip: Option<Reg>,
+}
+
+/// The greatest magnitude of an exponent that needs no limits, see [`BinaryOp::Exp2Mul`](crate::kernel::BinaryOp).
+const MOST_EXPONENT: f64 = 125.0;
+
+/// The greatest of some magnitudes. As integers they are ordered with NaN above all.
+struct Peak(Reg);
+
+impl Peak {
+    fn new(b: &mut KernelBuilder, lanes: u16) -> Self {
+        let zero = b.zero(Elem::I32.x(lanes));
+        Self(b.var_init(zero))
+    }
+
+    fn add(&self, b: &mut KernelBuilder, x: Reg) {
+        let bits = b.bitcast(x, Elem::I32);
+        let magnitude = b.and(bits, 0x7fff_ffff);
+        let greater = b.max(magnitude, self.0);
+        b.assign(self.0, greater);
+    }
+
+    fn get(&self, b: &mut KernelBuilder) -> Reg {
+        b.bitcast(self.0, Elem::F32)
+    }
 }
 
 pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, LowerError> {
@@ -162,6 +203,10 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
     let (dts, xs) = (array("dt", STEPS * in_block), array("x", STEPS * in_block));
     let zs = z.map(|_| array("z", STEPS * in_block));
     let ys = array("y", STEPS * lanes);
+    // Where threads go through sequences by themselves lanes would have to agree.
+    let is_looked_at =
+        matches!(cx.work, Work::Vectors) && acc == Elem::F32 && op.discretization == Discretization::ExpEuler;
+    let peaks = is_looked_at.then(|| array("peak", in_block));
     rows.run(cx, b, place[0], &mut |cx, b, part| {
         let row = part.row();
         let batch = if let Part::Steps { batch, .. } = part { batch } else { row };
@@ -189,11 +234,13 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
             xs,
             zs,
             ys,
+            peaks,
         };
         let of_block = (first, tile, channels);
         for_channels(cx, b, of_block, &mut |cx, b, e| {
             let zero = b.zero(acc.x(cx.lanes));
             let base = block.base(b, e);
+            let peak = peaks.map(|peaks| (peaks, Peak::new(b, cx.lanes)));
             block.for_states(cx, b, base, &mut |cx, b, state, at| {
                 let idx = [row, group, e, Idx::Uniform(state)];
                 let a = cx.get_wide_as(b, (a, acc), &idx[1..])?;
@@ -202,13 +249,22 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
                     Discretization::Zoh | Discretization::Bilinear => a,
                 };
                 b.store(decay, at, scaled);
+                if let Some((_, peak)) = &peak {
+                    peak.add(b, scaled);
+                }
                 let init = match h0 {
                     Some(h0) => cx.get_wide_as(b, (h0, acc), &idx)?,
                     None => zero,
                 };
                 b.store(hs, at, init);
                 Ok(())
-            })
+            })?;
+            if let Some((peaks, peak)) = &peak {
+                let at = block.peak_at(b, e);
+                let peak = peak.get(b);
+                b.store(*peaks, at, peak);
+            }
+            Ok(())
         })?;
         if let Part::Steps { .. } = part {
             block.walk(cx, b, of_block, sink)?;
@@ -274,8 +330,8 @@ impl Block<'_> {
                 self.fetch(cx, b, of_block, steps)?;
                 for_channels(cx, b, of_block, &mut |cx, b, e| {
                     let channels = self.channels(cx, b, e)?;
-                    self.load(cx, b, &channels, steps)?;
-                    self.scan(cx, b, &channels, steps)?;
+                    let is_small = self.load(cx, b, &channels, steps)?;
+                    self.scan_if(cx, b, &channels, steps, is_small)?;
                     self.put_back(cx, b, &channels)?;
                     self.store(cx, b, &channels, steps, sink)
                 })
@@ -377,22 +433,82 @@ impl Block<'_> {
         b.mul(at, STEPS)
     }
 
-    /// Step sizes after bias, softplus and limits.
+    /// Where the greatest magnitude of these channels lies.
+    fn peak_at(&self, b: &mut KernelBuilder, e: Idx) -> Reg {
+        let channel = channel_of(e);
+        b.sub(channel, self.first)
+    }
+
+    /// Step sizes after bias, softplus and limits. Returns whether no exponent needs limits, if that is looked at.
     fn load(
         &self,
         cx: &mut Cx<'_>,
         b: &mut KernelBuilder,
         ch: &Channels,
         steps: (Reg, Reg),
-    ) -> Result<(), LowerError> {
+    ) -> Result<Option<Reg>, LowerError> {
         let op = self.op;
+        let peak = self.peaks.map(|peaks| (peaks, Peak::new(b, cx.lanes)));
         self.for_steps(cx, b, steps, &mut |cx, b, step, _| {
             let at = b.add(ch.steps, step);
             let dt = b.load(self.dts, at, cx.lanes);
             let dt = step_size(b, dt, ch.bias, op.dt_softplus, (op.dt_min, op.dt_max));
             b.store(self.dts, at, dt);
+            if let Some((_, peak)) = &peak {
+                peak.add(b, dt);
+            }
             Ok(())
-        })
+        })?;
+        Ok(peak.map(|(peaks, peak)| {
+            let at = self.peak_at(b, ch.e);
+            let factor = b.load(peaks, at, cx.lanes);
+            let peak = peak.get(b);
+            let exponent = b.mul(peak, factor);
+            let is_small = b.le(exponent, MOST_EXPONENT);
+            let ones = b.cast(is_small, Elem::I32);
+            let all = b.reduce(ReduceOp::Min, ones);
+            b.ne(all, 0)
+        }))
+    }
+
+    /// The recurrence, in one of its two forms if exponents were looked at.
+    fn scan_if(
+        &self,
+        cx: &mut Cx<'_>,
+        b: &mut KernelBuilder,
+        ch: &Channels,
+        steps: (Reg, Reg),
+        is_small: Option<Reg>,
+    ) -> Result<(), LowerError> {
+        let Some(is_small) = is_small else { return self.scan(cx, b, ch, steps, Exponents::Limited) };
+        let mut results = [Ok(()), Ok(())];
+        let [small, any] = &mut results;
+        let cx = std::cell::RefCell::new(cx);
+        b.if_else(
+            is_small,
+            |b| *small = cx.borrow_mut().scope(|cx| self.scan(cx, b, ch, steps, Exponents::Small)),
+            |b| *any = cx.borrow_mut().scope(|cx| self.scan(cx, b, ch, steps, Exponents::Any)),
+        );
+        results.into_iter().collect()
+    }
+
+    /// 2^(dt * decay)
+    fn power(&self, b: &mut KernelBuilder, dt: Reg, decay: Reg, exponents: Exponents) -> Reg {
+        let limited = |b: &mut KernelBuilder| {
+            let exponent = b.mul(dt, decay);
+            (exponent, b.exp2(exponent))
+        };
+        match exponents {
+            Exponents::Limited => limited(b).1,
+            Exponents::Small => b.exp2_mul(dt, decay),
+            Exponents::Any => {
+                let (exponent, limited) = limited(b);
+                let magnitude = b.abs(exponent);
+                let is_small = b.le(magnitude, MOST_EXPONENT);
+                let small = b.exp2_mul(dt, decay);
+                b.select(is_small, small, limited)
+            }
+        }
     }
 
     /// The recurrence and its read-out.
@@ -402,6 +518,7 @@ impl Block<'_> {
         b: &mut KernelBuilder,
         ch: &Channels,
         steps: (Reg, Reg),
+        exponents: Exponents,
     ) -> Result<(), LowerError> {
         let zero = b.zero(self.acc.x(cx.lanes));
         self.for_steps(cx, b, steps, &mut |cx, b, step, (t, before)| {
@@ -429,10 +546,7 @@ impl Block<'_> {
                 let at = self.at(b, ch, state);
                 let decay = b.load(self.decay, at, cx.lanes);
                 let (a_bar, input) = match self.op.discretization {
-                    Discretization::ExpEuler => {
-                        let exponent = b.mul(dt, decay);
-                        (b.exp2(exponent), b.mul(dt_x, b_t))
-                    }
+                    Discretization::ExpEuler => (self.power(b, dt, decay, exponents), b.mul(dt_x, b_t)),
                     rule @ (Discretization::Zoh | Discretization::Bilinear) => {
                         let (a_bar, factor) = discretize(b, rule, dt, decay);
                         let factor_x = b.mul(factor, x);

@@ -70,7 +70,7 @@ impl Alignment {
                     BinaryOp::Mul => (a + b).min(ANY),
                     BinaryOp::And => a.max(b),
                     BinaryOp::Shl => a,
-                    BinaryOp::Div | BinaryOp::Shr | BinaryOp::Pow => 0,
+                    BinaryOp::Div | BinaryOp::Shr | BinaryOp::Pow | BinaryOp::Exp2Mul => 0,
                 }
             }
             _ => 0,

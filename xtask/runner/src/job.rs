@@ -29,6 +29,7 @@ pub(crate) enum Job {
     Cost { program: String, tokens: i64 },
     Load { max_len: usize },
     Prefill { tokens: usize, max_len: usize, times: usize },
+    Growth { tokens: usize, max_len: usize },
     Stream { pieces: Pieces, inputs: BTreeMap<String, Array>, output: String },
     Continue { steps: usize, ids: Rows, output: String },
 }
@@ -59,6 +60,10 @@ impl Job {
                     tokens: number(&argument("a number of tokens")?)?,
                     max_len: number(&argument("the tokens of a block")?)?,
                     times: number(&argument("a number of calls")?)?,
+                },
+                "growth" => Self::Growth {
+                    tokens: number(&argument("a number of tokens")?)?,
+                    max_len: number(&argument("the tokens of a block")?)?,
                 },
                 "stream" => Self::Stream {
                     pieces: match argument("steps or a seed")?.as_str() {

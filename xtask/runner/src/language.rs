@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use ssmc_npz::Array;
-use ssmc_runtime::{Session, Tensor};
+use ssmc_runtime::{Session, State, Tensor};
 
 use crate::Error;
 use crate::arrays::write_arrays;
@@ -89,6 +89,43 @@ pub(crate) fn prefill(session: &mut Session, tokens: usize, times: usize) -> Res
         seconds = seconds.min(start.elapsed().as_secs_f64());
     }
     Ok(seconds)
+}
+
+/// Seconds of the first tokens of a long sequence, and of as many in short ones.
+pub(crate) struct Grown {
+    pub(crate) tokens: usize,
+    pub(crate) long: f64,
+    pub(crate) short: f64,
+}
+
+/// A prefill of `tokens` tokens by blocks of `len`, in turns with sequences of one block.
+pub(crate) fn growth(session: &mut Session, tokens: usize, len: usize) -> Result<Vec<Grown>, Error> {
+    let ids: Vec<u32> = (0..tokens as u32).map(|i| i.wrapping_mul(7919) % 50000).collect();
+    let time = |session: &mut Session, state: &mut State, block: &[u32]| -> Result<f64, Error> {
+        let start = Instant::now();
+        session.prefill(state, block)?;
+        Ok(start.elapsed().as_secs_f64())
+    };
+    let mut whole = session.new_state(1)?;
+    let (mut long, mut short) = (0.0, 0.0);
+    let (mut done, mut next, mut grown) = (0, len, Vec::new());
+    for (i, block) in ids.chunks_exact(len.max(1)).enumerate() {
+        let mut fresh = session.new_state(1)?;
+        // Neither always follows the other.
+        if i % 2 == 0 {
+            long += time(session, &mut whole, block)?;
+        }
+        short += time(session, &mut fresh, block)?;
+        if i % 2 == 1 {
+            long += time(session, &mut whole, block)?;
+        }
+        done += len;
+        if done == next {
+            grown.push(Grown { tokens: done, long, short });
+            next *= 4;
+        }
+    }
+    Ok(grown)
 }
 
 /// Wall time of each part.

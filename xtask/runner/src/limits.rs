@@ -19,7 +19,7 @@ pub(crate) fn options(manifest: &Manifest, jobs: &[Job]) -> Result<SessionOption
             Job::Run { inputs, .. } => symbols(manifest, "forward", inputs, &mut maxima)?,
             Job::Stream { inputs, .. } => symbols(manifest, "prefill", inputs, &mut maxima)?,
             Job::Greedy { tokens, prompts } => grow(&mut options, prompts, *tokens),
-            Job::Load { max_len } | Job::Prefill { max_len, .. } => {
+            Job::Load { max_len } | Job::Prefill { max_len, .. } | Job::Growth { max_len, .. } => {
                 options.max_len = options.max_len.max(*max_len);
             }
             Job::Continue { ids, .. } => grow(&mut options, ids, 0),

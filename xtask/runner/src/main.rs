@@ -20,6 +20,9 @@
 //!   program's work until the session is ready.
 //! - `prefill N LEN TIMES` prefills N tokens of a language model in blocks of LEN, TIMES times into a new state each, and
 //!   prints `prefilled`, N and the seconds of the fastest time.
+//! - `growth N LEN` prefills a sequence of N tokens in blocks of LEN, and in turns with its blocks sequences of one block
+//!   each. For LEN and each length four times the one before it prints `growth`, the length, the seconds of so many tokens of the
+//!   long sequence and those of as many tokens of short ones. What else the machine does slows both alike.
 //! - `limits N` prints `limits` and what N threads reach at most: bytes read from memory, f32 operations, operations of
 //!   bf16 dot products and of byte dot products, exponentials in f32, each per second, 0 where the processor has none,
 //!   and N; 0 takes the threads of the session. Alone it needs no artefact.
@@ -142,6 +145,11 @@ fn work(session: &mut Session, loaded: f64, job: &Job) -> Result<(), Error> {
         Job::Load { .. } => println!("loaded\t{loaded}"),
         Job::Prefill { tokens, times, .. } => {
             println!("prefilled\t{tokens}\t{}", language::prefill(session, *tokens, *times)?);
+        }
+        Job::Growth { tokens, max_len } => {
+            for grown in language::growth(session, *tokens, *max_len)? {
+                println!("growth\t{}\t{}\t{}", grown.tokens, grown.long, grown.short);
+            }
         }
         Job::Continue { steps, ids, output } => {
             let seconds = language::continue_sequence(session, ids, *steps, Path::new(output))?;

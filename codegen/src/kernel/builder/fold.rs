@@ -94,7 +94,12 @@ impl KernelBuilder {
                 l && r
             }
             BinaryOp::And | BinaryOp::Max => l || r,
-            BinaryOp::Sub | BinaryOp::Or | BinaryOp::Xor | BinaryOp::Shl | BinaryOp::Pow => false,
+            BinaryOp::Sub
+            | BinaryOp::Or
+            | BinaryOp::Xor
+            | BinaryOp::Shl
+            | BinaryOp::Pow
+            | BinaryOp::Exp2Mul => false,
         }
     }
 
@@ -118,6 +123,6 @@ fn fold_consts(op: BinaryOp, l: i64, r: i64) -> Option<i64> {
         BinaryOp::Xor => Some(l ^ r),
         BinaryOp::Shl => u32::try_from(r).ok().and_then(|r| l.checked_shl(r)),
         BinaryOp::Shr => u32::try_from(r).ok().and_then(|r| l.checked_shr(r)),
-        BinaryOp::Pow => None,
+        BinaryOp::Pow | BinaryOp::Exp2Mul => None,
     }
 }

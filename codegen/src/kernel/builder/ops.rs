@@ -62,6 +62,8 @@ impl KernelBuilder {
         shl = Shl;
         shr = Shr;
         pow = Pow;
+        /// 2^(lhs * rhs) of a product of at most 125 in magnitude, see [`BinaryOp::Exp2Mul`].
+        exp2_mul = Exp2Mul;
     }
 
     compare_methods! { eq = Eq; ne = Ne; lt = Lt; le = Le; gt = Gt; ge = Ge; }

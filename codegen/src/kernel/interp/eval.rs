@@ -208,6 +208,7 @@ macro_rules! float {
                         }
                     }
                     BinaryOp::Pow => pow(f64::from(a), f64::from(b)) as $repr,
+                    BinaryOp::Exp2Mul => (f64::from(a) * f64::from(b)).exp2() as $repr,
                     BinaryOp::And | BinaryOp::Or | BinaryOp::Xor | BinaryOp::Shl | BinaryOp::Shr => {
                         unreachable!("the verifier rejects bit operations on floats")
                     }
@@ -262,7 +263,7 @@ fn float_unary<T: Float>(op: UnaryOp) -> Fn1 {
 }
 
 fn float_binary<T: Float>(op: BinaryOp) -> Fn2 {
-    per_op!(op, BinaryOp, [Add Sub Mul Div Rem Min Max And Or Xor Shl Shr Pow], |OP| {
+    per_op!(op, BinaryOp, [Add Sub Mul Div Rem Min Max And Or Xor Shl Shr Pow Exp2Mul], |OP| {
         |a, b| T::binary(OP, T::of(a), T::of(b)).bits()
     })
 }
@@ -311,7 +312,9 @@ macro_rules! int_fns {
                 BinaryOp::Xor => |a, b| a ^ b,
                 BinaryOp::Shl => |a, b| ((a as $u) << b).into(),
                 BinaryOp::Shr => |a, b| (((a as $t) >> b) as $u).into(),
-                BinaryOp::Pow => unreachable!("the verifier rejects pow on integers"),
+                BinaryOp::Pow | BinaryOp::Exp2Mul => {
+                    unreachable!("the verifier rejects functions of floats on integers")
+                }
             }
         }
 

@@ -44,6 +44,7 @@ names! {
     BinaryOp {
         Add = "add", Sub = "sub", Mul = "mul", Div = "div", Rem = "rem", Min = "min", Max = "max", And = "and",
         Or = "or", Xor = "xor", Shl = "shl", Shr = "shr", Pow = "pow",
+        Exp2Mul = "exp2_mul",
     }
     CompareOp { Eq = "eq", Ne = "ne", Lt = "lt", Le = "le", Gt = "gt", Ge = "ge" }
     ReduceOp { Add = "reduce_add", Min = "reduce_min", Max = "reduce_max" }

@@ -205,7 +205,7 @@ fn inst(k: &Kernel, d: &mut Draw, reg: &mut impl FnMut(&mut Draw) -> Reg) -> Ins
         }
         7 => Inst::Binary {
             dst,
-            op: d.pick(&[B::Add, B::Sub, B::Mul, B::Div, B::Rem, B::Pow]),
+            op: d.pick(&[B::Add, B::Sub, B::Mul, B::Div, B::Rem, B::Pow, B::Exp2Mul]),
             lhs: a,
             rhs: b,
         },

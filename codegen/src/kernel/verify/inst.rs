@@ -542,7 +542,7 @@ fn binary_domain(op: BinaryOp, e: Elem) -> Option<&'static str> {
         | BinaryOp::Max => (e == Elem::Bool).then_some("numbers"),
         BinaryOp::And | BinaryOp::Or | BinaryOp::Xor => e.is_float().then_some("integers or bool"),
         BinaryOp::Shl | BinaryOp::Shr => integers(e),
-        BinaryOp::Pow => floats(e),
+        BinaryOp::Pow | BinaryOp::Exp2Mul => floats(e),
     }
 }
 

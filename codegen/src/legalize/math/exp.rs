@@ -33,6 +33,21 @@ pub(super) fn exp2(b: &mut KernelBuilder, f: &Format, x: Reg) -> Reg {
     b.mul(doubled, half_scale)
 }
 
+/// 2^(x * y) of a product that needs no limits: the exact product is rounded to n, what is left of it to r, and n goes
+/// into the exponent of 2^r as it is.
+pub(super) fn exp2_mul(b: &mut KernelBuilder, f: &Format, x: Reg, y: Reg) -> Reg {
+    let shifted = b.fma(x, y, f.magic);
+    let negated = b.sub(f.magic, shifted);
+    let r = b.fma(x, y, negated);
+    let q: Vec<f64> = [1.0].into_iter().chain(f.exp2_q.iter().copied()).collect();
+    let power = polynomial(b, &q, r);
+    let bits = b.bitcast(shifted, f.int);
+    let exponent = b.shl(bits, f.mantissa);
+    let power = b.bitcast(power, f.int);
+    let scaled = b.add(power, exponent);
+    b.bitcast(scaled, f.elem)
+}
+
 pub(super) fn expm1(b: &mut KernelBuilder, f: &Format, x: Reg) -> Reg {
     let result = expm1_of_finite(b, f, x);
     let is_zero = b.eq(x, 0.0);

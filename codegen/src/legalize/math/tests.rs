@@ -140,6 +140,26 @@ fn exp2_bound() {
 }
 
 #[test]
+fn exp2_mul_bound() {
+    // Products over the whole range, and those that lie between two numbers of f32.
+    let factors = [0.1f32, -1.0, 3.0, 1.0 / 3.0, -15.999_999, 16.0, 1e-30];
+    for factor in factors {
+        let k = kernel(Elem::F32, |b, x| {
+            let y = b.const_like(b.ty(x), f64::from(factor));
+            b.exp2_mul(x, y)
+        });
+        let wide = 125.0 / factor.abs();
+        let inputs: Vec<f32> = (-40_000..=40_000).map(|i| i as f32 / 40_000.0 * wide).collect();
+        let inputs: Vec<f32> = inputs.into_iter().filter(|x| (x * factor).abs() <= 125.0).collect();
+        let bytes: Vec<[u8; 4]> = inputs.iter().map(|x| x.to_le_bytes()).collect();
+        for (x, y) in inputs.iter().zip(eval(&k, &bytes)) {
+            let (found, exact) = (f32::from_le_bytes(y), (f64::from(*x) * f64::from(factor)).exp2());
+            assert!(ulps(found, exact) <= 1.5, "2^({x} * {factor}) = {found}, expected {exact}");
+        }
+    }
+}
+
+#[test]
 fn expm1_bound() {
     check(MathOp::Expm1, 2.0, 0.0);
 }

@@ -75,6 +75,14 @@ fn powers() {
 }
 
 #[test]
+fn powers_of_two_of_products() {
+    for elem in [Elem::F32, Elem::F16, Elem::Bf16] {
+        let power = |lanes| case("exp2_mul", elem, lanes, |b, x, y| b.binary(BinaryOp::Exp2Mul, x, y));
+        check_cases(&LANES.map(power));
+    }
+}
+
+#[test]
 fn arithmetic_on_sixteen_bit_floats() {
     let mut cases = Vec::new();
     for elem in [Elem::F16, Elem::Bf16] {

@@ -30,6 +30,14 @@ const MOST: i64 = 16 << 10;
 /// Elements of a row that share a scale, with weights of 8 bits.
 const SCALED: i64 = 64;
 
+/// 1.5 * 2^23: adding it to a small number rounds that to an integer, which then stands in the low bits. A conversion of
+/// floats to bytes would have to be made number by number.
+const MAGIC: f64 = 12_582_912.0;
+const MAGIC_BITS: i64 = 0x4b40_0000;
+
+/// Elements that are all smaller count as zeros: the inverse of their scale could be infinite.
+const LEAST: f64 = 1e-36;
+
 /// Whether products over `k` elements with such a weight are computed here.
 pub(super) fn fits(k: i64, op: &Dequantize) -> bool {
     let group = op.group as i64;
@@ -296,8 +304,10 @@ impl Integers<'_> {
         let peak = b.reduce(ReduceOp::Max, peak);
         let peak = b.bitcast(peak, Elem::F32);
         let scale = b.div(peak, 127.0);
+        let is_finite = b.lt(peak, f64::INFINITY);
+        let scale = b.select(is_finite, scale, f64::NAN);
         b.store(self.row_scale, to, scale);
-        let is_some = b.gt(peak, 0.0);
+        let is_some = b.gt(peak, LEAST);
         let inverse = b.div(127.0, peak);
         let inverse = b.select(is_some, inverse, 0.0);
         b.splat(inverse, lanes)
@@ -318,17 +328,19 @@ impl Integers<'_> {
             let at = b.add(first, k);
             let mask = self.mask(b, (n, k), lanes);
             let x = self.load(b, at, mask, lanes);
-            let scaled = b.mul(x, inverse);
-            let rounded = b.round(scaled);
-            let q = b.cast(rounded, Elem::I8);
+            let shifted = b.fma(x, inverse, MAGIC);
+            let bits = b.bitcast(shifted, Elem::I32);
+            let q = b.cast(bits, Elem::I8);
             let base = b.mul(slot, self.q_stride);
             let to = b.add(at, base);
             store(b, (self.q, to), q, mask);
-            let q = b.cast(q, Elem::I32);
-            let next = b.add(sum, q);
+            let next = b.add(sum, bits);
             b.assign(sum, next);
         });
         let sum = b.reduce(ReduceOp::Add, sum);
+        // Lanes that are masked off are zeros, shifted like the others.
+        let shifted = (n + i64::from(lanes) - 1) / i64::from(lanes) * i64::from(lanes) * MAGIC_BITS;
+        let sum = b.sub(sum, i64::from(shifted as i32));
         let begin = b.mul(sum, -self.zero_point());
         let base = b.mul(slot, self.n_sums);
         let to = b.add(group, base);

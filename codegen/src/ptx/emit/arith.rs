@@ -109,7 +109,7 @@ impl Emitter<'_> {
     ) -> Result<(), PtxError> {
         let is_float = elem.is_float();
         let unavailable = match op {
-            BinaryOp::Pow => true,
+            BinaryOp::Pow | BinaryOp::Exp2Mul => true,
             BinaryOp::Rem => is_float,
             _ => elem.is_half(),
         };
@@ -153,7 +153,7 @@ impl Emitter<'_> {
                 self.binary(Binary::Shr, ty, dst, a, amount);
                 return Ok(());
             }
-            BinaryOp::Pow => return self.unsupported(inst),
+            BinaryOp::Pow | BinaryOp::Exp2Mul => return self.unsupported(inst),
         };
         self.binary(plain, ty, dst, a, b);
         self.narrow(elem, dst);

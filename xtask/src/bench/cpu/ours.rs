@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
@@ -14,8 +14,11 @@ use crate::{Result, process};
 
 /// Tokens of a prefill, and of a block of a longer one.
 const LEN: usize = 512;
-/// Lengths over which time per token must not grow.
-const LENGTHS: [usize; 5] = [512, 2048, 8192, 32768, 131_072];
+/// Tokens over which the time of one must not grow.
+const LONGEST: usize = 131_072;
+/// Steps of each of two jobs at once, and how often they are started.
+const JOINT_STEPS: usize = 384;
+const JOINT_TURNS: usize = 3;
 /// Tokens of the prefill whose memory is measured.
 const LONG: usize = 2048;
 /// Steps times channels of the scan that is measured alone, and times states.
@@ -139,28 +142,32 @@ impl<'t> Ours<'t> {
                 let value = (peak as f64 - built.weights as f64) / 1e6;
                 Ok(Measured { value, limit: None })
             }
+            Kind::Together => Ok(Measured { value: self.together(&self.built[&key], threads)?, limit: None }),
             Kind::Growth => Ok(Measured { value: self.growth(&self.built[&key], threads)?, limit: None }),
         }
     }
 
     /// Tokens per second of prefill and step.
     fn model(&self, work: &Work, threads: usize) -> Result<[f64; 2]> {
-        let key = (work.shape, work.format);
-        let mut command = Command::new(&self.tools.ssmc);
-        command.arg("--json").arg("bench").arg(&self.built[&key].artefact);
         let (repetitions, steps) = match work.kind {
             Kind::Prefill => (3, 1),
             _ => (1, self.steps),
         };
-        command.args([
-            "--no-profile",
-            "--repetitions",
-            &repetitions.to_string(),
-            "--steps",
-            &steps.to_string(),
-        ]);
+        let built = &self.built[&(work.shape, work.format)];
+        Self::rates(&process::capture(&mut self.bench(built, threads, (repetitions, steps)))?.stdout)
+    }
+
+    fn bench(&self, built: &Built, threads: usize, (repetitions, steps): (usize, usize)) -> Command {
+        let mut command = Command::new(&self.tools.ssmc);
+        command.arg("--json").arg("bench").arg(&built.artefact).arg("--no-profile");
+        command.args(["--repetitions", &repetitions.to_string(), "--steps", &steps.to_string()]);
         command.args(["--len", &LEN.to_string(), "--threads", &threads.to_string()]);
-        let said: Value = serde_json::from_slice(&process::capture(&mut command)?.stdout)?;
+        command
+    }
+
+    /// Tokens per second of prefill and step, as `ssmc bench` says them.
+    fn rates(said: &[u8]) -> Result<[f64; 2]> {
+        let said: Value = serde_json::from_slice(said)?;
         let rate = |name: &str| -> Result<f64> {
             let programs = said["programs"].as_array().ok_or("ssmc bench: no programs")?;
             let program = programs.iter().find(|p| p["program"] == name);
@@ -177,24 +184,67 @@ impl<'t> Ours<'t> {
         numbers(&String::from_utf8(process::capture(&mut command)?.stdout)?, name)
     }
 
-    /// By how many percent a token takes longer in a long prefill than in one of [`LEN`] tokens, or less.
-    fn growth(&self, built: &Built, threads: usize) -> Result<f64> {
-        let mut per_token = Vec::new();
-        for len in LENGTHS {
-            let times = (8 * LEN / len).max(1);
-            let jobs = ["prefill", &len.to_string(), &LEN.to_string(), &times.to_string()];
-            let said = self.runner(&built.artefact, threads, &jobs)?;
-            let [tokens, seconds] = numbers(&said, "prefilled")?;
-            eprintln!("  prefill of {tokens} tokens: {:.1} tokens/s", tokens / seconds);
-            per_token.push(seconds / tokens);
+    /// By how many percent two jobs that decode at the same time get on slower with `threads` threads each than with one.
+    /// Pairs of both kinds take turns.
+    fn together(&self, built: &Built, threads: usize) -> Result<f64> {
+        let both = |threads: usize| -> Result<f64> {
+            let start = || {
+                self.bench(built, threads, (1, JOINT_STEPS))
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::null())
+                    .spawn()
+            };
+            let (first, second) = (start()?, start()?);
+            let mut sum = 0.0;
+            for output in [first.wait_with_output()?, second.wait_with_output()?] {
+                if !output.status.success() {
+                    return Err(format!("ssmc bench beside another: {}", output.status).into());
+                }
+                sum += Self::rates(&output.stdout)?[1];
+            }
+            Ok(sum)
+        };
+        let (mut one, mut all) = (0.0, 0.0);
+        for _ in 0..JOINT_TURNS {
+            one += both(1)?;
+            all += both(threads)?;
         }
-        Ok(growth(&per_token))
+        eprintln!(
+            "  two jobs at once: {:.1} tokens/s with a thread each, {:.1} with {threads}",
+            one / JOINT_TURNS as f64,
+            all / JOINT_TURNS as f64
+        );
+        Ok(100.0 * (one / all - 1.0))
+    }
+
+    /// By how many percent a token takes longer in a long prefill than in one of [`LEN`] tokens, or less. Blocks of both
+    /// take turns: minutes of a machine differ by more than what is looked for.
+    fn growth(&self, built: &Built, threads: usize) -> Result<f64> {
+        let jobs = ["growth", &LONGEST.to_string(), &LEN.to_string()];
+        let said = self.runner(&built.artefact, threads, &jobs)?;
+        let mut ratios = Vec::new();
+        for line in said.lines().filter(|line| line.starts_with("growth\t")) {
+            let [tokens, long, short] = numbers(line, "growth")?;
+            eprintln!(
+                "  prefill of {tokens} tokens: {:.1} tokens/s, of as many by {LEN}: {:.1}",
+                tokens / long,
+                tokens / short
+            );
+            // The first block of each is the first of the session.
+            if tokens > LEN as f64 {
+                ratios.push(long / short);
+            }
+        }
+        if ratios.is_empty() {
+            return Err("ssmc-runner: no growth".into());
+        }
+        Ok(growth(&ratios))
     }
 }
 
-/// The greatest deviation from the first, in percent.
-fn growth(values: &[f64]) -> f64 {
-    values.iter().map(|x| 100.0 * (x / values[0] - 1.0).abs()).fold(0.0, f64::max)
+/// The greatest deviation from 1, in percent.
+fn growth(ratios: &[f64]) -> f64 {
+    ratios.iter().map(|ratio| 100.0 * (ratio - 1.0).abs()).fold(0.0, f64::max)
 }
 
 #[cfg(test)]
@@ -203,7 +253,7 @@ mod tests {
 
     #[test]
     fn deviations_count_in_both_directions() {
-        assert!((growth(&[2.0, 2.1, 1.8]) - 10.0).abs() < 1e-9);
-        assert_eq!(growth(&[2.0]), 0.0);
+        assert!((growth(&[1.05, 0.9]) - 10.0).abs() < 1e-9);
+        assert_eq!(growth(&[1.0]), 0.0);
     }
 }

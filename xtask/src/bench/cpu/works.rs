@@ -50,6 +50,8 @@ pub(super) enum Kind {
     Memory,
     /// Percent by which a token of a long prefill takes longer than one of a short one, or less.
     Growth,
+    /// Percent by which two jobs at once decode slower with all threads each than with one thread each.
+    Together,
 }
 
 impl Kind {
@@ -59,7 +61,7 @@ impl Kind {
             Self::Scan | Self::Load => "ms",
             Self::Product => "GFLOP/s",
             Self::Memory => "MB",
-            Self::Growth => "%",
+            Self::Growth | Self::Together => "%",
         }
     }
 
@@ -83,7 +85,7 @@ pub(super) struct Work {
 impl Work {
     /// Whether one measurement, with most threads, is enough.
     pub(super) fn is_single(&self) -> bool {
-        matches!(self.kind, Kind::Memory | Kind::Growth)
+        matches!(self.kind, Kind::Memory | Kind::Growth | Kind::Together)
     }
 }
 
@@ -97,9 +99,12 @@ const fn work(
     Work { name, kind, shape, format, peers, musts }
 }
 
+/// Percent by which one measurement differs from another of the same.
+const NOISE: f64 = 5.0;
+
 /// Every row, in the order of the table.
-pub(super) static WORKS: [Work; 14] = {
-    use Kind::{Growth, Load, Memory, Prefill, Product, Scan, Step};
+pub(super) static WORKS: [Work; 15] = {
+    use Kind::{Growth, Load, Memory, Prefill, Product, Scan, Step, Together};
     use Must::{AtMost, Limit};
     use Peer::{Ggml, LlamaCpp, Numpy, OnnxRuntime};
     const MAMBA: &str = "mamba-130m";
@@ -149,5 +154,12 @@ pub(super) static WORKS: [Work; 14] = {
         work("session load, mamba-130m bf16", Load, (MAMBA, "bf16"), &[], &[AtMost(20.0)]),
         work("memory over weights, prefill 2048, f32", Memory, (MAMBA, "f32"), &[], &[AtMost(150.0)]),
         work("growth, prefill 512 to 131072, bf16", Growth, (MAMBA, "bf16"), &[], &[AtMost(10.0)]),
+        work(
+            "two jobs at once, decode, int8, threads over one",
+            Together,
+            (MAMBA, "int8"),
+            &[],
+            &[AtMost(NOISE)],
+        ),
     ]
 };

@@ -62,6 +62,7 @@ fn binary_table() {
         (Max, -0.0, 0.0, 0.0),
         (Max, 0.0, -0.0, -0.0),
         (Pow, -2.0, 3.0, -8.0),
+        (Exp2Mul, -2.0, 1.5, 0.125),
     ] {
         let found = eval(&[Const::f32(a), Const::f32(b)], Elem::F32, 1, |k, r| k.binary(op, r[0], r[1]));
         assert_eq!(found, [Const::f32(y)], "{op:?} {a} {b}");
