@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use ssmc::Error;
 use ssmc_codegen::assemble::AssembleError;
 use ssmc_codegen::lower::LowerError;
+use ssmc_codegen::ptx::AssemblerError;
 use ssmc_frontend::ImportError;
 use ssmc_frontend::onnx::export::ExportError;
 use ssmc_ir::Diagnostic;
@@ -189,6 +190,9 @@ fn kind(error: &Error) -> Kind {
         | Error::Interp(_) => Kind::Internal,
         Error::Write(ssmc_codegen::assemble::WriteError::Artifact(_)) => Kind::Input,
         Error::Write(ssmc_codegen::assemble::WriteError::NoCpu) => Kind::Unsupported,
+        Error::Write(ssmc_codegen::assemble::WriteError::Assembler(AssemblerError::Start { .. })) => {
+            Kind::Usage
+        }
         Error::Write(_) => Kind::Internal,
         Error::Runtime(error) => runtime_kind(error),
     }

@@ -8,6 +8,7 @@ mod model;
 mod options;
 mod output;
 mod sampling;
+mod session;
 mod tensors;
 mod text;
 mod trace;

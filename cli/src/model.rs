@@ -151,6 +151,10 @@ impl<'a> Job<'a> {
         compiled.map_err(|error| Failure::from(error).in_file(self.path))
     }
 
+    fn n_gpus(&self, compiled: &Compiled) -> usize {
+        compiled.kernels.targets.iter().filter(|target| target.as_gpu().is_some()).count()
+    }
+
     /// Generates code and writes the artefact; its length.
     pub(crate) fn write(
         &mut self,
@@ -158,8 +162,9 @@ impl<'a> Job<'a> {
         output: &Path,
         options: ssmc::WriteOptions,
     ) -> Outcome<u64> {
-        // Golden vectors, the file, and two for each level.
-        self.progress.expect(2 + 2 * compiled.kernels.targets.len());
+        // Golden vectors, the file, and two for each level, with a cubin three.
+        let n_cubins = if options.assembler.is_some() { self.n_gpus(compiled) } else { 0 };
+        self.progress.expect(2 + 2 * compiled.kernels.targets.len() + n_cubins);
         self.progress.say("generating code");
         let (progress, trace) = (&self.progress, &mut self.trace);
         let written = compiled.write_observed(output, options, &mut |span| {
@@ -174,7 +179,11 @@ impl<'a> Job<'a> {
     pub(crate) fn temporary(&mut self, compiled: &Compiled, model: &Model) -> Outcome<(Artifact, TempDir)> {
         let dir = tempfile::tempdir().map_err(|error| Failure::file(&std::env::temp_dir(), error))?;
         let file = dir.path().join("model.ssmc");
-        let options = ssmc::WriteOptions { golden: false, ..ssmc::WriteOptions::of(model, name(self.path)) };
+        let options = ssmc::WriteOptions {
+            golden: false,
+            assembler: self.args.assembler(false),
+            ..ssmc::WriteOptions::of(model, name(self.path))
+        };
         self.write(compiled, &file, options)?;
         Ok((Artifact::open(&file)?, dir))
     }

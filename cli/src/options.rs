@@ -4,6 +4,7 @@ use crate::failure::{Failure, Kind, Outcome};
 use clap::Args;
 use regex::Regex;
 use ssmc::{CompileOptions, ComputeType};
+use ssmc_codegen::ptx::Assembler;
 use ssmc_codegen::target::{CpuLevel, CpuTarget, GpuArch, GpuTarget, Target};
 use ssmc_frontend::shapes::InputShape;
 use ssmc_ir::ops::Mode;
@@ -26,6 +27,10 @@ pub(crate) struct CompileArgs {
     /// GPU architecture to compile for: sm_80 (which later ones run too) or sm_90; may be repeated
     #[arg(long, value_name = "ARCH", default_values = ["sm_80", "sm_90a"])]
     pub(crate) gpu: Vec<String>,
+    /// NVIDIA's assembler ptxas, which makes machine code of the PTX for GPUs; `none` leaves it to the driver
+    /// [default: ptxas on the PATH where an artefact is kept, else none]
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) ptxas: Option<PathBuf>,
     /// CPU level to compile for: x86-64-v2, x86-64-v3, x86-64-v3-vnni, x86-64-v4, x86-64-v4-bf16, x86-64-v4-amx or native; may be
     /// repeated [default: x86-64-v3 and x86-64-v4, with --weights bf16, int8 or int4 also x86-64-v4-bf16, with bf16 and int8 x86-64-v4-amx]
     #[arg(long, value_name = "LEVEL")]
@@ -138,6 +143,16 @@ impl CompileArgs {
         Ok(options)
     }
 
+    /// What makes cubins, if anything does; `kept` says that the artefact is more than temporary.
+    pub(crate) fn assembler(&self, kept: bool) -> Option<Assembler> {
+        match &self.ptxas {
+            Some(program) if program.as_os_str() == "none" => None,
+            Some(program) => Some(Assembler::at(program)),
+            None if kept => Assembler::on_path(),
+            None => None,
+        }
+    }
+
     /// The GPU architectures asked for, oldest first, each once.
     fn gpus(&self) -> Outcome<Vec<Target>> {
         let mut archs: Vec<GpuArch> = Vec::new();
@@ -178,6 +193,9 @@ pub(crate) struct SessionArgs {
     /// Code level of the artefact [default: the best that the machine can run]
     #[arg(long, value_name = "LEVEL")]
     pub(crate) level: Option<String>,
+    /// Wait for each launch on a GPU, so that an error names the kernel at fault; slow
+    #[arg(long)]
+    pub(crate) check_launches: bool,
 }
 
 impl SessionArgs {
@@ -187,6 +205,7 @@ impl SessionArgs {
             max_len,
             threads: self.threads,
             level: self.level.clone(),
+            check_launches: self.check_launches,
             ..SessionOptions::default()
         }
     }

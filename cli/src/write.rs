@@ -4,6 +4,7 @@ use crate::golden::golden;
 use crate::{Compiled, Error, Span, facts};
 use ssmc_artifact::{Property, ReportEntry, ReportKind};
 use ssmc_codegen::assemble::{self, ArtifactInput};
+use ssmc_codegen::ptx::Assembler;
 use ssmc_ir::Model;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,6 +23,8 @@ pub struct WriteOptions {
     pub maxima: BTreeMap<String, i64>,
     /// Whether to compute golden vectors for `selftest` with the reference interpreter.
     pub golden: bool,
+    /// What makes cubins of the PTX for GPUs; without it there are none.
+    pub assembler: Option<Assembler>,
 }
 
 impl WriteOptions {
@@ -33,6 +36,7 @@ impl WriteOptions {
             properties: facts::properties(model),
             maxima: model.meta.maxima.clone(),
             golden: true,
+            assembler: None,
         }
     }
 }
@@ -88,6 +92,7 @@ impl Compiled {
             texts: texts.collect(),
             maxima: options.maxima,
             max_context: self.streaming.as_ref().and_then(|streaming| streaming.max_context),
+            assembler: options.assembler,
         };
         Ok(assemble::write(path, &self.kernels, input, &mut done)?)
     }

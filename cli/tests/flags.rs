@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{expect, text, tiny_lm};
+use common::{expect, json, text, tiny_lm};
 use serde_json::Value;
 use std::fs;
 
@@ -107,4 +107,39 @@ fn a_trace_has_passes_with_times() {
     assert!(names.contains(&"scan-loop") && names.last() == Some(&"rewrite"), "{names:?}");
     let ends = |e: &Value| e["ts"].as_f64().unwrap() + e["dur"].as_f64().unwrap();
     assert!(of_step.windows(2).all(|pair| ends(pair[0]) <= pair[1]["ts"].as_f64().unwrap() + 0.01));
+}
+
+/// A program in the place of NVIDIA's assembler: its machine code is none.
+#[cfg(unix)]
+fn assembler(dir: &std::path::Path) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let program = dir.join("assembler");
+    fs::write(&program, "#!/bin/sh\necho machine code for \"$1\" > \"$3\"\n")
+        .expect("the folder can be written to");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("the file is ours");
+    text(&program)
+}
+
+#[cfg(unix)]
+#[test]
+fn artefacts_for_gpus_carry_what_the_assembler_makes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, artefact) = (text(&dir.path().join("m.onnx")), text(&dir.path().join("m.ssmc")));
+    fs::write(&model, onnx()).unwrap();
+    let assembler = assembler(dir.path());
+    let compile = |ptxas: &str, code: i32| {
+        expect(code, &["compile", &model, "--target", "cuda", "--ptxas", ptxas, "-o", &artefact]).1
+    };
+    let sizes = || {
+        let found = json("ssmc.inspect.v1", &["inspect", &artefact]);
+        let levels = found["levels"].as_array().expect("there are levels").clone();
+        levels.iter().map(|level| level["cubin_bytes"].as_u64()).collect::<Vec<_>>()
+    };
+    compile("none", 0);
+    assert_eq!(sizes(), [None, None]);
+    compile(&assembler, 0);
+    let expected = ["sm_80", "sm_90a"].map(|arch| format!("machine code for -arch={arch}\n").len() as u64);
+    assert_eq!(sizes(), expected.map(Some));
+    assert!(expect(0, &["inspect", &artefact]).0.contains("cubin of 30 B"));
+    assert!(compile("/nowhere/ptxas", 2).contains("/nowhere/ptxas"));
 }

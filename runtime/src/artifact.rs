@@ -92,6 +92,11 @@ impl Artifact {
         self.inner.reader.code(level as u32).expect("the reader checked that every level has its section")
     }
 
+    /// The machine code of a GPU level beside its PTX, if there is some.
+    pub fn cubin(&self, level: usize) -> Option<&[u8]> {
+        self.inner.reader.cubin(level as u32)
+    }
+
     pub(crate) fn map_code(&self, level: usize) -> Result<Code, RuntimeError> {
         let section = self
             .inner

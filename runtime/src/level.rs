@@ -35,6 +35,12 @@ fn missing_gpu(level: &Level) -> Vec<String> {
     vec![level.arch.clone()]
 }
 
+/// Whether machine code for `arch` is that of GPUs of this compute capability.
+#[cfg(feature = "cuda")]
+pub(crate) fn is_of(arch: &str, (major, minor): (i32, i32)) -> bool {
+    arch.trim_start_matches("sm_").trim_end_matches('a').parse() == Ok(major * 10 + minor)
+}
+
 /// Whether a GPU of this compute capability runs PTX for `sm_XY`, or `sm_XYa` for one capability alone.
 #[cfg(feature = "cuda")]
 fn runs_ptx(arch: &str, (major, minor): (i32, i32)) -> bool {
@@ -68,4 +74,18 @@ pub(crate) fn choose(levels: &[Level], wanted: Option<&str>) -> Result<usize, Ru
             .map(|level| format!("{} needs {}", level.name, missing(level).join(", ")))
             .collect(),
     })
+}
+
+#[cfg(all(test, feature = "cuda"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machine_code_is_for_one_capability_and_ptx_for_later_ones_too() {
+        let (ampere, ada, hopper, blackwell) = ((8, 0), (8, 9), (9, 0), (10, 0));
+        assert_eq!([ampere, ada, hopper].map(|found| is_of("sm_80", found)), [true, false, false]);
+        assert_eq!([ampere, ada, hopper].map(|found| runs_ptx("sm_80", found)), [true; 3]);
+        assert_eq!([ampere, hopper, blackwell].map(|found| is_of("sm_90a", found)), [false, true, false]);
+        assert_eq!([ampere, hopper, blackwell].map(|found| runs_ptx("sm_90a", found)), [false, true, false]);
+    }
 }

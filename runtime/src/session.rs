@@ -42,6 +42,8 @@ pub struct SessionOptions {
     pub maxima: Vec<(String, usize)>,
     /// Most bytes for one of the session's allocations; `None` takes the machine's memory.
     pub memory_limit: Option<u64>,
+    /// Waits for each launch on a GPU before the next one, so that an error names the kernel and launch at fault; slow.
+    pub check_launches: bool,
 }
 
 impl Default for SessionOptions {
@@ -55,8 +57,23 @@ impl Default for SessionOptions {
             rollback_depth: 8,
             maxima: Vec::new(),
             memory_limit: None,
+            check_launches: false,
         }
     }
+}
+
+/// Which code of a level runs on a GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GpuCode {
+    /// Machine code of the artefact.
+    Cubin,
+    /// PTX, which the driver compiled: the artefact has no machine code for this device.
+    Ptx,
+    /// PTX, because the driver rejects the machine code of the artefact.
+    RejectedCubin {
+        /// The driver's words.
+        reason: String,
+    },
 }
 
 /// Most threads that a session takes.
@@ -113,10 +130,11 @@ enum Backend {
 }
 
 impl Backend {
-    fn load(artifact: &Artifact, level: usize) -> Result<Self, RuntimeError> {
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "`checks` is for GPUs"))]
+    fn load(artifact: &Artifact, level: usize, checks: bool) -> Result<Self, RuntimeError> {
         #[cfg(feature = "cuda")]
         if artifact.manifest().levels[level].arch == level::GPU {
-            return Ok(Self::Gpu(Box::new(Gpu::load(artifact, level)?)));
+            return Ok(Self::Gpu(Box::new(Gpu::load(artifact, level, checks)?)));
         }
         Ok(Self::Cpu(artifact.map_code(level)?))
     }
@@ -172,7 +190,7 @@ impl Session {
         let ranges = symbols::session_ranges(manifest, options)?;
         let limit = MemoryLimit::new(options.memory_limit);
         let level = level::choose(&manifest.levels, options.level.as_deref())?;
-        let backend = Backend::load(artifact, level)?;
+        let backend = Backend::load(artifact, level, options.check_launches)?;
         let for_level =
             |program: &Program| program.levels.is_empty() || program.levels.contains(&(level as u32));
         let plans = (0..manifest.programs.len())
@@ -215,6 +233,15 @@ impl Session {
             Backend::Cpu(_) => None,
             #[cfg(feature = "cuda")]
             Backend::Gpu(gpu) => Some(gpu.name()),
+        }
+    }
+
+    /// Which code runs on the GPU in use, if one is.
+    pub fn gpu_code(&self) -> Option<&GpuCode> {
+        match &self.backend {
+            Backend::Cpu(_) => None,
+            #[cfg(feature = "cuda")]
+            Backend::Gpu(gpu) => Some(gpu.code()),
         }
     }
 

@@ -5,6 +5,7 @@ use crate::failure::{Failure, Outcome};
 use crate::model;
 use crate::options::{CompileArgs, SessionArgs};
 use crate::output::{bytes, print, print_json};
+use crate::session;
 use serde_json::{Value, json};
 use ssmc_runtime::{Artifact, MachineRates, Session};
 use std::path::PathBuf;
@@ -44,7 +45,9 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     }
     let mut opened = model::open(&args.model, &args.compile)?;
     let names = workload::programs(&opened.artifact);
+    let start = Instant::now();
     let mut session = args.workload.session(&opened.artifact, &args.session, names)?;
+    let loaded = start.elapsed();
     let mut measured = Vec::new();
     for name in names {
         measured.push(measure(&mut session, &opened.artifact, args, name)?);
@@ -52,8 +55,8 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     if names.contains(&"step") {
         measured.extend(greedy(&mut session, &opened.artifact, args)?);
     }
-    let rates = if args.no_profile { None } else { workload::rates(&session) };
     let gpu = if args.no_profile { None } else { workload::gpu(&mut session)? };
+    let rates = if args.no_profile { None } else { Some(workload::rates(&session, gpu.as_ref())?) };
     for m in &measured {
         if let Some(profile) = &m.profile {
             opened.trace.launches(&m.program, profile.start, &profile.launches);
@@ -69,17 +72,18 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
             json!({
                 "level": level, "threads": threads, "batch": batch, "len": len,
                 "arena_bytes": session.arena_bytes(), "machine": workload::rates_json(rates.as_ref()),
-                "gpu": gpu.as_ref().map(|(name, copy)| json!({"name": name, "copy_bytes_per_second": copy})),
-                "programs": programs,
+                "gpu": workload::gpu_json(gpu.as_ref()), "gpu_code": session::code_json(&session),
+                "load_seconds": loaded.as_secs_f64(), "programs": programs,
             }),
         );
     }
     let arena = bytes(session.arena_bytes() as u64);
-    let mut text = format!("{level}, {threads} threads, batch {batch}, length {len}, arena {arena}\n");
-    match &gpu {
-        Some((name, copy)) => text.push_str(&format!("{name}: copies {:.0} GB/s\n", copy / 1e9)),
-        None if args.no_profile => {}
-        None => text.push_str(&format!("{}\n", workload::describe(rates.as_ref()))),
+    let ms = 1e3 * loaded.as_secs_f64();
+    let mut text = format!(
+        "{level}, {threads} threads, batch {batch}, length {len}, arena {arena}, loaded in {ms:.1} ms\n"
+    );
+    if let Some(rates) = &rates {
+        text.push_str(&format!("{}\n", workload::describe(rates, gpu.as_ref())));
     }
     for m in &measured {
         text.push_str(&report(m, rates.as_ref(), gpu.as_ref().map(|(_, copy)| *copy)));

@@ -140,7 +140,11 @@ fn write(
             stages::write_file(&path, program.rewritten.to_string().as_bytes())?;
         }
     }
-    let options = ssmc::WriteOptions { golden: !args.no_golden, ..ssmc::WriteOptions::of(model, name) };
+    let options = ssmc::WriteOptions {
+        golden: !args.no_golden,
+        assembler: args.compile.assembler(true),
+        ..ssmc::WriteOptions::of(model, name)
+    };
     job.write(compiled, output, options)
 }
 

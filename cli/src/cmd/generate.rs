@@ -6,6 +6,7 @@ use crate::model;
 use crate::options::{CompileArgs, SessionArgs};
 use crate::output::{note, print, print_json};
 use crate::sampling::Sampler;
+use crate::session;
 use crate::text::TextStream;
 use serde_json::json;
 use ssmc::Rng;
@@ -61,7 +62,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     let prompt = args.prompt.ids(tokenizer.as_ref())?;
     language::check_ids(manifest, &prompt)?;
     let mut session =
-        Session::new(&opened.artifact, &args.session.options(1, language::block_len(prompt.len())))?;
+        session::open(&opened.artifact, &args.session.options(1, language::block_len(prompt.len())))?;
     let mut state = session.new_state(1)?;
     let stop = if args.ignore_eos { Vec::new() } else { language::eos_ids(manifest) };
     let mut sampler = Sampler {
@@ -78,14 +79,33 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     let mut ended = "max_tokens";
     let mut decode_time = Duration::ZERO;
     let mut n_steps = 0;
+    // Where every row of the table has a token and the likeliest is taken, tokens are chosen where the kernels run.
+    let n_tokens = tokenizer.as_ref().map_or(usize::MAX, |t| t.get_vocab_size(true));
+    let by_device = args.temperature <= 0.0 && n_tokens >= logits.len() && chooses_on_device(&session);
     while tokens.len() < args.max_tokens {
         let start = Instant::now();
+        if by_device && let Some(last) = tokens.last() {
+            let n = BLOCK.min(args.max_tokens - tokens.len());
+            let chosen = session.generate(&mut state, &[*last], n)?;
+            n_steps += n;
+            decode_time += start.elapsed();
+            let end = chosen.iter().position(|id| stop.contains(id));
+            for id in &chosen[..end.unwrap_or(n)] {
+                tokens.push(*id);
+                writer.push(*id)?;
+            }
+            if end.is_some() {
+                ended = "eos";
+                break;
+            }
+            continue;
+        }
         if let Some(last) = tokens.last() {
             logits = language::step(&mut session, &mut state, *last)?;
             n_steps += 1;
         }
         // Rows of the table that pad it have no token.
-        let n_known = tokenizer.as_ref().map_or(logits.len(), |t| t.get_vocab_size(true).min(logits.len()));
+        let n_known = n_tokens.min(logits.len());
         let id = sampler
             .sample(&logits[..n_known])
             .ok_or_else(|| Failure::new(Kind::Internal, "no logit is a number"))?;
@@ -105,7 +125,8 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
             "generate",
             json!({
                 "prompt_ids": prompt, "tokens": tokens, "text": text, "ended": ended, "level": session.level(),
-                "threads": session.n_threads(), "prefill_tokens_per_second": prefill_rate,
+                "threads": session.n_threads(), "gpu_code": session::code_json(&session),
+                "chosen_by": if by_device { "device" } else { "process" }, "prefill_tokens_per_second": prefill_rate,
                 "decode_tokens_per_second": if n_steps > 0 { json!(decode_rate) } else { json!(null) },
             }),
         );
@@ -117,6 +138,14 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     };
     note(&format!("prefill {} tokens, {prefill_rate:.1} tokens/s{decode}", prompt.len()));
     Ok(())
+}
+
+/// Tokens that the device chooses before they are shown.
+const BLOCK: usize = 32;
+
+/// Whether kernels of the session can choose tokens on a device.
+fn chooses_on_device(session: &Session) -> bool {
+    session.gpu().is_some() && session.program("choose").is_ok()
 }
 
 type Decode<'a> = Box<dyn FnMut(&[u32]) -> Outcome<String> + 'a>;

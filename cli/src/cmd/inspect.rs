@@ -153,7 +153,11 @@ fn to_json(graph: &[(String, Value)], artifact: &Artifact) -> Value {
         .levels
         .iter()
         .zip(artifact.missing_features())
-        .map(|(l, missing)| json!({"name": l.name, "runs_here": missing.is_empty(), "missing": missing}))
+        .enumerate()
+        .map(|(i, (l, missing))| {
+            let cubin = artifact.cubin(i).map(<[u8]>::len);
+            json!({"name": l.name, "runs_here": missing.is_empty(), "missing": missing, "cubin_bytes": cubin})
+        })
         .collect();
     let properties: BTreeMap<&str, &str> =
         m.properties.iter().map(|p| (p.key.as_str(), p.value.as_str())).collect();
@@ -191,13 +195,14 @@ fn text(graph: &[(String, Value)], artifact: &Artifact) -> String {
     let weights: u64 = m.weights.iter().map(|w| w.length).sum();
     rows.push(vec!["weights".to_owned(), format!("{} tensors, {}", m.weights.len(), bytes(weights))]);
     rows.push(vec!["kernels".to_owned(), m.kernels.len().to_string()]);
-    for (level, missing) in m.levels.iter().zip(artifact.missing_features()) {
+    for (i, (level, missing)) in m.levels.iter().zip(artifact.missing_features()).enumerate() {
         let note = if missing.is_empty() {
             "runs here".to_owned()
         } else {
             format!("not here: the processor lacks {}", missing.join(", "))
         };
-        rows.push(vec!["level".to_owned(), format!("{}, {note}", level.name)]);
+        let cubin = artifact.cubin(i).map(|cubin| format!(", cubin of {}", bytes(cubin.len() as u64)));
+        rows.push(vec!["level".to_owned(), format!("{}, {note}{}", level.name, cubin.unwrap_or_default())]);
     }
     for symbol in &m.symbols {
         let max = if symbol.max > 0 { format!("at most {}", symbol.max) } else { String::new() };

@@ -8,6 +8,7 @@ mod explain;
 mod generate;
 mod inspect;
 mod language;
+mod matrix;
 mod optimize;
 mod profile;
 mod quantize;

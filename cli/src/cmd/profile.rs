@@ -5,6 +5,7 @@ use crate::failure::{Failure, Outcome};
 use crate::model;
 use crate::options::{CompileArgs, SessionArgs};
 use crate::output::{print, print_json, table};
+use crate::session;
 use serde_json::{Value, json};
 use ssmc_runtime::{LaunchProfile, MachineRates};
 use std::path::PathBuf;
@@ -49,25 +50,28 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
         profiles.push((name, profile.launches));
     }
     opened.trace.write()?;
-    let rates = workload::rates(&session);
-    let rates = rates.as_ref();
+    let gpu = workload::gpu(&mut session)?;
+    let rates = workload::rates(&session, gpu.as_ref())?;
     let (level, threads) = (session.level(), session.n_threads());
     let WorkloadArgs { len, batch } = args.workload;
     if json {
         let programs: Vec<Value> =
-            profiles.iter().map(|(name, launches)| to_json(args, name, launches, rates)).collect();
+            profiles.iter().map(|(name, launches)| to_json(args, name, launches, Some(&rates))).collect();
         return print_json(
             "profile",
             json!({
                 "level": level, "threads": threads, "batch": batch, "len": len,
-                "machine": workload::rates_json(rates), "programs": programs,
+                "machine": workload::rates_json(Some(&rates)), "gpu": workload::gpu_json(gpu.as_ref()),
+                "gpu_code": session::code_json(&session), "programs": programs,
             }),
         );
     }
-    let mut text =
-        format!("{level}, {threads} threads, batch {batch}, length {len}\n{}\n", workload::describe(rates));
+    let mut text = format!(
+        "{level}, {threads} threads, batch {batch}, length {len}\n{}\n",
+        workload::describe(&rates, gpu.as_ref())
+    );
     for (name, launches) in &profiles {
-        text.push_str(&report(args, name, launches, rates));
+        text.push_str(&report(args, name, launches, Some(&rates)));
     }
     print(&text)
 }

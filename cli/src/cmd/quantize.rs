@@ -7,11 +7,12 @@ use crate::failure::{Failure, Kind, Outcome};
 use crate::model::{self, Job};
 use crate::options::{CompileArgs, SessionArgs};
 use crate::output::{bytes, print, print_json, table};
+use crate::session;
 use crate::text;
 use serde_json::json;
 use ssmc::{Stored, WeightFormat};
 use ssmc_ir::Model;
-use ssmc_runtime::{Artifact, Session};
+use ssmc_runtime::Artifact;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -191,7 +192,7 @@ fn logits(args: &Args, compile: &CompileArgs, model: &Model, ids: &[u32]) -> Out
     let compiled = job.compile(model)?;
     let (artifact, _dir): (Artifact, _) = job.temporary(&compiled, model)?;
     language::require_language_model(artifact.manifest())?;
-    let mut session = Session::new(&artifact, &args.session.options(1, WINDOW.min(ids.len())))?;
+    let mut session = session::open(&artifact, &args.session.options(1, WINDOW.min(ids.len())))?;
     let mut windows = Vec::new();
     for window in ids.chunks(WINDOW) {
         let logits = session.forward(1, window)?;

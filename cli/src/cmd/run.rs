@@ -5,6 +5,7 @@ use crate::file;
 use crate::model;
 use crate::options::{CompileArgs, SessionArgs};
 use crate::output::{note, print_json};
+use crate::session;
 use crate::tensors::{self, Tensors};
 use serde_json::json;
 use ssmc_runtime::{Session, State, Tensor};
@@ -50,7 +51,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     let inputs = tensors::for_program(program, &given).map_err(|f| f.in_file(&args.inputs))?;
     let mut options = args.session.options(1, 1);
     tensors::fit(&mut options, manifest, program, &inputs);
-    let mut session = Session::new(&opened.artifact, &options)?;
+    let mut session = session::open(&opened.artifact, &options)?;
     let buffers: Vec<(&String, Tensor)> = inputs
         .iter()
         .map(|(name, tensor)| Ok((name, tensors::to_buffer(tensor)?)))
@@ -88,7 +89,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
             "run",
             json!({
                 "program": args.program, "level": session.level(), "threads": session.n_threads(),
-                "seconds": seconds, "outputs": list, "position": position,
+                "seconds": seconds, "outputs": list, "position": position, "gpu_code": session::code_json(&session),
             }),
         );
     }

@@ -6,10 +6,11 @@ use crate::file;
 use crate::model;
 use crate::options::{CompileArgs, SessionArgs};
 use crate::output::{bytes, note, print, print_json, table};
+use crate::session;
 use clap::Subcommand;
 use serde_json::json;
 use ssmc_artifact::decode_state;
-use ssmc_runtime::{RuntimeError, Session};
+use ssmc_runtime::RuntimeError;
 use std::fs;
 use std::path::PathBuf;
 
@@ -62,7 +63,7 @@ fn save(args: &SaveArgs, json: bool) -> Outcome {
     let ids = args.prompt.ids(tokenizer.as_ref())?;
     language::check_ids(manifest, &ids)?;
     let mut session =
-        Session::new(&opened.artifact, &args.session.options(1, language::block_len(ids.len())))?;
+        session::open(&opened.artifact, &args.session.options(1, language::block_len(ids.len())))?;
     let mut state = match &args.from {
         None => session.new_state(1)?,
         Some(path) => {

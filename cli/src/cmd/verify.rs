@@ -15,6 +15,7 @@ use crate::failure::{Failure, Kind, Outcome};
 use crate::model::Job;
 use crate::options::{CompileArgs, SessionArgs};
 use crate::output::{Progress, print, print_json, table};
+use crate::session;
 use crate::tensors::{self, Tensors};
 use serde_json::{Value, json};
 use ssmc::{Compiled, CompiledProgram, Compiler, Rng};
@@ -302,7 +303,7 @@ impl Verifier<'_> {
     fn session(&self, call: &Call<'_>) -> Outcome<Session> {
         let mut options = self.args.session.options(1, 1);
         tensors::fit(&mut options, self.artifact.manifest(), self.entry(call.program)?, &call.inputs);
-        Ok(Session::new(self.artifact, &options)?)
+        session::open(self.artifact, &options)
     }
 
     /// What the interpreter computes from the imported graph.

@@ -1,9 +1,10 @@
 //! What `bench` and `profile` run: the programs of an artefact on random inputs, and what their launches took.
 
-use super::language;
+use super::{language, matrix};
 use crate::failure::{Failure, Outcome};
 use crate::options::SessionArgs;
 use crate::output::table;
+use crate::session;
 use crate::tensors;
 use serde_json::{Value, json};
 use ssmc::Rng;
@@ -51,7 +52,7 @@ impl WorkloadArgs {
             let (program, inputs) = self.inputs(artifact, name)?;
             tensors::fit(&mut options, artifact.manifest(), program, &inputs);
         }
-        Ok(Session::new(artifact, &options)?)
+        session::open(artifact, &options)
     }
 
     fn inputs<'a>(&self, artifact: &'a Artifact, name: &str) -> Outcome<(&'a Program, tensors::Tensors)> {
@@ -138,9 +139,13 @@ pub(crate) fn gpu(_: &mut Session) -> Outcome<Option<(String, f64)>> {
     Ok(None)
 }
 
-/// What the machine allows in the run that was measured; no GPU is measured.
-pub(crate) fn rates(session: &Session) -> Option<MachineRates> {
-    session.gpu().is_none().then(|| MachineRates::measure(session.n_threads()))
+/// What the machine allows in the run that was measured: on a GPU, whose copies were measured, the rate of a product of
+/// halves.
+pub(crate) fn rates(session: &Session, gpu: Option<&(String, f64)>) -> Outcome<MachineRates> {
+    match gpu {
+        None => Ok(MachineRates::measure(session.n_threads())),
+        Some((_, copies)) => Ok(MachineRates { bytes: *copies, flops: matrix::rate(session.level())? }),
+    }
 }
 
 /// Time and work of some launches.
@@ -239,17 +244,19 @@ pub(crate) fn kernels_json(launches: &[LaunchProfile], rates: Option<&MachineRat
 }
 
 /// The rates for people.
-pub(crate) fn describe(rates: Option<&MachineRates>) -> String {
-    match rates {
-        Some(r) => {
-            format!(
-                "the machine in this run: {:.1} GB/s read, {:.0} GFLOP/s f32",
-                r.bytes / 1e9,
-                r.flops / 1e9
-            )
+pub(crate) fn describe(rates: &MachineRates, gpu: Option<&(String, f64)>) -> String {
+    let (bytes, flops) = (rates.bytes / 1e9, rates.flops / 1e9);
+    match gpu {
+        None => format!("the machine in this run: {bytes:.1} GB/s read, {flops:.0} GFLOP/s f32"),
+        Some((name, _)) => {
+            format!("{name} in this run: copies {bytes:.0} GB/s, a product of bf16 {flops:.0} GFLOP/s")
         }
-        None => "the limits of GPUs are not measured".to_owned(),
     }
+}
+
+/// The GPU in use for programs.
+pub(crate) fn gpu_json(gpu: Option<&(String, f64)>) -> Value {
+    gpu.map_or(Value::Null, |(name, copies)| json!({"name": name, "copy_bytes_per_second": copies}))
 }
 
 /// Rates for programs.

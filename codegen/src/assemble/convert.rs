@@ -19,6 +19,11 @@ impl Symbols {
         Self(all.into_iter().collect())
     }
 
+    /// Their names, in the order of the manifest.
+    pub fn names(&self) -> Vec<&str> {
+        self.0.iter().map(Symbol::name).collect()
+    }
+
     /// The dim as an expression of the artefact, or the symbol that is none of these.
     pub(super) fn expr(&self, dim: &Dim) -> Result<Expr, Symbol> {
         let term = |atoms: &[Atom], coeff: i64| -> Result<Expr, Symbol> {

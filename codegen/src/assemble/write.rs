@@ -8,7 +8,7 @@ use crate::legalize::cpu::CpuOptions;
 use crate::legalize::{LegalizeError, cpu, gpu};
 #[cfg(feature = "llvm")]
 use crate::llvm::{self, LlvmError};
-use crate::ptx::{self, PtxError};
+use crate::ptx::{self, Assembler, AssemblerError, PtxError};
 use crate::target::{CpuTarget, Device, GpuTarget, Target};
 use sha2::{Digest, Sha256};
 use ssmc_artifact::{
@@ -34,6 +34,8 @@ pub enum WriteError {
     NoCpu,
     #[error(transparent)]
     Ptx(#[from] PtxError),
+    #[error("no cubin, which can be left out: {0}")]
+    Assembler(#[from] AssemblerError),
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
 }
@@ -53,6 +55,8 @@ pub struct ArtifactInput {
     pub maxima: BTreeMap<String, i64>,
     /// The most tokens that a state takes in, if anything bounds them.
     pub max_context: Option<u64>,
+    /// What makes cubins of the PTX for GPUs; without it there are none.
+    pub assembler: Option<Assembler>,
 }
 
 /// A part of the work that is done: what, since when, and how long it took.
@@ -135,7 +139,19 @@ pub fn write(
         for (entry, kernel) in entries.iter_mut().zip(&kernels.kernels) {
             entry.push(code.entries.get(&kernel.name).copied().unwrap_or(NO_ENTRY));
         }
-        writer.add_code(code.level, code.bytes);
+        let cubin = match (target, &input.assembler) {
+            (Target::Gpu(gpu), Some(assembler)) => {
+                let start = Instant::now();
+                let cubin = assembler.assemble(&String::from_utf8_lossy(&code.bytes), gpu.arch)?;
+                on_done(format!("cubin {}", target.name()), start, start.elapsed());
+                Some(cubin)
+            }
+            _ => None,
+        };
+        let level = writer.add_code(code.level, code.bytes);
+        if let Some(cubin) = cubin {
+            writer.add_cubin(level, cubin);
+        }
     }
     let start = Instant::now();
     for weight in &kernels.weights {

@@ -14,6 +14,7 @@ mod align;
 mod arrays;
 #[cfg(test)]
 pub(crate) mod assembler;
+mod cubin;
 mod emit;
 mod error;
 mod isa;
@@ -23,6 +24,7 @@ mod print;
 mod tests;
 
 pub use arrays::dynamic_shared_bytes;
+pub use cubin::{Assembler, AssemblerError};
 pub use error::PtxError;
 
 use crate::kernel::Kernel;

@@ -30,6 +30,8 @@ pub enum SectionKind {
     Manifest,
     /// The code image of the level with this index.
     Code(u32),
+    /// Machine code of the level with this index for one GPU architecture, beside its PTX; optional.
+    Cubin(u32),
     /// The weights.
     Weights,
     /// The `Golden` message.
@@ -46,6 +48,7 @@ impl SectionKind {
             Self::Weights => (3, 0),
             Self::Golden => (4, 0),
             Self::Texts => (5, 0),
+            Self::Cubin(level) => (6, level),
         }
     }
 
@@ -56,6 +59,7 @@ impl SectionKind {
             (3, 0) => Some(Self::Weights),
             (4, 0) => Some(Self::Golden),
             (5, 0) => Some(Self::Texts),
+            (6, level) => Some(Self::Cubin(level)),
             _ => None,
         }
     }
@@ -66,6 +70,7 @@ impl fmt::Display for SectionKind {
         match self {
             Self::Manifest => f.write_str("manifest"),
             Self::Code(level) => write!(f, "code[{level}]"),
+            Self::Cubin(level) => write!(f, "cubin[{level}]"),
             Self::Weights => f.write_str("weights"),
             Self::Golden => f.write_str("golden"),
             Self::Texts => f.write_str("texts"),

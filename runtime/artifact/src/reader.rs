@@ -36,7 +36,9 @@ impl<B: AsRef<[u8]>> ArtifactReader<B> {
     pub fn open(bytes: B) -> Result<Self, ArtifactError> {
         let file = bytes.as_ref();
         let sections = format::decode_head(file)?;
-        for section in sections.iter().filter(|section| matches!(section.kind, SectionKind::Code(_))) {
+        let is_code =
+            |section: &&Section| matches!(section.kind, SectionKind::Code(_) | SectionKind::Cubin(_));
+        for section in sections.iter().filter(is_code) {
             verify(file, section)?;
         }
         let manifest: Manifest = decode(file, find(&sections, SectionKind::Manifest)?)?;
@@ -66,6 +68,11 @@ impl<B: AsRef<[u8]>> ArtifactReader<B> {
     /// The code image of the level with index `level`.
     pub fn code(&self, level: u32) -> Option<&[u8]> {
         self.section(SectionKind::Code(level)).map(|section| slice(self.bytes.as_ref(), section))
+    }
+
+    /// The machine code of the GPU level with index `level`, if the artefact has it beside the PTX.
+    pub fn cubin(&self, level: u32) -> Option<&[u8]> {
+        self.section(SectionKind::Cubin(level)).map(|section| slice(self.bytes.as_ref(), section))
     }
 
     /// The bytes of `manifest().weights[index]`.

@@ -187,7 +187,7 @@ fn names_the_corrupt_section() {
             SectionKind::Weights => reader.verify_weights(),
             SectionKind::Golden => reader.golden().map(drop),
             SectionKind::Texts => reader.texts().map(drop),
-            SectionKind::Manifest | SectionKind::Code(_) => Ok(()),
+            SectionKind::Manifest | SectionKind::Code(_) | SectionKind::Cubin(_) => Ok(()),
         });
         let Err(ArtifactError::Checksum { what, expected, found }) = result else { panic!("{section:?}") };
         assert_eq!(what, section.kind.to_string());
@@ -368,4 +368,27 @@ fn state_blobs_round_trip_and_refuse_corruption() {
         assert!(decode_state(&flipped).is_err(), "byte {at}");
     }
     assert!(decode_state(&[&bytes[..], &[0]].concat()).is_err());
+}
+
+#[test]
+fn cubins_lie_beside_code_and_are_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("gpu.ssmc");
+    let mut writer = ArtifactWriter::create(&path).unwrap();
+    for name in ["sm_80", "sm_90a"] {
+        let level = Level { name: name.into(), arch: "nvptx64".into(), features: vec![name.into()] };
+        let index = writer.add_code(level, b".version 8.0".to_vec());
+        if name == "sm_90a" {
+            writer.add_cubin(index, b"machine code".to_vec());
+        }
+    }
+    writer.finish(Manifest::default()).unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    let reader = open(&bytes).unwrap();
+    assert_eq!([reader.cubin(0), reader.cubin(1)], [None, Some(&b"machine code"[..])]);
+    assert_eq!(reader.code(1), Some(&b".version 8.0"[..]));
+    let at = reader.section(SectionKind::Cubin(1)).unwrap().offset as usize;
+    bytes[at] ^= 1;
+    let fault = open(&bytes).unwrap_err();
+    assert!(matches!(&fault, ArtifactError::Checksum { what, .. } if what == "cubin[1]"), "{fault}");
 }

@@ -47,6 +47,7 @@ pub struct ArtifactWriter {
     weights: Vec<Weight>,
     levels: Vec<Level>,
     code: Vec<Vec<u8>>,
+    cubins: Vec<(u32, Vec<u8>)>,
     golden: Golden,
     texts: Texts,
 }
@@ -77,6 +78,7 @@ impl ArtifactWriter {
             weights: Vec::new(),
             levels: Vec::new(),
             code: Vec::new(),
+            cubins: Vec::new(),
             golden: Golden::default(),
             texts: Texts::default(),
         };
@@ -90,6 +92,11 @@ impl ArtifactWriter {
         self.levels.push(level);
         self.code.push(image);
         self.levels.len() as u32 - 1
+    }
+
+    /// Adds machine code for the architecture of the level with index `level`, which has PTX; at most one for each.
+    pub fn add_cubin(&mut self, level: u32, cubin: Vec<u8>) {
+        self.cubins.push((level, cubin));
     }
 
     /// Writes a weight; `fill` gives its bytes in as many pieces as it likes. Returns the weight's index.
@@ -164,6 +171,8 @@ impl ArtifactWriter {
             .enumerate()
             .map(|(level, image)| (SectionKind::Code(level as u32), image))
             .collect();
+        let cubins = std::mem::take(&mut self.cubins).into_iter();
+        rest.extend(cubins.map(|(level, cubin)| (SectionKind::Cubin(level), cubin)));
         if !self.golden.cases.is_empty() {
             rest.push((SectionKind::Golden, self.golden.encode_to_vec()));
         }

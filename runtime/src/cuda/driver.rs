@@ -186,18 +186,36 @@ const LOG: usize = 8192;
 
 impl Module {
     /// Compiles PTX for the device.
-    pub(super) fn load(ptx: &[u8]) -> Result<Module, GpuError> {
+    pub(super) fn compile(ptx: &[u8]) -> Result<Module, GpuError> {
         let text =
             CString::new(ptx).map_err(|_| GpuError::Module { log: "the text contains a zero".into() })?;
+        // SAFETY: the text ends with a zero.
+        unsafe { Self::load(text.as_ptr().cast()) }
+    }
+
+    /// Loads machine code.
+    pub(super) fn of_cubin(cubin: &[u8]) -> Result<Module, GpuError> {
+        if !is_whole(cubin) {
+            return Err(GpuError::Module { log: "it is no whole ELF file".into() });
+        }
+        // SAFETY: the bytes are an ELF file whose tables lie inside.
+        unsafe { Self::load(cubin.as_ptr().cast()) }
+    }
+
+    /// Loads a text or an ELF file.
+    ///
+    /// # Safety
+    /// The text ends with a zero; the file is as long as its header says.
+    unsafe fn load(image: *const c_void) -> Result<Module, GpuError> {
         let mut log = vec![0u8; LOG];
         let mut module = std::ptr::null_mut();
         use sys::CUjit_option as Jit;
         let mut options = [Jit::CU_JIT_ERROR_LOG_BUFFER, Jit::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
         let mut values = [log.as_mut_ptr().cast::<c_void>(), LOG as *mut c_void];
-        // SAFETY: the text ends with a zero, and the log is as long as the second option says.
+        // SAFETY: by the contract of this function; the log is as long as the second option says.
         let loaded = unsafe {
             let (options, values) = (options.as_mut_ptr(), values.as_mut_ptr());
-            sys::cuModuleLoadDataEx(&raw mut module, text.as_ptr().cast(), 2, options, values)
+            sys::cuModuleLoadDataEx(&raw mut module, image, 2, options, values)
         };
         match loaded.result() {
             Ok(()) => Ok(Module(module)),
@@ -215,6 +233,20 @@ impl Module {
         // SAFETY: the module is loaded as long as `self` lives.
         unsafe { result::module::get_function(self.0, name) }.map(Handle).map_err(error)
     }
+}
+
+/// Whether an ELF file of 64 bits has the tables that its header names; the driver is not told how long it is.
+fn is_whole(file: &[u8]) -> bool {
+    let number = |at: usize, len: usize| {
+        let bytes = file.get(at..at + len)?;
+        Some(bytes.iter().rev().fold(0usize, |n, byte| n << 8 | usize::from(*byte)))
+    };
+    let table = |start: usize, entries: usize| {
+        let size = number(entries, 2)?.checked_mul(number(entries + 2, 2)?)?;
+        number(start, 8)?.checked_add(size)
+    };
+    let ends = [table(0x20, 0x36), table(0x28, 0x3a)];
+    file.starts_with(b"\x7fELF\x02") && ends.iter().all(|end| end.is_some_and(|end| end <= file.len()))
 }
 
 impl Drop for Module {
@@ -283,6 +315,24 @@ impl Handle {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use super::is_whole;
+
+    #[test]
+    fn files_must_be_as_long_as_their_tables() {
+        let mut file = vec![0u8; 128];
+        assert!(!is_whole(&file) && !is_whole(&[]));
+        file[..5].copy_from_slice(b"\x7fELF\x02");
+        // Two sections of 32 bytes from byte 64 on.
+        (file[0x28], file[0x3a], file[0x3c]) = (64, 32, 2);
+        assert!(is_whole(&file));
+        assert!(!is_whole(&file[..127]));
+        file[0x2f] = 0xff;
+        assert!(!is_whole(&file));
+    }
+}
+
 /// What the driver says about a failed launch of so many blocks, of so many threads and bytes of shared memory.
 pub(super) fn launch_error(
     kernel: &str,
@@ -290,5 +340,5 @@ pub(super) fn launch_error(
     error: DriverError,
 ) -> GpuError {
     let launch = format!("{grid} blocks of {x}x{y}x{z} threads, {shared} bytes of dynamic shared memory");
-    GpuError::Driver { what: format!("launching kernel {kernel} ({launch})"), message: message(error) }
+    GpuError::Driver { what: format!("launching kernel {kernel}: {launch}"), message: message(error) }
 }

@@ -19,8 +19,10 @@ use ssmc_artifact::{DType, Program, TensorInfo};
 use crate::artifact::Artifact;
 use crate::code::BufPtr;
 use crate::error::RuntimeError;
+use crate::level;
 use crate::memory::ALIGN;
 use crate::plan::{Call, Region};
+use crate::session::GpuCode;
 use driver::{Device, Handle, Module};
 use memory::Pinned;
 use stream::Graph;
@@ -61,8 +63,16 @@ pub enum GpuError {
         /// The driver's words.
         message: String,
     },
+    /// A kernel went wrong while it ran, or the device did.
+    #[error("{what}: {message}; launches that are checked one by one name the kernel (--check-launches)")]
+    Fault {
+        /// What was running.
+        what: String,
+        /// The driver's words.
+        message: String,
+    },
     /// The driver does not load the module.
-    #[error("the driver rejects the PTX module: {log}")]
+    #[error("the driver rejects the module: {log}")]
     Module {
         /// The driver's log.
         log: String,
@@ -117,6 +127,9 @@ pub(crate) struct Gpu {
     name: String,
     /// Whether kernels wait for the launch before them by themselves.
     overlaps: bool,
+    /// Whether every launch is waited for before the next one, so that its faults show.
+    checks: bool,
+    code: GpuCode,
     _module: Module,
     device: Arc<Device>,
 }
@@ -156,11 +169,11 @@ unsafe impl Send for Scratch {}
 unsafe impl Sync for Scratch {}
 
 impl Gpu {
-    /// Loads the PTX module of `level` and copies the weights.
-    pub(crate) fn load(artifact: &Artifact, level: usize) -> Result<Self, RuntimeError> {
+    /// Loads the code of `level` and copies the weights; `checks` says whether every launch is waited for.
+    pub(crate) fn load(artifact: &Artifact, level: usize, checks: bool) -> Result<Self, RuntimeError> {
         let manifest = artifact.manifest();
         let device = Arc::new(Device::open()?);
-        let module = Module::load(artifact.code(level))?;
+        let (module, code) = load_module(artifact, level)?;
         let mut kernels = Vec::with_capacity(manifest.kernels.len());
         for kernel in &manifest.kernels {
             let is_here = kernel.entries[level] != ssmc_artifact::NO_ENTRY;
@@ -202,6 +215,8 @@ impl Gpu {
             scratch: Scratch::default(),
             name: device.name()?,
             overlaps: artifact.code(level).windows(WAIT.len()).any(|text| text == WAIT),
+            checks,
+            code,
             _module: module,
             device,
         })
@@ -223,6 +238,11 @@ impl Gpu {
     /// The name of the device.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Which code runs.
+    pub(crate) fn code(&self) -> &GpuCode {
+        &self.code
     }
 
     /// Kernel `index` of the manifest.
@@ -298,6 +318,9 @@ impl Gpu {
         what: &str,
         launch: impl FnOnce(&mut Self) -> Result<(), RuntimeError>,
     ) -> Result<(), RuntimeError> {
+        if self.checks {
+            return launch(self);
+        }
         if self.start_recorded(&key, what)? {
             return Ok(());
         }
@@ -339,12 +362,38 @@ impl Gpu {
         // compiler's part.
         unsafe { kernel.handle.launch(grid, shape, args, pointers, place) }
             .map_err(|error| driver::launch_error(&name(), (grid, shape), error))?;
+        if self.checks {
+            self.device.synchronize(&format!("running kernel {}", name()))?;
+        }
         Ok(())
     }
 
     /// Waits for all launches; a fault of a kernel shows here.
     pub(crate) fn finish(&self, what: &str) -> Result<(), RuntimeError> {
         Ok(self.device.synchronize(what)?)
+    }
+
+    /// As [`Gpu::finish`], where several launches may be at fault.
+    pub(crate) fn finish_launches(&self, what: &str) -> Result<(), RuntimeError> {
+        Ok(self.device.synchronize(what).map_err(|error| match error {
+            GpuError::Driver { what, message } if !self.checks => GpuError::Fault { what, message },
+            other => other,
+        })?)
+    }
+}
+
+/// The machine code of `level` if it is for this device and the driver takes it, else its PTX.
+fn load_module(artifact: &Artifact, level: usize) -> Result<(Module, GpuCode), GpuError> {
+    let ptx = artifact.code(level);
+    let name = &artifact.manifest().levels[level].name;
+    let Some(cubin) =
+        artifact.cubin(level).filter(|_| capability().is_ok_and(|found| level::is_of(name, found)))
+    else {
+        return Ok((Module::compile(ptx)?, GpuCode::Ptx));
+    };
+    match Module::of_cubin(cubin) {
+        Ok(module) => Ok((module, GpuCode::Cubin)),
+        Err(rejected) => Ok((Module::compile(ptx)?, GpuCode::RejectedCubin { reason: rejected.to_string() })),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ssmc_artifact::BufferKind;
+use ssmc_artifact::{BufferKind, Manifest, Program};
 
 use super::execute::{STATEFUL, check_outputs, kernel_name};
 use super::{Backend, Session};
@@ -75,7 +75,7 @@ impl Session {
                     for index in 0..plan.n_launches() {
                         let call = plan.call(index);
                         if call.grid > 0 {
-                            gpu.launch(entry(&call), &call, || kernel_name(manifest, program, index))?;
+                            gpu.launch(entry(&call), &call, || launch_name(manifest, program, index))?;
                         }
                     }
                     Ok(())
@@ -85,18 +85,18 @@ impl Session {
                 copy()?;
                 for index in 0..plan.n_launches() {
                     let call = plan.call(index);
-                    let name = || kernel_name(manifest, program, index);
+                    let name = || launch_name(manifest, program, index);
                     show(gpu, &call, (index, None), observer, |o, view| o.before(view))?;
                     let mut time = None;
                     if call.grid > 0 {
                         time = Some(gpu.measure(entry(&call), &call, observer.repetitions(), name)?);
-                        gpu.finish(&format!("running kernel {} (launch {index})", name()))?;
+                        gpu.finish(&format!("running kernel {}", name()))?;
                     }
                     show(gpu, &call, (index, time), observer, |o, view| o.after(view))?;
                 }
             }
         }
-        gpu.finish(&what)?;
+        gpu.finish_launches(&what)?;
         for (info, region) in program.outputs.iter().zip(&self.outputs) {
             let (_, tensor) =
                 outputs.iter_mut().find(|(name, _)| *name == info.name).expect("names were checked");
@@ -181,7 +181,7 @@ impl Session {
                             unreachable!("a plan has kernels of one device")
                         };
                         if call.grid > 0 {
-                            gpu.launch(kernel, &call, || kernel_name(manifest, program, index))?;
+                            gpu.launch(kernel, &call, || launch_name(manifest, program, index))?;
                         }
                     }
                 }
@@ -195,10 +195,17 @@ impl Session {
 
     /// Waits for all steps; the tokens as the programs have them, those of a step together.
     pub(crate) fn end_greedy(&mut self, greedy: &Greedy) -> Result<Vec<u8>, RuntimeError> {
+        let Backend::Gpu(gpu) = &mut self.backend else { unreachable!("the caller looked") };
+        gpu.finish_launches("decoding")?;
         let mut bytes = vec![0; greedy.written];
         greedy.tokens.read(0, &mut bytes)?;
         Ok(bytes)
     }
+}
+
+/// The kernel of a launch, and which launch it is.
+fn launch_name(manifest: &Manifest, program: &Program, launch: usize) -> String {
+    format!("{} (launch {launch} of program {})", kernel_name(manifest, program, launch), program.name)
 }
 
 /// Shows a launch to an observer, with copies of its buffers if it reads them.

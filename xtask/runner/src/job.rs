@@ -28,6 +28,7 @@ pub(crate) enum Job {
     Greedy { tokens: usize, prompts: Rows },
     Cost { program: String, tokens: i64 },
     Load { max_len: usize },
+    Move { level: String, steps: usize, prompts: Rows },
     Prefill { tokens: usize, max_len: usize, times: usize },
     Growth { tokens: usize, max_len: usize },
     Stream { pieces: Pieces, inputs: BTreeMap<String, Array>, output: String },
@@ -54,6 +55,11 @@ impl Job {
                 "cost" => Self::Cost {
                     program: argument("a program")?,
                     tokens: number(&argument("a number of tokens")?)? as i64,
+                },
+                "move" => Self::Move {
+                    level: argument("a level")?,
+                    steps: number(&argument("a number of steps")?)?,
+                    prompts: rows(&argument("prompts")?)?,
                 },
                 "load" => Self::Load { max_len: number(&argument("a number of tokens")?)? },
                 "prefill" => Self::Prefill {

@@ -128,6 +128,44 @@ pub(crate) fn growth(session: &mut Session, tokens: usize, len: usize) -> Result
     Ok(grown)
 }
 
+/// The largest difference between the logits of sequences that move to another session and back and those of sequences that
+/// stay, relative to the largest logit. They move as saved states; in the other session each also decodes in a slot.
+pub(crate) fn moved(
+    here: &mut Session,
+    there: &mut Session,
+    prompts: &Rows,
+    steps: usize,
+) -> Result<f64, Error> {
+    let batch = prompts.len();
+    let mut stayed = here.new_state(batch)?;
+    let logits = here.prefill(&mut stayed, &prompts.concat())?;
+    let mut moved = there.load_state(&stayed.save()?)?;
+    let mut slots = there.new_slots(batch)?;
+    let ids = (0..batch).map(|row| slots.add(&moved, row)).collect::<Result<Vec<_>, _>>()?;
+    let mut next = likeliest(&logits, batch)?;
+    let (mut worst, mut peak) = (0f64, 0f64);
+    let mut compare = |found: &Tensor, expected: &Tensor| -> Result<(), Error> {
+        let ((found, _), (expected, _)) = (flat(found)?, flat(expected)?);
+        for (x, y) in found.iter().zip(expected) {
+            let difference = f64::from(x - y).abs();
+            // A NaN is no maximum of anything.
+            worst = if difference > worst || difference.is_nan() { difference } else { worst };
+            peak = peak.max(f64::from(y.abs()));
+        }
+        Ok(())
+    };
+    for _ in 0..steps {
+        let expected = here.step(&mut stayed, &next)?;
+        compare(&there.step(&mut moved, &next)?, &expected)?;
+        let tokens: Vec<_> = ids.iter().copied().zip(next.iter().copied()).collect();
+        compare(&there.step_slots(&mut slots, &tokens)?, &expected)?;
+        next = likeliest(&expected, batch)?;
+    }
+    let mut back = here.load_state(&moved.save()?)?;
+    compare(&here.step(&mut back, &next)?, &here.step(&mut stayed, &next)?)?;
+    Ok(worst / peak)
+}
+
 /// Wall time of each part.
 pub(crate) struct Seconds {
     pub(crate) forward: f64,

@@ -18,7 +18,9 @@ pub(crate) fn options(manifest: &Manifest, jobs: &[Job]) -> Result<SessionOption
             Job::Launches | Job::Limits { .. } | Job::Cost { .. } => {}
             Job::Run { inputs, .. } => symbols(manifest, "forward", inputs, &mut maxima)?,
             Job::Stream { inputs, .. } => symbols(manifest, "prefill", inputs, &mut maxima)?,
-            Job::Greedy { tokens, prompts } => grow(&mut options, prompts, *tokens),
+            Job::Greedy { tokens, prompts } | Job::Move { steps: tokens, prompts, .. } => {
+                grow(&mut options, prompts, *tokens);
+            }
             Job::Load { max_len } | Job::Prefill { max_len, .. } | Job::Growth { max_len, .. } => {
                 options.max_len = options.max_len.max(*max_len);
             }

@@ -23,11 +23,14 @@
 //! - `growth N LEN` prefills a sequence of N tokens in blocks of LEN, and in turns with its blocks sequences of one block
 //!   each. For LEN and each length four times the one before it prints `growth`, the length, the seconds of so many tokens of the
 //!   long sequence and those of as many tokens of short ones. What else the machine does slows both alike.
+//! - `move LEVEL N PROMPTS` prefills the prompts and saves the state, continues it in a session of another level by N steps
+//!   of all sequences, and of the same in slots, saves the state there and continues it in the first session; prints
+//!   `moved` and the largest difference of logits from those of a state that stayed, relative to the largest logit.
 //! - `limits N` prints `limits` and what N threads reach at most: bytes read from memory, f32 operations, operations of
 //!   bf16 dot products and of byte dot products, exponentials in f32, each per second, 0 where the processor has none,
 //!   and N; 0 takes the threads of the session. Alone it needs no artefact.
 //!
-//! `--threads N` before the artefact sets the threads of the session. Lines are separated by tabs. A fault goes to stderr and ends the program with 1, bad usage with 2.
+//! `--threads N` before the artefact sets the threads of the session, `--level LEVEL` its level. Lines are separated by tabs. A fault goes to stderr and ends the program with 1, bad usage with 2.
 
 mod arrays;
 mod cost;
@@ -72,13 +75,20 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &[String]) -> Result<(), Error> {
-    let (threads, args) = match args {
-        [flag, threads, rest @ ..] if flag == "--threads" => {
-            let threads = threads.parse();
-            (threads.map_err(|_| Error::Usage("--threads: expected a number".into()))?, rest)
+    let (mut threads, mut level, mut args) = (0, None, args);
+    loop {
+        match args {
+            [flag, n, rest @ ..] if flag == "--threads" => {
+                threads = n.parse().map_err(|_| Error::Usage("--threads: expected a number".into()))?;
+                args = rest;
+            }
+            [flag, name, rest @ ..] if flag == "--level" => {
+                level = Some(name.clone());
+                args = rest;
+            }
+            _ => break,
         }
-        _ => (0, args),
-    };
+    }
     let [artifact, jobs @ ..] = args else {
         return Err(Error::Usage("expected an artefact and jobs".into()));
     };
@@ -95,14 +105,14 @@ fn run(args: &[String]) -> Result<(), Error> {
     let jobs = Job::parse(jobs)?;
     let start = Instant::now();
     let artifact = Artifact::open(artifact)?;
-    let options = SessionOptions { threads, ..limits::options(artifact.manifest(), &jobs)? };
+    let options = SessionOptions { threads, level, ..limits::options(artifact.manifest(), &jobs)? };
     let mut session = Session::new(&artifact, &options)?;
     let loaded = start.elapsed().as_secs_f64();
-    jobs.iter().try_for_each(|job| work(&mut session, loaded, job))
+    jobs.iter().try_for_each(|job| work(&mut session, (loaded, &options), job))
 }
 
 /// Does one job; the session was ready after `loaded` seconds.
-fn work(session: &mut Session, loaded: f64, job: &Job) -> Result<(), Error> {
+fn work(session: &mut Session, (loaded, options): (f64, &SessionOptions), job: &Job) -> Result<(), Error> {
     match job {
         Job::Launches => {
             for launch in &session.program("forward")?.launches {
@@ -141,6 +151,11 @@ fn work(session: &mut Session, loaded: f64, job: &Job) -> Result<(), Error> {
         }
         Job::Limits { threads } => {
             print_limits(if *threads == 0 { session.n_threads() } else { *threads });
+        }
+        Job::Move { level, steps, prompts } => {
+            let options = SessionOptions { level: Some(level.clone()), ..options.clone() };
+            let mut other = Session::new(&session.artifact().clone(), &options)?;
+            println!("moved\t{}", language::moved(session, &mut other, prompts, *steps)?);
         }
         Job::Load { .. } => println!("loaded\t{loaded}"),
         Job::Prefill { tokens, times, .. } => {

@@ -3,6 +3,7 @@
 use super::Args;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::model::Job;
+use crate::session;
 use ssmc::Stored;
 use ssmc_ir::Model;
 use ssmc_runtime::{Artifact, DType, Outputs, Session, TensorRef};
@@ -27,7 +28,7 @@ pub(super) fn errors(
     let mut job = Job::new(&args.model, &args.compile)?;
     let compiled = job.compile(&model)?;
     let (artifact, _dir): (Artifact, _) = job.temporary(&compiled, &model)?;
-    let mut session = Session::new(&artifact, &args.session.options(1, ids.len()))?;
+    let mut session = session::open(&artifact, &args.session.options(1, ids.len()))?;
     let outputs = run(&mut session, ids)?;
     let mut sums: BTreeMap<&str, [f64; 2]> = BTreeMap::new();
     for product in &products {

@@ -1,21 +1,27 @@
 //! Times single kernels on the GPU of this machine and checks windows of their results:
-//! `ssmc-gpu-bench [FILTER] [--repetitions N] [--arch ARCH] [--ptx FOLDER] [--large]`; with a folder it only writes the
-//! kernels there, with `--large` it takes tensors of more than 2^31 elements.
+//! `ssmc-gpu-bench [FILTER] [--repetitions N] [--arch ARCH] [--ptx FOLDER] [--large | --long]`; with a folder it only writes
+//! the kernels there, with `--large` it takes tensors of more than 2^31 elements, with `--long` recurrences over 70,001
+//! steps. `--grid` runs the grid of problems for every kernel instead ([`grid`]), `--sanitize` the same under
+//! `compute-sanitizer`, `--fault` a kernel with a planted fault, which the error must name, `--load` measures how long the
+//! kernels of the grid take to be ready from PTX, from machine code, and from machine code that the driver rejects.
 //! Without an architecture the latest that the machine runs is taken.
 //!
 //! `cargo xtask bench gpu` builds and runs it. Inputs are made from a seed; every launch is timed by events of the device
 //! with an empty second-level cache, the median counts. The floor is the larger of bytes over the copy bandwidth measured
 //! in the same run, and exponentials at 16 per clock and multiprocessor at the highest clock.
 
+mod fault;
+mod grid;
+mod load;
 mod rows;
 mod window;
 
-use rows::{Row, large_rows, rows};
+use rows::{Row, large_rows, long_rows, rows};
 use ssmc_codegen::assemble::{ArtifactInput, Kernels, ProgramInput, write};
 use ssmc_codegen::target::{GpuArch, GpuTarget, Target};
 use ssmc_ir::{Model, Tensor, parse};
 use ssmc_passes::partition::partition;
-use ssmc_runtime::{Artifact, DType, GpuFacts, Session, SessionOptions, Tensor as Buffer};
+use ssmc_runtime::{Artifact, GpuFacts, Session, SessionOptions, Tensor as Buffer};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::process::ExitCode;
@@ -37,6 +43,15 @@ fn main() -> ExitCode {
     }
 }
 
+/// What is run.
+enum Mode {
+    Rows,
+    Grid,
+    Sanitize,
+    Fault,
+    Load,
+}
+
 /// Whether every window was right.
 fn run(args: &[String]) -> Result<bool> {
     let mut filter = "";
@@ -44,15 +59,28 @@ fn run(args: &[String]) -> Result<bool> {
     let mut ptx = None;
     let mut arch = None;
     let mut all = rows();
+    let mut mode = Mode::Rows;
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--repetitions" => repetitions = args.next().ok_or("--repetitions: no value")?.parse()?,
             "--arch" => arch = Some(args.next().ok_or("--arch: no architecture")?.clone()),
             "--large" => all = large_rows(),
+            "--long" => all = long_rows(),
+            "--grid" => mode = Mode::Grid,
+            "--sanitize" => mode = Mode::Sanitize,
+            "--fault" => mode = Mode::Fault,
+            "--load" => mode = Mode::Load,
             "--ptx" => ptx = Some(args.next().ok_or("--ptx: no folder")?),
             _ => filter = arg,
         }
+    }
+    match mode {
+        Mode::Rows => {}
+        Mode::Grid => return grid::run(filter, arch.as_deref()),
+        Mode::Sanitize => return grid::sanitize(filter),
+        Mode::Fault => return fault::run(),
+        Mode::Load => return load::run(),
     }
     let chosen: Vec<Row> = all.into_iter().filter(|row| row.name.contains(filter)).collect();
     if let Some(folder) = ptx {
@@ -92,7 +120,7 @@ fn run(args: &[String]) -> Result<bool> {
 }
 
 fn kernels(row: &Row) -> Result<Kernels> {
-    let graph = parse(&(row.graph)(&row.sizes)).map_err(|faults| format!("{}: {faults:?}", row.name))?;
+    let graph = parse(&row.graph()).map_err(|faults| format!("{}: {faults:?}", row.name))?;
     let model = Model { graph, ..Model::default() };
     let plan = partition(&model.graph)?;
     let program =
@@ -133,8 +161,8 @@ fn measure(row: &Row, session: &mut Session, facts: &GpuFacts, repetitions: usiz
     let mut buffers = Vec::new();
     for (seed, input) in row.inputs.iter().enumerate() {
         let dims: Vec<usize> = input.axes.iter().map(|axis| row.extent(axis)).collect();
-        let bytes = window::noise(seed as u64 + 1, dims.iter().product(), input);
-        let dtype = if input.is_half { DType::Bf16 } else { DType::F32 };
+        let dtype = row.buffer_type(input);
+        let bytes = window::noise(seed as u64 + 1, dims.iter().product(), (input, dtype));
         buffers.push((input.name, Buffer::from_bytes(dtype, &dims, &bytes)?));
     }
     let views: Vec<_> = buffers.iter().map(|(name, buffer)| (*name, buffer.view())).collect();

@@ -3,6 +3,8 @@
 //! The figures of others are those of `mamba_ssm` 2.3.2 on an H100 80GB HBM3 (torch 2.11, CUDA 13.0, Triton 3.6), and of
 //! cuBLAS through torch on the same card.
 
+use ssmc_ir::DType;
+use ssmc_runtime::DType as BufferType;
 use std::collections::BTreeMap;
 
 /// Extents by the name of the axis.
@@ -13,8 +15,8 @@ pub(crate) struct Input {
     pub(crate) name: &'static str,
     /// Names of axes, or numbers.
     pub(crate) axes: Vec<&'static str>,
-    /// `bf16` rather than `f32`.
-    pub(crate) is_half: bool,
+    /// Of the row's type rather than `f32`.
+    is_half: bool,
     /// Elements are drawn from here.
     pub(crate) range: (f64, f64),
 }
@@ -25,13 +27,13 @@ type Count = fn(&Sizes) -> f64;
 /// One line of the table.
 pub(crate) struct Row {
     pub(crate) name: String,
-    /// The graph for these extents.
-    pub(crate) graph: fn(&Sizes) -> String,
+    /// The graph for these extents, in `bf16`.
+    graph: fn(&Sizes) -> String,
+    /// What stands in the place of `bf16`.
+    dtype: DType,
     pub(crate) inputs: Vec<Input>,
     /// Axes of the output `y`.
     pub(crate) output: Vec<&'static str>,
-    /// Bytes of an element of the output.
-    output_bytes: usize,
     pub(crate) sizes: Sizes,
     /// Which indices are recomputed, along which axes.
     pub(crate) window: Vec<(&'static str, Vec<usize>)>,
@@ -57,11 +59,42 @@ impl Row {
         axes.iter().map(|axis| self.extent(axis) as f64).product()
     }
 
+    /// The graph.
+    pub(crate) fn graph(&self) -> String {
+        self.graph_of(&self.sizes)
+    }
+
+    /// The graph for other extents.
+    pub(crate) fn graph_of(&self, sizes: &Sizes) -> String {
+        (self.graph)(sizes).replace("bf16", self.dtype.name())
+    }
+
+    /// The type of an input's elements.
+    pub(crate) fn dtype(&self, input: &Input) -> DType {
+        if input.is_half { self.dtype } else { DType::F32 }
+    }
+
+    /// [`Row::dtype`], as the runtime has it.
+    pub(crate) fn buffer_type(&self, input: &Input) -> BufferType {
+        match self.dtype(input) {
+            DType::BF16 => BufferType::Bf16,
+            DType::F16 => BufferType::F16,
+            _ => BufferType::F32,
+        }
+    }
+
+    /// The row with elements of another type, within `tolerance`, without the figures of others.
+    fn of_type(self, dtype: DType, tolerance: f64) -> Self {
+        let name = self.name.replace("bf16", dtype.name());
+        Self { name, dtype, tolerance, must: 0.0, aim: 0.0, peer: 0.0, ..self }
+    }
+
     /// Bytes of inputs and output, each once.
     pub(crate) fn bytes(&self) -> f64 {
-        let input = |input: &Input| self.elements(&input.axes) * if input.is_half { 2.0 } else { 4.0 };
+        let bytes = |dtype: DType| (dtype.bits() / 8) as f64;
+        let input = |input: &Input| self.elements(&input.axes) * bytes(self.dtype(input));
         self.inputs.iter().map(input).sum::<f64>()
-            + self.elements(&self.output) * self.output_bytes as f64
+            + self.elements(&self.output) * bytes(self.dtype)
             + (self.also_written)(&self.sizes)
     }
 
@@ -119,7 +152,7 @@ fn scan(batch: usize, len: usize, e: usize, [peer, must, aim]: [f64; 3]) -> Row 
             input("bias", &["1", "e"], true, (-5.0, -1.0)),
         ],
         output: steps.to_vec(),
-        output_bytes: 2,
+        dtype: DType::BF16,
         sizes: Sizes::from([("batch", batch), ("len", len), ("e", e), ("n", 16)]),
         window: vec![("batch", some(batch)), ("e", vec![0, e / 2, e - 1])],
         tolerance: 8e-3,
@@ -159,7 +192,7 @@ fn ssd(batch: usize, len: usize, r: usize, [peer, must, aim]: [f64; 3]) -> Row {
             input("bias", &["1", "r"], true, (-5.0, -1.0)),
         ],
         output: rows.to_vec(),
-        output_bytes: 2,
+        dtype: DType::BF16,
         also_written: none,
         sizes: Sizes::from([("batch", batch), ("len", len), ("r", r), ("p", 64), ("n", 128)]),
         window: vec![("batch", some(batch)), ("r", vec![0, r - 1]), ("p", vec![0, 31, 63])],
@@ -195,7 +228,7 @@ fn conv(batch: usize, len: usize, e: usize, [peer, must, aim]: [f64; 3]) -> Row 
             input("bias", &["e"], true, UNIT),
         ],
         output: steps.to_vec(),
-        output_bytes: 2,
+        dtype: DType::BF16,
         sizes: Sizes::from([("batch", batch), ("len", len), ("e", e)]),
         window: vec![("batch", some(batch)), ("e", vec![0, e / 2, e - 1])],
         tolerance: 8e-3,
@@ -222,7 +255,7 @@ fn product(m: usize, k: usize, n: usize, peer: f64) -> Row {
         graph: product_graph,
         inputs: vec![input("x", &["rows", "k"], true, UNIT), input("w", &["n", "k"], true, UNIT)],
         output: vec!["rows", "n"],
-        output_bytes: 2,
+        dtype: DType::BF16,
         sizes: Sizes::from([("rows", m), ("k", k), ("n", n)]),
         window: vec![("rows", some(m)), ("n", some(n))],
         tolerance: 8e-3,
@@ -249,7 +282,7 @@ fn norm(rows: usize, e: usize) -> Row {
         graph: norm_graph,
         inputs: vec![input("x", &["rows", "e"], true, UNIT), input("w", &["e"], true, UNIT)],
         output: vec!["rows", "e"],
-        output_bytes: 2,
+        dtype: DType::BF16,
         sizes: Sizes::from([("rows", rows), ("e", e)]),
         window: vec![("rows", some(rows))],
         tolerance: 8e-3,
@@ -302,7 +335,7 @@ fn update(batch: usize, peer: f64) -> Row {
             input("h0", &["batch", "1", "r", "p", "n"], false, UNIT),
         ],
         output: row.to_vec(),
-        output_bytes: 2,
+        dtype: DType::BF16,
         sizes: Sizes::from([("batch", batch), ("r", r), ("p", p), ("n", n)]),
         window: vec![("batch", some(batch))],
         tolerance: 8e-3,
@@ -318,6 +351,22 @@ fn update(batch: usize, peer: f64) -> Row {
 /// Rows whose tensors have more than 2^31 elements, for checking rather than timing.
 pub(crate) fn large_rows() -> Vec<Row> {
     vec![norm(850_003, 2560), conv(2, 210_001, 5120, [0.0; 3])]
+}
+
+/// Recurrences over 70,001 steps in every type.
+pub(crate) fn long_rows() -> Vec<Row> {
+    let mut all = Vec::new();
+    for (dtype, tolerance) in [(DType::F32, 2e-4), (DType::F16, 4e-3), (DType::BF16, 1.6e-2)] {
+        let len = 70_001;
+        let rows = [
+            scan(1, len, 96, [0.0; 3]),
+            scan(3, len, 33, [0.0; 3]),
+            ssd(1, len, 2, [0.0; 3]),
+            conv(1, len, 96, [0.0; 3]),
+        ];
+        all.extend(rows.map(|row| row.of_type(dtype, tolerance)));
+    }
+    all
 }
 
 /// Every row, in the order of the table.

@@ -3,13 +3,13 @@
 use crate::rows::{Input, Row};
 use crate::{Result, Tensors};
 use ssmc_ir::{DType, Interpreter, Tensor, Weights, parse};
-use ssmc_runtime::Tensor as Buffer;
+use ssmc_runtime::{DType as BufferType, Tensor as Buffer};
 
 /// Elements of noise that are repeated to fill a tensor; no power of two, so that rows differ.
 const PERIOD: usize = 1_000_003;
 
 /// The elements of an input, from `low` to `high`.
-pub(crate) fn noise(seed: u64, n: usize, input: &Input) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, n: usize, (input, dtype): (&Input, BufferType)) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;
@@ -21,19 +21,29 @@ pub(crate) fn noise(seed: u64, n: usize, input: &Input) -> Vec<u8> {
     let mut period = Vec::new();
     for _ in 0..PERIOD.min(n) {
         let bits = ((low + (high - low) * next()) as f32).to_bits();
-        match input.is_half {
-            // Cutting the lower half off rounds towards zero, which is as random.
-            true => period.extend_from_slice(&bits.to_le_bytes()[2..]),
-            false => period.extend_from_slice(&bits.to_le_bytes()),
+        match dtype {
+            // Cutting the lower bits off rounds towards zero, which is as random.
+            BufferType::Bf16 => period.extend_from_slice(&bits.to_le_bytes()[2..]),
+            BufferType::F16 => period.extend_from_slice(&half_of(bits).to_le_bytes()),
+            _ => period.extend_from_slice(&bits.to_le_bytes()),
         }
     }
-    let len = n * if input.is_half { 2 } else { 4 };
+    let len = n * if dtype == BufferType::F32 { 4 } else { 2 };
     let mut bytes = Vec::with_capacity(len);
     while bytes.len() < len {
         let part = period.len().min(len - bytes.len());
         bytes.extend_from_slice(&period[..part]);
     }
     bytes
+}
+
+/// The bits of an `f16` from those of an `f32` below 65536, towards zero; 0 where it would be subnormal.
+fn half_of(bits: u32) -> u16 {
+    let (sign, exponent, fraction) = (bits >> 31, (bits >> 23) & 0xff, bits & 0x7f_ffff);
+    match exponent.checked_sub(112) {
+        None | Some(0) => (sign << 15) as u16,
+        Some(exponent) => (sign << 15 | exponent << 10 | fraction >> 13) as u16,
+    }
 }
 
 /// The elements at the row's window: some indices along some axes, all along the others.
@@ -45,7 +55,7 @@ fn cut(row: &Row, axes: &[&str], dtype: DType, bytes: &[u8]) -> Result<Tensor> {
             None => (0..row.extent(axis)).collect(),
         })
         .collect();
-    let size = if dtype == DType::BF16 { 2 } else { 4 };
+    let size = (dtype.bits() / 8) as usize;
     let mut out = Vec::new();
     let mut at = vec![0usize; axes.len()];
     let n: usize = indices.iter().map(Vec::len).product();
@@ -71,11 +81,10 @@ pub(crate) fn error(row: &Row, inputs: &[(&str, Buffer)], output: &Buffer) -> Re
     for (axis, picked) in &row.window {
         sizes.insert(axis, picked.len());
     }
-    let graph = parse(&(row.graph)(&sizes)).map_err(|faults| format!("{}: {faults:?}", row.name))?;
+    let graph = parse(&row.graph_of(&sizes)).map_err(|faults| format!("{}: {faults:?}", row.name))?;
     let mut tensors = Tensors::new();
     for (input, (name, buffer)) in row.inputs.iter().zip(inputs) {
-        let dtype = if input.is_half { DType::BF16 } else { DType::F32 };
-        tensors.insert((*name).to_owned(), cut(row, &input.axes, dtype, buffer.bytes())?);
+        tensors.insert((*name).to_owned(), cut(row, &input.axes, row.dtype(input), buffer.bytes())?);
     }
     let expected = Interpreter::new(&graph, &Weights::new()).run(&tensors)?;
     let expected = expected.get("y").ok_or("no output y")?.to_f64();

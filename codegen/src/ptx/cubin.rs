@@ -1,0 +1,136 @@
+//! Cubins: machine code for one GPU architecture, by NVIDIA's assembler where it is installed.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use thiserror::Error;
+
+use crate::target::GpuArch;
+
+/// The name of the assembler.
+const NAME: &str = "ptxas";
+
+/// Why there is no cubin.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the fields are named in the messages")]
+pub enum AssemblerError {
+    #[error("cannot start the assembler {}", program.display())]
+    Start {
+        program: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} does not assemble the kernels for {arch}: {log}", program.display())]
+    Refused { program: PathBuf, arch: &'static str, log: String },
+    #[error("temporary file {}", path.display())]
+    File {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// NVIDIA's assembler.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assembler(PathBuf);
+
+impl Assembler {
+    /// The program at a path.
+    pub fn at(program: impl Into<PathBuf>) -> Self {
+        Self(program.into())
+    }
+
+    /// The first `ptxas` in the folders of the variable `PATH`.
+    pub fn on_path() -> Option<Self> {
+        let path = std::env::var_os("PATH")?;
+        std::env::split_paths(&path).map(|folder| folder.join(NAME)).find(|file| file.is_file()).map(Self)
+    }
+
+    /// Where the program is.
+    pub fn program(&self) -> &Path {
+        &self.0
+    }
+
+    /// The cubin of a module for an architecture.
+    ///
+    /// # Errors
+    /// The program cannot be started or does not take the module.
+    pub fn assemble(&self, ptx: &str, arch: GpuArch) -> Result<Vec<u8>, AssemblerError> {
+        let folder = Folder::create()?;
+        let [source, output] = ["module.ptx", "module.cubin"].map(|name| folder.0.join(name));
+        let file = |path: &Path| {
+            let path = path.to_owned();
+            move |source| AssemblerError::File { path, source }
+        };
+        fs::write(&source, ptx).map_err(file(&source))?;
+        let said = Command::new(&self.0)
+            .arg(format!("-arch={}", arch.name()))
+            .arg("-o")
+            .args([&output, &source])
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|source| AssemblerError::Start { program: self.0.clone(), source })?;
+        if !said.status.success() {
+            let log = String::from_utf8_lossy(&said.stderr).trim().to_owned();
+            return Err(AssemblerError::Refused { program: self.0.clone(), arch: arch.name(), log });
+        }
+        fs::read(&output).map_err(file(&output))
+    }
+}
+
+/// A folder of this process alone, removed in the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn create() -> Result<Self, AssemblerError> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("ssmc-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        match fs::create_dir(&path) {
+            Ok(()) => Ok(Self(path)),
+            Err(source) => Err(AssemblerError::File { path, source }),
+        }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // Nobody is left to tell of a failure.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn script(name: &str, text: &str) -> (Folder, Assembler) {
+        let folder = Folder::create().unwrap();
+        let program = folder.0.join(name);
+        fs::write(&program, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        (folder, Assembler::at(program))
+    }
+
+    #[test]
+    fn the_assembler_is_told_architecture_and_files() {
+        let (_folder, assembler) = script("good", "echo \"$1\" > \"$3\"; cat \"$4\" >> \"$3\"");
+        let cubin = assembler.assemble("text", GpuArch::Sm90a).unwrap();
+        assert_eq!(String::from_utf8(cubin).unwrap(), "-arch=sm_90a\ntext");
+    }
+
+    #[test]
+    fn faults_say_what_was_tried() {
+        let (_folder, assembler) = script("bad", "echo no such instruction >&2; exit 255");
+        let message = assembler.assemble("text", GpuArch::Sm80).unwrap_err().to_string();
+        assert!(message.contains("for sm_80: no such instruction"), "{message}");
+        let (_folder, assembler) = script("silent", "exit 0");
+        assert!(matches!(assembler.assemble("", GpuArch::Sm80), Err(AssemblerError::File { .. })));
+        let missing = Assembler::at("/nowhere/ptxas").assemble("", GpuArch::Sm80);
+        assert!(matches!(missing, Err(AssemblerError::Start { .. })));
+    }
+}
