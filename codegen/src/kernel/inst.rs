@@ -245,7 +245,7 @@ pub enum Inst {
     },
     /// Sums of products of neighbors, on CPUs: lane `i` becomes `acc[i]` plus the products of lanes `r*i .. r*(i+1)` of
     /// `a` and `b`, where `a` and `b` have `r` times as many lanes as `acc` and `dst`. The types are, for `a`, `b` and `acc`:
-    /// - `u8`, `i8`, `i32`, with `r = 4`, or `i16`, `i16`, `i32`, with `r = 2`: exact, the sum wraps.
+    /// - `u8`, `i8`, `i32` or `i8`, `i8`, `i32`, with `r = 4`, or `i16`, `i16`, `i32`, with `r = 2`: exact, the sum wraps.
     /// - `bf16`, `bf16`, `f32`, with `r = 2`: the odd product is added first, then the even one, each by a fused
     ///   multiply-add that rounds to nearest even. Subnormal operands count as zeros of their sign, and so does a result
     ///   that is below the least normal number before its exponent is limited (`vdpbf16ps`).

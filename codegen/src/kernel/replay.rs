@@ -54,6 +54,16 @@ impl Memory {
         Self { args: args.iter().zip(&ends).map(place).collect(), buffers }
     }
 
+    /// What a launch leaves that something else runs: it gets the buffers, and where in them each argument begins.
+    ///
+    /// # Errors
+    /// Those of `launch`.
+    pub fn after<E>(&self, launch: impl FnOnce(&mut [Vec<u8>], &[Arg]) -> Result<(), E>) -> Result<Self, E> {
+        let mut after = self.clone();
+        launch(&mut after.buffers, &self.args)?;
+        Ok(after)
+    }
+
     /// The bytes from an argument's address to the end of its buffer.
     pub fn arg(&self, index: usize) -> Option<&[u8]> {
         let arg = self.args.get(index)?;

@@ -119,7 +119,7 @@ impl fmt::Display for Elem {
 /// How many neighbors [`dot`](super::Inst::Dot) adds for these element types of factors and sum, if it knows them.
 pub fn dot_ratio(a: Elem, b: Elem, acc: Elem) -> Option<u16> {
     match (a, b, acc) {
-        (Elem::U8, Elem::I8, Elem::I32) => Some(4),
+        (Elem::U8 | Elem::I8, Elem::I8, Elem::I32) => Some(4),
         (Elem::I16, Elem::I16, Elem::I32) | (Elem::Bf16, Elem::Bf16, Elem::F32) => Some(2),
         _ => None,
     }

@@ -26,8 +26,10 @@ pub struct CpuOptions {
     pub f16_convert: bool,
     /// The target has fused multiply-adds.
     pub fma: bool,
-    /// The target has dot products of bytes (VNNI).
+    /// The target has dot products of unsigned by signed bytes (VNNI, I8MM).
     pub dot_u8: bool,
+    /// The target has dot products of signed bytes (DotProd).
+    pub dot_i8: bool,
     /// The target has dot products of `bf16`.
     pub dot_bf16: bool,
     /// The target has matrix tiles (AMX).
@@ -41,6 +43,7 @@ impl CpuOptions {
             f16_convert: target.has_f16_convert,
             fma: target.has_fma,
             dot_u8: target.has_dot_u8,
+            dot_i8: target.has_dot_i8,
             dot_bf16: target.has_dot_bf16,
             tiles: target.has_tiles,
         }
@@ -62,6 +65,7 @@ pub fn legalize(kernel: &Kernel, options: CpuOptions) -> Result<Kernel, Legalize
         special_functions: false,
         fma: options.fma,
         dot_u8: options.dot_u8,
+        dot_i8: options.dot_i8,
         dot_bf16: options.dot_bf16,
         tiles: options.tiles,
         thread_blocks: false,

@@ -17,8 +17,10 @@ pub(super) struct Features {
     pub(super) special_functions: bool,
     /// Fused multiply-adds of `f32`.
     pub(super) fma: bool,
-    /// Dot products of bytes.
+    /// Dot products of unsigned by signed bytes.
     pub(super) dot_u8: bool,
+    /// Dot products of signed bytes.
+    pub(super) dot_i8: bool,
     /// Dot products of `bf16`.
     pub(super) dot_bf16: bool,
     /// Matrix tiles.
@@ -211,22 +213,44 @@ impl Legalizer<'_> {
         math::exp2_mul(&mut self.b, x, y)
     }
 
-    /// Dot products of bytes are those of their 16-bit values, even and odd ones apart.
+    /// Dot products of unsigned by signed bytes are those of signed bytes, 128 less, and what that lacks; those of signed
+    /// bytes are those of their 16-bit values, even and odd ones apart.
     fn dot(&mut self, dst: Reg, [a, b]: [Reg; 2], acc: Reg) {
         match self.b.ty(a).elem() {
             _ if self.features.thread_blocks => self.unsupported("a dot product of neighbors"),
             Elem::Bf16 if !self.features.dot_bf16 => self.unsupported("a dot product of bf16"),
-            Elem::U8 if !self.features.dot_u8 => {
-                let (a, b) = (self.b.recast(a, Elem::U16), self.b.recast(b, Elem::I16));
-                let (a_even, a_odd) = (self.b.and(a, 0xff), self.b.shr(a, 8));
-                let [a_even, a_odd] = [a_even, a_odd].map(|x| self.b.bitcast(x, Elem::I16));
-                let b_even = self.b.shl(b, 8);
-                let (b_even, b_odd) = (self.b.shr(b_even, 8), self.b.shr(b, 8));
-                let acc = self.b.dot(a_even, b_even, acc);
-                self.b.push(Inst::Dot { dst, a: a_odd, b: b_odd, acc });
+            Elem::U8 if self.features.dot_u8 => self.b.push(Inst::Dot { dst, a, b, acc }),
+            Elem::U8 if self.features.dot_i8 => {
+                let (lanes, sums) = (self.b.lanes(a), self.b.ty(acc));
+                let less = self.b.xor(a, 0x80);
+                let less = self.b.bitcast(less, Elem::I8);
+                let sum = self.b.dot(less, b, acc);
+                let least = self.b.constant(Const::int(Elem::I8, -128), lanes);
+                let zero = self.b.zero(sums);
+                let missing = self.b.dot(least, b, zero);
+                self.b.push(Inst::Binary { dst, op: BinaryOp::Sub, lhs: sum, rhs: missing });
+            }
+            Elem::I8 if self.features.dot_i8 => self.b.push(Inst::Dot { dst, a, b, acc }),
+            Elem::U8 | Elem::I8 => {
+                let is_signed = self.b.ty(a).elem() == Elem::I8;
+                let [a, b] = [(a, is_signed), (b, true)].map(|(x, signed)| self.halves_of_words(x, signed));
+                let acc = self.b.dot(a[0], b[0], acc);
+                self.b.push(Inst::Dot { dst, a: a[1], b: b[1], acc });
             }
             _ => self.b.push(Inst::Dot { dst, a, b, acc }),
         }
+    }
+
+    /// The even and the odd bytes of a register as 16-bit values.
+    fn halves_of_words(&mut self, bytes: Reg, is_signed: bool) -> [Reg; 2] {
+        if is_signed {
+            let words = self.b.recast(bytes, Elem::I16);
+            let even = self.b.shl(words, 8);
+            return [self.b.shr(even, 8), self.b.shr(words, 8)];
+        }
+        let words = self.b.recast(bytes, Elem::U16);
+        let (even, odd) = (self.b.and(words, 0xff), self.b.shr(words, 8));
+        [even, odd].map(|x| self.b.bitcast(x, Elem::I16))
     }
 
     /// Casts from and to half-width floats go through `f32`.

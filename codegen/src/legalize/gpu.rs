@@ -28,6 +28,7 @@ pub fn legalize(kernel: &Kernel) -> Result<Kernel, LegalizeError> {
         special_functions: true,
         fma: true,
         dot_u8: false,
+        dot_i8: false,
         dot_bf16: false,
         tiles: true,
         thread_blocks: true,

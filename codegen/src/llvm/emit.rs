@@ -6,6 +6,7 @@
 
 mod arith;
 mod convert;
+mod dot;
 mod inst;
 mod lanes;
 mod memory;
@@ -29,7 +30,7 @@ use super::error::{EmitError, LlvmError};
 use super::types::{memory_type, register_type};
 use crate::kernel::verify::{List, Path};
 use crate::kernel::{Array, Kernel, Reg};
-use crate::target::CpuTarget;
+use crate::target::{CpuArch, CpuTarget};
 
 /// Most bytes that the local arrays of a CPU kernel may take: they lie on the stack of whatever
 /// thread runs the kernel.
@@ -77,6 +78,7 @@ fn emit_function<'ctx>(
         locals: local_arrays(context, &builder, kernel)?,
         slots: register_slots(context, &builder, kernel)?,
         tiles: tile::registers(kernel)?,
+        arch: target.level.arch(),
         builder,
         block_idx: context.i64_type().const_zero(),
         path,
@@ -215,6 +217,8 @@ struct Emitter<'ctx, 'k> {
     slots: Vec<Slot<'ctx>>,
     /// The tile register of each register that is a tile.
     tiles: BTreeMap<Reg, u8>,
+    /// Whose instructions there are.
+    arch: CpuArch,
     block_idx: IntValue<'ctx>,
     /// Place of the statement being emitted.
     path: &'k mut Path,

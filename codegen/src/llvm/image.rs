@@ -5,13 +5,17 @@
 //! is defined nowhere, and writable data are errors: an image is mapped read + execute and runs as
 //! it stands.
 
+mod relocation;
+
 use std::collections::BTreeMap;
 
 use object::read::elf::ElfFile64;
 use object::{
-    Object, ObjectSection, ObjectSymbol, Relocation, RelocationKind, RelocationTarget, SectionIndex,
-    SectionKind, SymbolKind,
+    Object, ObjectSection, ObjectSymbol, Relocation, RelocationTarget, SectionIndex, SectionKind, SymbolKind,
 };
+
+use crate::target::CpuArch;
+use relocation::{Field, Misfit};
 
 /// Alignment that the mapping of an image must have at least; no section asks for more.
 pub const IMAGE_ALIGN: u64 = 4096;
@@ -53,7 +57,7 @@ pub enum ImageError {
     },
     /// The distance between two places does not fit the relocated field.
     #[error(
-        "`{function}` and `{symbol}` are {distance} bytes apart, which a 32-bit displacement cannot hold"
+        "`{function}` and `{symbol}` are {distance} bytes apart, which a {bits}-bit displacement cannot hold"
     )]
     TooFar {
         /// The function or section that holds the place to relocate.
@@ -62,6 +66,22 @@ pub enum ImageError {
         symbol: String,
         /// The distance in bytes.
         distance: i128,
+        /// Width of the displacement, the bits that are always zero included.
+        bits: u32,
+    },
+    /// A field counts in units that the distance is no multiple of.
+    #[error(
+        "`{function}` reaches `{symbol}` in units of {unit} bytes, but it lies {offset} bytes beside one"
+    )]
+    Unaligned {
+        /// The function or section that holds the place to relocate.
+        function: String,
+        /// The symbol referred to.
+        symbol: String,
+        /// Bytes that the field counts.
+        unit: u64,
+        /// What is left over.
+        offset: u64,
     },
     /// The object holds a loadable section that is neither code nor read-only data.
     #[error("section `{section}` holds {size} bytes of {kind:?}, only code and read-only data can be placed")]
@@ -91,14 +111,24 @@ pub enum ImageError {
 /// See [`ImageError`].
 pub(super) fn link(object: &[u8]) -> Result<CodeImage, ImageError> {
     let file = ElfFile64::<object::Endianness>::parse(object)?;
-    let layout = Layout::of(&file)?;
+    // Machine code of other architectures has no relocations that are known.
+    let arch = CpuArch::ALL.into_iter().find(|arch| relocation::is_of(*arch, file.architecture()));
+    let layout = Layout::of(&file, arch)?;
     let mut bytes = layout.bytes.clone();
     for &(section, base) in &layout.base {
         for (offset, relocation) in file.section_by_index(section)?.relocations() {
             let place = Place { file: &file, section, offset };
-            let value = layout.resolve(&place, &relocation, base)?;
+            let target = layout.target(&place, &relocation)?;
+            let field = arch.and_then(|arch| Field::of(arch, &relocation));
+            let field = field.ok_or_else(|| place.unsupported(&target.name, &relocation))?;
             let at = usize::try_from(base + offset).expect("the offset lies inside a section in memory");
-            bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            let (bytes, _) = bytes[at..]
+                .split_first_chunk_mut()
+                .ok_or_else(|| place.unsupported(&target.name, &relocation))?;
+            let address = i128::from(target.address) + i128::from(relocation.addend());
+            field
+                .write(bytes, address, i128::from(base + offset))
+                .map_err(|misfit| place.misfit(target.name, misfit))?;
         }
     }
     Ok(CodeImage { bytes, entries: layout.entries(&file)? })
@@ -110,12 +140,27 @@ type File<'data> = ElfFile64<'data, object::Endianness>;
 struct Layout {
     bytes: Vec<u8>,
     base: Vec<(SectionIndex, u64)>,
+    /// What gaps are filled with: they are never executed, and a stray jump into one faults.
+    padding: u8,
+}
+
+/// What a relocation refers to.
+struct Target {
+    name: String,
+    /// Place in the image.
+    address: u64,
 }
 
 impl Layout {
     /// Text sections come first, then read-only data, each in the object's order.
-    fn of(file: &File<'_>) -> Result<Layout, ImageError> {
-        let mut layout = Layout { bytes: Vec::new(), base: Vec::new() };
+    fn of(file: &File<'_>, arch: Option<CpuArch>) -> Result<Layout, ImageError> {
+        let padding = match arch {
+            // int3
+            Some(CpuArch::X86_64) => 0xcc,
+            // udf #0
+            Some(CpuArch::Aarch64) | None => 0,
+        };
+        let mut layout = Layout { bytes: Vec::new(), base: Vec::new(), padding };
         let mut data = Vec::new();
         for section in file.sections() {
             match section.kind() {
@@ -142,8 +187,7 @@ impl Layout {
             return Err(ImageError::Alignment { section: section.name()?.to_owned(), align });
         }
         let start = (self.bytes.len() as u64).next_multiple_of(align);
-        // Gaps are never executed; int3 makes a stray jump into one visible.
-        self.bytes.resize(usize::try_from(start).expect("an image fits in memory"), 0xcc);
+        self.bytes.resize(usize::try_from(start).expect("an image fits in memory"), self.padding);
         self.bytes.extend_from_slice(section.data()?);
         self.base.push((section.index(), start));
         Ok(())
@@ -153,25 +197,20 @@ impl Layout {
         self.base.iter().find(|(placed, _)| *placed == section).map(|(_, base)| *base)
     }
 
-    /// The value of a 32-bit PC-relative field at `base + place.offset`.
-    fn resolve(&self, place: &Place<'_, '_>, relocation: &Relocation, base: u64) -> Result<i32, ImageError> {
+    /// What the relocation of `place` refers to; it has to lie in the image.
+    fn target(&self, place: &Place<'_, '_>, relocation: &Relocation) -> Result<Target, ImageError> {
         let RelocationTarget::Symbol(index) = relocation.target() else {
             return Err(place.unsupported("(no symbol)", relocation));
         };
         let symbol = place.file.symbol_by_index(index)?;
         let name = symbol_name(place.file, &symbol)?;
-        let pc_relative = matches!(relocation.kind(), RelocationKind::Relative | RelocationKind::PltRelative);
         if symbol.is_undefined() {
             return Err(ImageError::UndefinedSymbol { function: place.function()?, symbol: name });
         }
-        let target = symbol.section_index().and_then(|section| self.base_of(section));
-        let (true, 32, Some(target)) = (pc_relative, relocation.size(), target) else {
-            return Err(place.unsupported(&name, relocation));
-        };
-        let distance = i128::from(target + symbol.address()) + i128::from(relocation.addend())
-            - i128::from(base + place.offset);
-        i32::try_from(distance)
-            .or_else(|_| Err(ImageError::TooFar { function: place.function()?, symbol: name, distance }))
+        match symbol.section_index().and_then(|section| self.base_of(section)) {
+            Some(base) => Ok(Target { name, address: base + symbol.address() }),
+            None => Err(place.unsupported(&name, relocation)),
+        }
     }
 
     fn entries(&self, file: &File<'_>) -> Result<BTreeMap<String, u64>, ImageError> {
@@ -213,9 +252,21 @@ impl Place<'_, '_> {
             Ok(function) => ImageError::Relocation {
                 function,
                 symbol: symbol.to_owned(),
-                relocation: format!("{:?} of {} bits", relocation.kind(), relocation.size()),
+                relocation: relocation::describe(relocation),
             },
             Err(error) => error,
+        }
+    }
+
+    fn misfit(&self, symbol: String, misfit: Misfit) -> ImageError {
+        match (self.function(), misfit) {
+            (Ok(function), Misfit::TooFar { distance, bits }) => {
+                ImageError::TooFar { function, symbol, distance, bits }
+            }
+            (Ok(function), Misfit::Unaligned { unit, offset }) => {
+                ImageError::Unaligned { function, symbol, unit, offset }
+            }
+            (Err(error), _) => error,
         }
     }
 }

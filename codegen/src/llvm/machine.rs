@@ -8,7 +8,7 @@ use inkwell::targets::{
 };
 
 use super::error::LlvmError;
-use crate::target::CpuTarget;
+use crate::target::{CpuArch, CpuTarget};
 
 /// The module pipeline.
 ///
@@ -30,7 +30,11 @@ impl Machine {
     /// # Errors
     /// [`LlvmError::Target`] if LLVM was built without the target.
     pub(super) fn new(target: &CpuTarget) -> Result<Machine, LlvmError> {
-        Target::initialize_x86(&InitializationConfig::default());
+        let parts = InitializationConfig::default();
+        match target.level.arch() {
+            CpuArch::X86_64 => Target::initialize_x86(&parts),
+            CpuArch::Aarch64 => Target::initialize_aarch64(&parts),
+        }
         let triple = TargetTriple::create(target.triple);
         let unknown = |message: String| LlvmError::Target {
             triple: target.triple.to_owned(),

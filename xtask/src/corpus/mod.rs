@@ -95,6 +95,11 @@ pub(crate) fn run(folder: &Path, args: &Args, task: Task) -> Result<bool> {
             .transpose()?,
         target: args.get("target").filter(|target| *target != "cpu").map(str::to_owned),
     };
+    if tools.is_emulated() && tools.kernel_check.is_none() && args.get("runner").is_none() {
+        return Err(
+            "--target: it needs an emulator: add --stage kernel, or --runner (scripts/aarch64.sh)".into()
+        );
+    }
     let jobs = args.get("jobs").map_or(Ok(1), str::parse).map_err(|error| format!("--jobs: {error}"))?;
     let (rows, times) = each(&cases, jobs, |case| match &python {
         Some(python) => optimize::run(case, &tools.ssmc, python),

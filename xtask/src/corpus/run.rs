@@ -20,6 +20,17 @@ pub(super) struct Tools {
     pub(super) target: Option<String>,
 }
 
+impl Tools {
+    /// Whether the target is of an architecture that this machine is not of.
+    pub(super) fn is_emulated(&self) -> bool {
+        let is_of = |arch: &str| {
+            let prefix = if arch == "x86_64" { "x86-64-" } else { arch };
+            self.target.as_ref().is_some_and(|target| target.starts_with(prefix))
+        };
+        ["x86_64", "aarch64"].into_iter().any(|arch| arch != std::env::consts::ARCH && is_of(arch))
+    }
+}
+
 /// Exit codes of `ssmc`.
 pub(super) const UNSUPPORTED: i32 = 3;
 const INVALID: i32 = 6;
@@ -67,9 +78,14 @@ fn compile_and_run(case: &Case, tools: &Tools, row: &mut Row) -> Result<()> {
     let artefact = folder.path().join("model.ssmc");
     let mut command = Command::new(&tools.ssmc);
     command.arg("compile").arg(case.model()).arg("-o").arg(&artefact);
-    if let Some(target) = &tools.target {
-        let option = if target == "cuda" { "--target" } else { "--target-cpu" };
-        command.args([option, target]);
+    match tools.target.as_deref() {
+        Some("cuda") => _ = command.args(["--target", "cuda"]),
+        // The runner takes the level of what it runs on; each kernel of the other is compared under an emulator.
+        Some(target) if tools.is_emulated() => {
+            command.args(["--target-cpu", "native", "--target-cpu", target]);
+        }
+        Some(target) => _ = command.args(["--target-cpu", target]),
+        None => {}
     }
     if tools.kernel_check.is_some() {
         command.arg("--dump-stages").arg(stages(folder.path()));
@@ -132,6 +148,9 @@ fn run_artefact(case: &Case, tools: &Tools, artefact: &Path, folder: &Path, row:
     if let Some(checker) = &tools.kernel_check {
         let mut command = Command::new(checker);
         command.arg(artefact).arg(stages(folder)).arg(case.inputs(0));
+        if tools.is_emulated() {
+            command.args(&tools.target);
+        }
         let output = process::run(&mut command)?;
         if !output.status.success() {
             row.reasons.push(format!("kernels: {}", head(&String::from_utf8_lossy(&output.stderr))));

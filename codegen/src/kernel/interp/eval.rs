@@ -113,6 +113,7 @@ pub(super) fn dot(elem: Elem, a: &[u64], b: &[u64], acc: u64) -> u64 {
         _ => {
             let product = |(a, b): (&u64, &u64)| match elem {
                 Elem::U8 => i32::from(*a as u8) * i32::from(*b as i8),
+                Elem::I8 => i32::from(*a as i8) * i32::from(*b as i8),
                 _ => i32::from(*a as i16) * i32::from(*b as i16),
             };
             let sum = a.iter().zip(b).map(product).fold(acc as i32, i32::wrapping_add);

@@ -42,7 +42,11 @@ impl Verifier<'_> {
                 let (a_ty, b_ty) = (self.use_vec("dot", *a), self.use_vec("dot", *b));
                 if let (Some(a_ty), Some(b_ty), Some(ty)) = (a_ty, b_ty, self.use_vec("dot", *acc)) {
                     match types::dot_ratio(a_ty.elem(), b_ty.elem(), ty.elem()) {
-                        None => self.domain("dot", a_ty, Some("u8 and i8, i16 and i16, or bf16 and bf16")),
+                        None => self.domain(
+                            "dot",
+                            a_ty,
+                            Some("u8 and i8, i8 and i8, i16 and i16, or bf16 and bf16"),
+                        ),
                         Some(ratio) => {
                             let lanes = ty.lanes().map(|lanes| lanes * ratio);
                             self.lanes("dot", lanes, a_ty.lanes());

@@ -98,7 +98,7 @@ fn instructions() {
         ),
         (
             inst(|r| Inst::Dot { dst: r[0], a: r[2], b: r[2], acc: r[0] }),
-            "dot is not defined on f32x4, expected u8 and i8, i16 and i16, or bf16 and bf16",
+            "dot is not defined on f32x4, expected u8 and i8, i8 and i8, i16 and i16, or bf16 and bf16",
         ),
         (
             inst(|r| Inst::Unary { dst: r[3], op: UnaryOp::Neg, src: r[3] }),

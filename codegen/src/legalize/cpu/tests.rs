@@ -3,7 +3,7 @@ use crate::kernel::interp::{Arg, Interpreter};
 use crate::kernel::*;
 
 const SOFT: CpuOptions =
-    CpuOptions { f16_convert: false, fma: true, dot_u8: false, dot_bf16: false, tiles: false };
+    CpuOptions { f16_convert: false, fma: true, dot_u8: false, dot_i8: false, dot_bf16: false, tiles: false };
 
 /// y = f(x) over one block of `lanes` elements.
 fn kernel(from: Elem, to: Elem, lanes: u16, f: impl FnOnce(&mut KernelBuilder, Reg) -> Reg) -> Kernel {

@@ -6,6 +6,9 @@ use crate::{
     legalize::cpu::{CpuOptions, legalize},
 };
 
+const OPTIONS: CpuOptions =
+    CpuOptions { f16_convert: false, fma: true, dot_u8: false, dot_i8: false, dot_bf16: false, tiles: false };
+
 /// Lanes evaluated by one block of the test kernels.
 const LANES: u16 = 512;
 
@@ -19,11 +22,7 @@ fn kernel(elem: Elem, f: impl FnOnce(&mut KernelBuilder, Reg) -> Reg) -> Kernel 
     let v = b.load(x, at, LANES);
     let v = f(&mut b, v);
     b.store(y, at, v);
-    legalize(
-        &b.finish(),
-        CpuOptions { f16_convert: false, fma: true, dot_u8: false, dot_bf16: false, tiles: false },
-    )
-    .unwrap()
+    legalize(&b.finish(), OPTIONS).unwrap()
 }
 
 /// Values of the kernel at the given bit patterns.
@@ -313,11 +312,7 @@ fn pow_as_c_defines_it() {
     let (base, exponent) = (b.load(x, i, 1), b.load(y, i, 1));
     let power = b.pow(base, exponent);
     b.store(y, i, power);
-    let kernel = legalize(
-        &b.finish(),
-        CpuOptions { f16_convert: false, fma: true, dot_u8: false, dot_bf16: false, tiles: false },
-    )
-    .unwrap();
+    let kernel = legalize(&b.finish(), OPTIONS).unwrap();
     let mut x: Vec<u8> = pairs.iter().flat_map(|p| p.0.to_le_bytes()).collect();
     let mut y: Vec<u8> = pairs.iter().flat_map(|p| p.1.to_le_bytes()).collect();
     let args = [Arg::start(0), Arg::start(1)];

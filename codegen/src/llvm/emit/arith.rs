@@ -1,6 +1,5 @@
 //! Arithmetic, comparisons and selection on `bool`, integers, `f32` and `f64`.
 
-use inkwell::types::BasicTypeEnum;
 use inkwell::values::{BasicValueEnum, InstructionOpcode};
 use inkwell::{FloatPredicate, IntPredicate};
 
@@ -109,36 +108,6 @@ impl<'ctx> Emitter<'ctx, '_> {
         }
         let (a, b, c) = (self.read(a)?, self.read(b)?, self.read(c)?);
         self.compute("llvm.fma", &[a.get_type()], &[a.into(), b.into(), c.into()])
-    }
-
-    pub(super) fn dot(&self, operands: [Reg; 3], inst: &Inst) -> Result<BasicValueEnum<'ctx>, EmitError> {
-        let elem = self.kernel.ty(operands[0]).elem();
-        let [a, b, acc] = [self.read(operands[0])?, self.read(operands[1])?, self.read(operands[2])?];
-        let name = match (elem, self.lanes(operands[2])) {
-            (Elem::U8, 16) => "llvm.x86.avx512.vpdpbusd.512",
-            (Elem::U8, 8) => "llvm.x86.avx512.vpdpbusd.256",
-            (Elem::U8, 4) => "llvm.x86.avx512.vpdpbusd.128",
-            (Elem::Bf16, 16) => "llvm.x86.avx512bf16.dpbf16ps.512",
-            (Elem::Bf16, 8) => "llvm.x86.avx512bf16.dpbf16ps.256",
-            (Elem::Bf16, 4) => "llvm.x86.avx512bf16.dpbf16ps.128",
-            (Elem::I16, 16) => "llvm.x86.avx512.pmaddw.d.512",
-            (Elem::I16, 8) => "llvm.x86.avx2.pmadd.wd",
-            (Elem::I16, 4) => "llvm.x86.sse2.pmadd.wd",
-            _ => return Err(EmitError::unsupported(inst)),
-        };
-        match elem {
-            Elem::I16 => {
-                let products = self.compute(name, &[], &[a.into(), b.into()])?;
-                self.binop(InstructionOpcode::Add, acc, products)
-            }
-            _ => {
-                // The registers' types are not always those that the intrinsic declares.
-                let types = self.parameter_types(name)?;
-                let cast = |value, ty: &BasicTypeEnum<'ctx>| self.builder.build_bit_cast(value, *ty, "");
-                let (a, b) = (cast(a, &types[1])?, cast(b, &types[2])?);
-                self.compute(name, &[], &[acc.into(), a.into(), b.into()])
-            }
-        }
     }
 
     /// `inst` is what an error names.

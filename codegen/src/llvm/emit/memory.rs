@@ -16,6 +16,7 @@ use super::{Emitter, result_of};
 use crate::kernel::{Elem, Mem, Reg, RegTy};
 use crate::llvm::error::EmitError;
 use crate::llvm::types::{memory_type, vector_of, with_lanes};
+use crate::target::CpuArch;
 
 /// Whether an address is known to lie inside its array.
 #[derive(Clone, Copy)]
@@ -83,6 +84,7 @@ impl<'ctx> Emitter<'ctx, '_> {
         let index = self.read(index)?.into_int_value();
         let value = self.stored(self.read(src)?, &access)?;
         match mask {
+            None if self.stores_wrong_bytes(&access) => self.store_lanes(&access, index, value)?,
             None => {
                 let address =
                     element_address(&self.builder, access.memory, access.base, index, Bounds::Inside)?;
@@ -94,6 +96,29 @@ impl<'ctx> Emitter<'ctx, '_> {
                 let mask = self.as_vector(self.read(mask)?)?;
                 self.store_masked(&access, address, self.as_vector(value)?, mask)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Whether LLVM 22 gets a store wrong: for aarch64 it takes three bytes that were truncated from 64 bits from other
+    /// lanes than it should.
+    fn stores_wrong_bytes(&self, access: &Access<'ctx>) -> bool {
+        self.arch == CpuArch::Aarch64 && access.elem.size() == 1 && access.lanes == 3
+    }
+
+    /// Stores lane after lane.
+    fn store_lanes(
+        &self,
+        access: &Access<'ctx>,
+        index: IntValue<'ctx>,
+        value: BasicValueEnum<'ctx>,
+    ) -> Result<(), EmitError> {
+        for lane in 0..access.lanes {
+            let offset = self.context.i64_type().const_int(lane.into(), false);
+            let at = self.builder.build_int_add(index, offset, "")?;
+            let address = element_address(&self.builder, access.memory, access.base, at, Bounds::Inside)?;
+            let value = self.extract(value, lane)?;
+            self.builder.build_store(address, value)?.set_alignment(access.align)?;
         }
         Ok(())
     }

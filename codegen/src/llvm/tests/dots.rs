@@ -2,7 +2,9 @@
 
 use super::harness::{Buffer, Case, check_on};
 use crate::kernel::{Access, Elem, Kernel, KernelBuilder};
-use crate::target::CpuLevel;
+use crate::legalize::cpu::{CpuOptions, legalize};
+use crate::llvm::emit_asm;
+use crate::target::{CpuLevel, CpuTarget};
 
 /// Bits that look random, the same on every run.
 pub(super) fn noise(seed: u64, n: usize) -> impl Iterator<Item = u64> {
@@ -48,14 +50,32 @@ fn integers(elem: Elem, ratio: u16, lanes: u16) -> (Kernel, i64, Vec<Buffer>) {
     (kernel, (n / usize::from(lanes)) as i64, buffers)
 }
 
+#[test]
+fn bytes_are_multiplied_by_what_a_level_has() {
+    let kernel = integers(Elem::U8, 4, 4).0;
+    let assembly = |level| {
+        let target = CpuTarget::of_level(level);
+        emit_asm(&[legalize(&kernel, CpuOptions::of(&target)).unwrap()], &target).unwrap()
+    };
+    for (level, wanted, unwanted) in [
+        (CpuLevel::Aarch64, "smull", "sdot"),
+        (CpuLevel::Aarch64Dotprod, "sdot", "usdot"),
+        (CpuLevel::Aarch64I8mm, "usdot", "smull"),
+    ] {
+        let text = assembly(level);
+        assert!(text.contains(wanted) && !text.contains(unwanted), "{}: {text}", level.name());
+    }
+    insta::assert_snapshot!(assembly(CpuLevel::Aarch64I8mm));
+}
+
 /// Vectors as wide as those of a level.
 fn lanes_of(level: CpuLevel) -> u16 {
-    crate::target::CpuTarget::of_level(level).f32_lanes() as u16
+    CpuTarget::of_level(level).f32_lanes() as u16
 }
 
 #[test]
 fn integer_dots_are_exact() {
-    for (elem, ratio) in [(Elem::U8, 4), (Elem::I16, 2)] {
+    for (elem, ratio) in [(Elem::U8, 4), (Elem::I8, 4), (Elem::I16, 2)] {
         for level in CpuLevel::ALL {
             let (kernel, grid, buffers) = integers(elem, ratio, lanes_of(level));
             check_on(&[level], &Case { kernel, grid, dims: Vec::new(), buffers });

@@ -1,12 +1,14 @@
 //! Runs kernels as machine code and in the interpreter, and compares the bits.
 #![expect(unsafe_code, reason = "tests call machine code")]
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::error::Error;
 
 use half::bf16;
 use memmap2::{Mmap, MmapMut};
 
+use crate::emulate::Emulator;
 use crate::kernel::interp::{Arg, Interpreter};
 use crate::kernel::{Elem, Kernel};
 use crate::legalize::cpu::{CpuOptions, legalize};
@@ -80,7 +82,7 @@ pub(crate) struct Case {
     pub(crate) buffers: Vec<Buffer>,
 }
 
-/// Legalizes and compiles `kernel` for each level that the host has and runs it on `grid` blocks; the buffers
+/// Legalizes and compiles `kernel` for each level that the host has or emulates and runs it on `grid` blocks; the buffers
 /// must end up with the bits that the interpreter computes from the legalized kernel, in one range of blocks
 /// as in several.
 ///
@@ -94,39 +96,42 @@ pub(crate) fn check_kernel(kernel: &Kernel, grid: i64, dims: &[i64], buffers: &[
 /// As [`check_kernel`] on these levels alone, where the kernel must have the same bits before it is legalized.
 pub(crate) fn check_on(levels: &[CpuLevel], case: &Case) {
     for level in levels {
-        if level.runs_on_host() {
-            let target = CpuTarget::of_level(*level);
-            let legal =
-                legalize(&case.kernel, CpuOptions::of(&target)).unwrap_or_else(|error| panic!("{error}"));
-            let [before, after] = [&case.kernel, &legal].map(|kernel| interpret(kernel, case));
-            for (before, after) in before.iter().zip(&after) {
-                assert_eq!(before.bits(), after.bits(), "{} on {}", case.kernel.name, level.name());
-            }
-            check_level(std::slice::from_ref(case), &target);
-        } else {
-            println!("skipped: this machine does not run {}", level.name());
+        let target = CpuTarget::of_level(*level);
+        let legal = legalize(&case.kernel, CpuOptions::of(&target)).unwrap_or_else(|error| panic!("{error}"));
+        let [before, after] = [&case.kernel, &legal].map(|kernel| interpret(kernel, case));
+        for (before, after) in before.iter().zip(&after) {
+            assert_eq!(before.bits(), after.bits(), "{} on {}", case.kernel.name, level.name());
         }
+        check_level(std::slice::from_ref(case), &target);
     }
 }
 
-/// As [`check_kernel`] for several kernels in one image; their names must differ. Levels that the host lacks
-/// are reported on stdout.
+/// As [`check_kernel`] for several kernels in one image; their names must differ. Levels that neither the host nor an
+/// emulator runs are reported on stdout.
 pub(crate) fn check_cases(cases: &[Case]) {
+    let mut seen: Vec<Vec<Kernel>> = Vec::new();
     for level in CpuLevel::ALL {
-        if level.runs_on_host() {
-            check_level(cases, &CpuTarget::of_level(level));
-        } else {
-            println!("skipped: this machine does not run {}", level.name());
+        let target = CpuTarget::of_level(level);
+        // What a level of an emulated machine adds to the one below may not concern these kernels.
+        if !level.runs_on_host() {
+            let legal = |case: &Case| legalize(&case.kernel, CpuOptions::of(&target));
+            let Ok(legal) = cases.iter().map(legal).collect::<Result<Vec<_>, _>>() else { continue };
+            if seen.contains(&legal) {
+                continue;
+            }
+            seen.push(legal);
         }
+        check_level(cases, &target);
     }
 }
 
 fn check_level(cases: &[Case], target: &CpuTarget) {
+    let Some(place) = Place::of(target.level) else { return };
     let options = CpuOptions::of(target);
     let legal = |case: &Case| legalize(&case.kernel, options).unwrap_or_else(|error| panic!("{error}"));
     let kernels: Vec<Kernel> = cases.iter().map(legal).collect();
     let image = compile(&kernels, target).unwrap_or_else(|error| panic!("{error}: {:?}", error.source()));
-    let code = ExecutableImage::map(&image);
+    let code = place.load(&image);
     for (case, kernel) in cases.iter().zip(&kernels) {
         let expected = interpret(kernel, case);
         for ranges in [vec![0, case.grid], vec![0, case.grid / 3, case.grid / 2, case.grid]] {
@@ -161,6 +166,76 @@ fn assert_same_bits(place: &str, found: &Buffer, expected: &Buffer) {
     }
 }
 
+/// What runs the code of a level.
+pub(crate) enum Place {
+    Host,
+    Emulator(Emulator),
+}
+
+impl Place {
+    /// `None`, said on stdout, if nothing here runs the level.
+    pub(crate) fn of(level: CpuLevel) -> Option<Place> {
+        if level.runs_on_host() {
+            return Some(Place::Host);
+        }
+        emulator(level).map(Place::Emulator)
+    }
+
+    pub(crate) fn load(self, image: &CodeImage) -> Code {
+        match self {
+            Place::Host => Code::Host(ExecutableImage::map(image)),
+            Place::Emulator(mut emulator) => {
+                emulator.load(&image.bytes).unwrap_or_else(|error| panic!("{error}"));
+                Code::Emulated(RefCell::new(emulator), image.entries.clone())
+            }
+        }
+    }
+}
+
+/// An emulator of the level; `None`, said on stdout, if there is none.
+///
+/// # Panics
+/// If there is one and it is broken.
+pub(crate) fn emulator(level: CpuLevel) -> Option<Emulator> {
+    match Emulator::start(level) {
+        Ok(emulator) => Some(emulator),
+        Err(error) if error.is_missing() => {
+            println!("skipped: this machine does not run {}: {error}", level.name());
+            None
+        }
+        Err(error) => panic!("{}: {error}", level.name()),
+    }
+}
+
+/// A code image where it is run.
+pub(crate) enum Code {
+    Host(ExecutableImage),
+    Emulated(RefCell<Emulator>, BTreeMap<String, u64>),
+}
+
+impl Code {
+    /// Runs the blocks `begin..end` of a kernel, see [`ExecutableImage::run`].
+    fn run(&self, name: &str, buffers: &mut [Buffer], dims: &[i64], begin: i64, end: i64) {
+        match self {
+            Code::Host(image) => image.run(name, buffers, dims, begin, end),
+            Code::Emulated(emulator, entries) => {
+                let (mut storage, args): (Vec<Vec<u8>>, Vec<Arg>) = (buffers.iter().enumerate())
+                    .map(|(index, buffer)| {
+                        let size = buffer.elem.size();
+                        let bytes = [vec![0; size], buffer.bytes.clone()].concat();
+                        (bytes, Arg { buffer: index, byte_offset: size })
+                    })
+                    .unzip();
+                let run = emulator.borrow_mut().run(entries[name], &mut storage, &args, dims, begin..end);
+                run.unwrap_or_else(|error| panic!("{name}: {error}"));
+                for ((buffer, bytes), arg) in buffers.iter_mut().zip(storage).zip(args) {
+                    buffer.bytes.copy_from_slice(&bytes[arg.byte_offset..]);
+                }
+            }
+        }
+    }
+}
+
 /// A code image mapped read + execute.
 pub(crate) struct ExecutableImage {
     map: Mmap,
@@ -169,9 +244,9 @@ pub(crate) struct ExecutableImage {
 
 impl ExecutableImage {
     pub(crate) fn map(image: &CodeImage) -> ExecutableImage {
-        let mut map = MmapMut::map_anon(image.bytes.len()).unwrap();
+        let mut map = MmapMut::map_anon(image.bytes.len().max(1)).unwrap();
         assert!((map.as_ptr() as u64).is_multiple_of(IMAGE_ALIGN));
-        map.copy_from_slice(&image.bytes);
+        map[..image.bytes.len()].copy_from_slice(&image.bytes);
         ExecutableImage { map: map.make_exec().unwrap(), entries: image.entries.clone() }
     }
 

@@ -74,6 +74,7 @@ pub(super) fn lower(
         None => (b.local("q", Elem::I8, (ROWS * 4 * quads) as u32), 4 * quads),
     };
     let product = Integers {
+        is_signed: target.has_dot_i8 && !target.has_dot_u8,
         shape,
         weight,
         scale,
@@ -99,7 +100,7 @@ pub(super) fn lower(
         (true, 4) => 4,
         (true, _) => 6,
         (false, 4) => 2,
-        (false, _) if target.has_dot_u8 => 3,
+        (false, _) if target.has_dot_u8 || target.has_dot_i8 => 3,
         (false, _) => 2,
     };
     let mut result = Ok(());
@@ -125,6 +126,8 @@ pub(super) fn lower(
 }
 
 struct Integers<'p> {
+    /// Whether weights are multiplied as signed bytes, with their zero at 0 if they have 8 bits.
+    is_signed: bool,
     shape: &'p Shape<'p>,
     weight: ParamId,
     scale: ParamId,
@@ -150,9 +153,21 @@ struct Integers<'p> {
 }
 
 impl Integers<'_> {
-    /// What is added to every stored weight.
+    /// What is added to every weight as it is multiplied.
     fn zero_point(&self) -> i64 {
-        1 << (self.bits - 1)
+        if self.is_signed && self.bits == 8 { 0 } else { 1 << (self.bits - 1) }
+    }
+
+    /// Stored weights as the bytes that are multiplied.
+    fn bytes(&self, b: &mut KernelBuilder, w: Reg) -> Reg {
+        match (self.is_signed, self.bits) {
+            (false, _) => w,
+            (true, 8) => {
+                let moved = b.xor(w, 0x80);
+                b.recast(moved, Elem::I8)
+            }
+            (true, _) => b.recast(w, Elem::I8),
+        }
     }
 
     /// The block in matrix tiles, with weights of 8 bits.
@@ -507,6 +522,7 @@ impl Integers<'_> {
         w: &[Reg],
         acc: &[Vec<Reg>],
     ) {
+        let w: Vec<Reg> = w.iter().map(|w| self.bytes(b, *w)).collect();
         for (i, acc) in acc.iter().enumerate() {
             let from = b.add(k, (slot + i as i64) * self.q_stride);
             let q = b.load(self.q, from, 4);

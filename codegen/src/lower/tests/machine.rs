@@ -5,39 +5,30 @@ use super::super::Arg;
 use super::memory::Memory;
 use super::problem::Launch;
 use crate::kernel::Kernel;
+use crate::kernel::interp::Arg as Place;
 use crate::llvm::compile;
+use crate::llvm::tests::harness;
 use crate::target::CpuTarget;
-use memmap2::{Mmap, MmapMut};
 use std::collections::BTreeMap;
 
-pub(super) struct Code {
-    map: Mmap,
-    entries: BTreeMap<String, u64>,
-}
+pub(super) struct Code(harness::Code);
 
 type Entry = extern "C" fn(*const *mut u8, *const i64, i64, i64);
 
 impl Code {
-    /// The code for this level, or `None`, said on stdout, if this machine does not run it.
+    /// The code for this level, or `None`, said on stdout, if nothing here runs it.
     pub(super) fn compile(launches: &[Launch], target: &CpuTarget) -> Option<Code> {
-        if !target.level.runs_on_host() {
-            println!("skipped: this machine does not run {}", target.level.name());
-            return None;
-        }
+        let place = harness::Place::of(target.level)?;
         let kernels: Vec<Kernel> = launches.iter().map(|l| l.legal.clone()).collect();
         let image = compile(&kernels, target).unwrap_or_else(|error| panic!("{error}"));
-        let mut map = MmapMut::map_anon(image.bytes.len().max(1)).unwrap();
-        map[..image.bytes.len()].copy_from_slice(&image.bytes);
-        Some(Code { map: map.make_exec().unwrap(), entries: image.entries.clone() })
+        Some(Code(place.load(&image)))
     }
 
     /// Runs all blocks of a launch, the first third apart from the rest. Buffers start one element after an aligned
     /// address, so that code that assumes more than the element's alignment faults.
     pub(super) fn run(&self, launch: &Launch, memory: &mut Memory<'_>) {
         let (dims, grid) = (memory.dims(&launch.lowered), memory.grid(&launch.lowered));
-        let offset = usize::try_from(self.entries[&launch.legal.name]).unwrap();
-        // SAFETY: entries of an image have this signature, and the image stays mapped during the call.
-        let entry: Entry = unsafe { std::mem::transmute(self.map[offset..].as_ptr()) };
+        let name = &launch.legal.name;
         let params = memory.params(&launch.lowered);
         let mut sizes: BTreeMap<&Arg, usize> = BTreeMap::new();
         for (arg, param) in params.iter().zip(&launch.legal.params) {
@@ -53,12 +44,35 @@ impl Code {
                 (*arg, words)
             })
             .collect();
-        let bases: Vec<*mut u8> = params
-            .iter()
-            .map(|arg| as_bytes(storage.get_mut(arg).unwrap())[sizes[arg]..].as_mut_ptr())
-            .collect();
-        for (begin, end) in [(0, grid / 3), (grid / 3, grid)] {
-            entry(bases.as_ptr(), dims.as_ptr(), begin, end);
+        let ranges = [0..grid / 3, grid / 3..grid];
+        match &self.0 {
+            harness::Code::Host(image) => {
+                // SAFETY: entries of an image have this signature, and the image stays mapped during the call.
+                let entry: Entry = unsafe { std::mem::transmute(image.entry(name)) };
+                let bases: Vec<*mut u8> = params
+                    .iter()
+                    .map(|arg| as_bytes(storage.get_mut(arg).unwrap())[sizes[arg]..].as_mut_ptr())
+                    .collect();
+                ranges.into_iter().for_each(|blocks| {
+                    entry(bases.as_ptr(), dims.as_ptr(), blocks.start, blocks.end);
+                });
+            }
+            harness::Code::Emulated(emulator, entries) => {
+                let mut buffers: Vec<Vec<u8>> =
+                    storage.values_mut().map(|words| as_bytes(words).to_vec()).collect();
+                let place = |arg: &Arg| Place {
+                    buffer: sizes.keys().position(|known| *known == arg).unwrap(),
+                    byte_offset: sizes[arg],
+                };
+                let args: Vec<Place> = params.iter().map(place).collect();
+                for blocks in ranges {
+                    let run = emulator.borrow_mut().run(entries[name], &mut buffers, &args, &dims, blocks);
+                    run.unwrap_or_else(|error| panic!("{name}: {error}"));
+                }
+                for (words, bytes) in storage.values_mut().zip(buffers) {
+                    as_bytes(words).copy_from_slice(&bytes);
+                }
+            }
         }
         for (arg, param) in params.iter().zip(&launch.legal.params) {
             let found = &as_bytes(storage.get_mut(arg).unwrap())[sizes[arg]..];

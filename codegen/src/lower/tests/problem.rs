@@ -215,7 +215,7 @@ impl Problem {
         let plan = partition(&self.graph).unwrap_or_else(|error| panic!("{}: {error}", self.name));
         let cpus = CpuLevel::ALL.map(|level| Target::Cpu(CpuTarget::of_level(level)));
         let gpu = Target::Gpu(GpuTarget::of_arch(GpuArch::Sm80));
-        let mut seen: Vec<Vec<Kernel>> = Vec::new();
+        let (mut seen, mut seen_lowered) = (Vec::<Vec<Kernel>>::new(), Vec::<Vec<Kernel>>::new());
         for target in cpus.into_iter().chain([gpu]) {
             let launches = self.launches(&plan, &target);
             let legal: Vec<Kernel> = launches.iter().map(|launch| launch.legal.clone()).collect();
@@ -224,6 +224,9 @@ impl Problem {
                 continue;
             }
             seen.push(legal);
+            let lowered: Vec<Kernel> = launches.iter().map(|launch| launch.lowered.kernel.clone()).collect();
+            let is_new = !seen_lowered.contains(&lowered);
+            seen_lowered.push(lowered);
             // Multiply-adds without the instruction take long in the interpreter.
             let is_slow = target.as_cpu().is_some_and(|cpu| !cpu.has_fma);
             #[cfg(feature = "llvm")]
@@ -247,7 +250,11 @@ impl Problem {
                         self.compare(&memory.tensor(port.value), &truth[&port.name], &place);
                     }
                 };
-                run("kernel", &|launch, memory| memory.interpret(&launch.lowered, &launch.lowered.kernel));
+                if is_new {
+                    run("kernel", &|launch, memory| {
+                        memory.interpret(&launch.lowered, &launch.lowered.kernel);
+                    });
+                }
                 if !is_slow || i < 2 {
                     run("legal", &|launch, memory| memory.interpret(&launch.lowered, &launch.legal));
                 }
