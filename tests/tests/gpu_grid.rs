@@ -1,5 +1,4 @@
 //! The grid of problems for GPUs, without one: every case has kernels and PTX, and every kernel runs for some size.
-#![expect(clippy::unwrap_used, reason = "a fault of a test's own helper ends the test")]
 
 use ssmc_codegen::assemble::legal;
 use ssmc_codegen::ptx;

@@ -109,10 +109,10 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn script(name: &str, text: &str) -> (Folder, Assembler) {
-        let folder = Folder::create().unwrap();
+        let folder = Folder::create().expect("there is room for a folder");
         let program = folder.0.join(name);
-        fs::write(&program, format!("#!/bin/sh\n{text}\n")).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(&program, format!("#!/bin/sh\n{text}\n")).expect("the folder can be written to");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("the file is ours");
         (folder, Assembler::at(program))
     }
 

@@ -315,6 +315,16 @@ impl Handle {
     }
 }
 
+/// What the driver says about a failed launch of so many blocks, of so many threads and bytes of shared memory.
+pub(super) fn launch_error(
+    kernel: &str,
+    (grid, ([x, y, z], shared)): (u32, ([u32; 3], u32)),
+    error: DriverError,
+) -> GpuError {
+    let launch = format!("{grid} blocks of {x}x{y}x{z} threads, {shared} bytes of dynamic shared memory");
+    GpuError::Driver { what: format!("launching kernel {kernel}: {launch}"), message: message(error) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::is_whole;
@@ -331,14 +341,4 @@ mod tests {
         file[0x2f] = 0xff;
         assert!(!is_whole(&file));
     }
-}
-
-/// What the driver says about a failed launch of so many blocks, of so many threads and bytes of shared memory.
-pub(super) fn launch_error(
-    kernel: &str,
-    (grid, ([x, y, z], shared)): (u32, ([u32; 3], u32)),
-    error: DriverError,
-) -> GpuError {
-    let launch = format!("{grid} blocks of {x}x{y}x{z} threads, {shared} bytes of dynamic shared memory");
-    GpuError::Driver { what: format!("launching kernel {kernel}: {launch}"), message: message(error) }
 }

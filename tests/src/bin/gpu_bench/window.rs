@@ -55,7 +55,7 @@ fn cut(row: &Row, axes: &[&str], dtype: DType, bytes: &[u8]) -> Result<Tensor> {
             None => (0..row.extent(axis)).collect(),
         })
         .collect();
-    let size = (dtype.bits() / 8) as usize;
+    let size = dtype.bits() / 8;
     let mut out = Vec::new();
     let mut at = vec![0usize; axes.len()];
     let n: usize = indices.iter().map(Vec::len).product();
