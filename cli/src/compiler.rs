@@ -4,7 +4,7 @@ use crate::Error;
 use ssmc_codegen::assemble::{Kernels, ProgramInput};
 use ssmc_codegen::target::{CpuLevel, CpuTarget, Target};
 use ssmc_ir::edit::{EditError, Rewriter};
-use ssmc_ir::{Graph, Model, Plan, Port, Stage, Weights};
+use ssmc_ir::{DType, Graph, Model, Plan, Port, Stage, Weights};
 use ssmc_passes::bisect::Counter;
 use ssmc_passes::compute::{self, ComputeType, Rounded};
 use ssmc_passes::egraph::{RewriteOptions, RewriteReport, rewrite};
@@ -13,6 +13,7 @@ use ssmc_passes::partition::partition;
 use ssmc_passes::pass::{Remark, RemarkKind};
 use ssmc_passes::pipeline::PHASES;
 use ssmc_passes::programs::{self, Program};
+use ssmc_passes::states::{self, StateType};
 use ssmc_passes::stream::{self, KernelInfo, StreamError, StreamOptions};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,8 @@ pub struct CompileOptions {
     pub streaming: Option<StreamOptions>,
     /// The type of values between kernels of GPUs. CPUs compute with them in f32.
     pub compute: ComputeType,
+    /// The type of recurrent states between calls, on all devices.
+    pub state: StateType,
     /// How many runs of passes and unions of rules there may be, over all programs; `None` for no limit.
     pub bisect_limit: Option<usize>,
 }
@@ -38,7 +41,7 @@ impl Default for CompileOptions {
             .map(|level| Target::Cpu(CpuTarget::of_level(level)))
             .to_vec();
         let (rewrite, compute) = (RewriteOptions::default(), ComputeType::F32);
-        Self { targets, rewrite, streaming: None, compute, bisect_limit: None }
+        Self { targets, rewrite, streaming: None, compute, state: StateType::F32, bisect_limit: None }
     }
 }
 
@@ -58,6 +61,8 @@ pub struct CompiledProgram {
     pub imported_weights: Weights,
     /// The weights of the later stages: what passes folded is among them, what no graph uses any more is not.
     pub weights: Weights,
+    /// Whether states that the model has in f32 are kept in halves.
+    pub has_rounded_states: bool,
     /// What the passes say about single places.
     pub remarks: Vec<Remark>,
     pub report: RewriteReport,
@@ -75,9 +80,9 @@ pub struct Compiled {
 
 impl Compiled {
     /// How far results may be from those of arithmetic in `f32`, relative to the largest, because what kernels multiply,
-    /// or store for each other, is rounded. 0 if nothing is.
+    /// or store for each other or for the next call, is rounded. 0 if nothing is.
     pub fn rounding(&self) -> f64 {
-        let is_rounded = self.programs.iter().any(|program| program.gpu_plan.is_some());
+        let is_rounded = self.programs.iter().any(|p| p.gpu_plan.is_some() || p.has_rounded_states);
         self.kernels.rounding().max(if is_rounded { 3e-2 } else { 0.0 })
     }
 }
@@ -228,6 +233,14 @@ impl Compiler {
         Ok(half.map(|half| compute::round(plan, half)).transpose()?)
     }
 
+    /// Whether a program has states in f32 that are to be kept in halves.
+    fn has_rounded_states(&self, program: &Program) -> bool {
+        let is_rounded = |port: &Port| {
+            program.states.contains(&port.name) && program.graph.ty(port.value).dtype == DType::F32
+        };
+        self.options.state.half().is_some() && program.graph.outputs().iter().any(is_rounded)
+    }
+
     /// One program up to `last`, at most `partitioned`; `None` if it stops before that.
     fn program(
         &self,
@@ -261,13 +274,23 @@ impl Compiler {
         let rewritten = rewrite(&staged.graph, &options)?;
         observe(Reached::Done(&Span::since(name, "rewrite", start)));
         let Model { graph: raised, weights, .. } = staged;
-        let graph = &rewritten.graph;
+        let report = rewritten.report;
+        let [imported, raised, rewritten] = [imported, raised, rewritten.graph];
+        let has_rounded_states = self.has_rounded_states(&program);
+        let [imported, raised, rewritten] = match self.options.state.half().filter(|_| has_rounded_states) {
+            Some(half) => {
+                let keep = |graph: Graph| states::keep_in(half, &graph, &program.states);
+                [keep(imported)?, keep(raised)?, keep(rewritten)?]
+            }
+            None => [imported, raised, rewritten],
+        };
+        let graph = &rewritten;
         observe(Reached::Graph { program: name, stage: Stage::Rewritten, graph, weights: &weights });
         if last < Stage::Partitioned {
             return Ok(None);
         }
         let start = Instant::now();
-        let plan = partition(&rewritten.graph)?;
+        let plan = partition(&rewritten)?;
         observe(Reached::Done(&Span::since(name, "partition", start)));
         observe(Reached::Plan { program: name, plan: &plan });
         let gpu_plan = match self.round(&plan)? {
@@ -282,13 +305,14 @@ impl Compiler {
             states: program.states,
             imported,
             raised,
-            rewritten: rewritten.graph,
+            rewritten,
             plan,
             gpu_plan,
             imported_weights: model.weights.clone(),
             weights,
+            has_rounded_states,
             remarks: passes.remarks,
-            report: rewritten.report,
+            report,
         }))
     }
 }

@@ -32,6 +32,7 @@ use ssmc_frontend::safetensors::ImportOptions;
 use ssmc_frontend::shapes::InputShape;
 use ssmc_ir::Model;
 pub use ssmc_passes::compute::{Between, ComputeType, Rounded};
+pub use ssmc_passes::states::StateType;
 pub use ssmc_passes::weights::products::Compared;
 pub use ssmc_passes::weights::{Stored, WeightFormat};
 use std::path::Path;

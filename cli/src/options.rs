@@ -3,7 +3,7 @@
 use crate::failure::{Failure, Kind, Outcome};
 use clap::Args;
 use regex::Regex;
-use ssmc::{CompileOptions, ComputeType};
+use ssmc::{CompileOptions, ComputeType, StateType};
 use ssmc_codegen::ptx::Assembler;
 use ssmc_codegen::target::{CpuArch, CpuLevel, CpuTarget, GpuArch, GpuTarget, Target};
 use ssmc_frontend::shapes::InputShape;
@@ -41,9 +41,12 @@ pub(crate) struct CompileArgs {
     #[arg(long, value_name = "FORMAT")]
     pub(crate) weights: Option<WeightFormat>,
     /// Type in which kernels of GPUs store values for each other: f32, bf16, f16, or weights, that of most weights of
-    /// products; residual streams, step sizes and states stay in f32 [default: f32]
+    /// products; residual streams, step sizes and states stay as they are [default: f32]
     #[arg(long, value_name = "TYPE")]
     pub(crate) compute_dtype: Option<ComputeType>,
+    /// Type in which recurrent states are kept between calls: f32, bf16 or f16; they are computed in f32 [default: f32]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) state_dtype: Option<StateType>,
     /// Leave out rewrite rules whose name matches this regular expression; may be repeated
     #[arg(long, value_name = "RE")]
     pub(crate) disable_rules: Vec<Regex>,
@@ -118,6 +121,7 @@ impl CompileArgs {
         }
         let mut options =
             CompileOptions { rewrite, streaming, compute, bisect_limit, ..CompileOptions::default() };
+        options.state = self.state_dtype.unwrap_or_default();
         options.targets = self.levels()?.into_iter().map(|l| Target::Cpu(CpuTarget::of_level(l))).collect();
         // Rows are rounded to bf16 only for whom asks for weights in bf16; a checkpoint in bf16 does not.
         if self.weights != Some(WeightFormat::Bf16) {

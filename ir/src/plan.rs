@@ -32,7 +32,8 @@ pub struct Group {
     /// Elementwise nodes applied to the root's first result, in order: each takes the one before it. The last one's
     /// result is stored instead of the root's.
     pub epilogue: Vec<NodeId>,
-    /// Values that the kernel writes: the end of the epilogue first, then further results of the root.
+    /// Values that the kernel writes: the end of the epilogue first, then further results of the root, or what a cast
+    /// among the members makes of one.
     pub outputs: Vec<ValueId>,
     /// What the body of the root needs, if that is a loop.
     pub region: Option<Box<Region>>,

@@ -4,6 +4,7 @@ pub mod bisect;
 pub mod compute;
 pub mod partition;
 pub mod programs;
+pub mod states;
 pub mod stream;
 
 pub mod egraph;

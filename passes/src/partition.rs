@@ -3,7 +3,7 @@
 //! Reductions, contractions, scans, convolutions and norms are roots of kernels. Elementwise and layout nodes are
 //! computed where they are needed: as epilogue of the root before them if that is their only use, else inside their
 //! consumers, unless that would compute them more than once. An output that only reshapes what a kernel stores is
-//! written by that kernel.
+//! written by that kernel, and so is one that only converts a further result of a root: a state kept in halves.
 
 use ssmc_ir::edit::{EditError, Rewriter};
 use ssmc_ir::ops::{Constant, Op, Reshape};
@@ -91,6 +91,8 @@ struct Partition<'a> {
     stored: BTreeSet<ValueId>,
     /// Epilogue of each root.
     epilogues: BTreeMap<NodeId, Vec<NodeId>>,
+    /// The conversions that kernels store in the place of further results of their roots.
+    conversions: BTreeMap<ValueId, NodeId>,
 }
 
 impl<'a> Partition<'a> {
@@ -102,8 +104,10 @@ impl<'a> Partition<'a> {
             outputs,
             stored: BTreeSet::new(),
             epilogues: BTreeMap::new(),
+            conversions: BTreeMap::new(),
         };
         p.choose_stored();
+        p.choose_conversions();
         p.choose_epilogues();
         p
     }
@@ -128,6 +132,42 @@ impl<'a> Partition<'a> {
                 }
             }
         }
+    }
+
+    /// Further results of roots that nothing but one conversion reads, whose result is an output.
+    fn choose_conversions(&mut self) {
+        for (_, node) in self.graph.nodes().filter(|(_, node)| is_root(&node.op)) {
+            if matches!(node.op, Op::Scatter(_) | Op::Loop(_)) {
+                continue;
+            }
+            for value in node.results.iter().skip(1).copied() {
+                let [(user, _)] = self.users[value][..] else { continue };
+                let Node { op: Op::Cast(_), results, .. } = self.graph.node(user) else { continue };
+                if !self.outputs.contains(&value) && self.becomes_output(results[0]) {
+                    self.stored.remove(&value);
+                    self.stored.insert(results[0]);
+                    self.conversions.insert(value, user);
+                }
+            }
+        }
+    }
+
+    /// Whether a value is an output, or nothing but reshapes to one read it.
+    fn becomes_output(&self, mut value: ValueId) -> bool {
+        while !self.outputs.contains(&value) {
+            let [(user, _)] = self.users[value][..] else { return false };
+            let node = self.graph.node(user);
+            if !matches!(node.op, Op::Reshape(_)) {
+                return false;
+            }
+            value = node.results[0];
+        }
+        true
+    }
+
+    /// What a kernel stores of a further result of its root.
+    fn kept(&self, value: ValueId) -> ValueId {
+        self.conversions.get(&value).map_or(value, |id| self.graph.node(*id).results[0])
     }
 
     /// Whether the iterations of a loop read the value as it is.
@@ -225,7 +265,7 @@ impl<'a> Partition<'a> {
 
     /// Whether a kernel with this root stores more than the end of its epilogue.
     fn has_more(&self, root: &Node) -> bool {
-        root.results.iter().skip(1).any(|v| self.stored.contains(v))
+        root.results.iter().skip(1).any(|v| self.stored.contains(&self.kept(*v)))
     }
 
     /// Whether everything in memory that a value is computed from is there before `root` in graph order. A kernel that
@@ -358,21 +398,23 @@ impl<'a> Partition<'a> {
 
     /// Groups in order of execution.
     fn groups(&self, aliases: &BTreeMap<NodeId, ValueId>) -> Vec<Group> {
-        let in_epilogue: BTreeSet<NodeId> = self.epilogues.values().flatten().copied().collect();
+        let behind_roots = self.epilogues.values().flatten().chain(self.conversions.values());
+        let behind_roots: BTreeSet<NodeId> = behind_roots.copied().collect();
         let mut groups: Vec<(NodeId, Group)> = Vec::new();
         for (id, node) in self.graph.nodes() {
-            if is_literal(&node.op) || in_epilogue.contains(&id) || aliases.contains_key(&id) {
+            if is_literal(&node.op) || behind_roots.contains(&id) || aliases.contains_key(&id) {
                 continue;
             }
             let epilogue = self.epilogues.get(&id).cloned().unwrap_or_default();
             let last = epilogue.last().copied().unwrap_or(id);
             let mut outputs: Vec<ValueId> = vec![self.graph.node(last).results[0]];
-            outputs.extend(node.results.iter().skip(1));
+            outputs.extend(node.results.iter().skip(1).map(|v| self.kept(*v)));
             outputs.retain(|v| self.stored.contains(v));
             if outputs.is_empty() {
                 continue;
             }
             let mut members = BTreeSet::from([id]);
+            members.extend(node.results.iter().filter_map(|v| self.conversions.get(v)));
             for member in std::iter::once(&id).chain(&epilogue) {
                 members.insert(*member);
                 self.collect_inside(*member, &epilogue, &mut members);

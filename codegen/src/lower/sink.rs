@@ -2,10 +2,10 @@
 
 use super::access::Cx;
 use super::index::Idx;
-use super::{LowerError, Lowering};
+use super::{LowerError, Lowering, elem_of};
 use crate::kernel::{KernelBuilder, ParamId, Reg};
 use ssmc_ir::ops::Op;
-use ssmc_ir::{Graph, Group, NodeId, ValueId};
+use ssmc_ir::{Graph, Group, Node, NodeId, ValueId};
 
 /// The outputs of a group.
 pub(super) struct Sink<'a> {
@@ -93,7 +93,14 @@ impl<'a> Sink<'a> {
         Ok(())
     }
 
-    /// Stores an element of another result of the root. Nothing if nobody wants it.
+    /// Which output holds another result of the root, as it is or converted.
+    fn extra(&self, value: ValueId) -> Option<usize> {
+        let converts = |node: &Node| matches!(node.op, Op::Cast(_)) && node.operands == [Some(value)];
+        let is_it = |v: &ValueId| *v == value || self.graph.def_node(*v).is_some_and(converts);
+        self.outputs.iter().position(is_it)
+    }
+
+    /// Stores an element of another result of the root, converted if that is what is wanted. Nothing if nobody wants it.
     pub(super) fn put_extra(
         &mut self,
         cx: &mut Cx<'a>,
@@ -102,15 +109,16 @@ impl<'a> Sink<'a> {
         idx: &[Idx],
         x: Reg,
     ) -> Result<(), LowerError> {
-        let Some(i) = self.outputs.iter().position(|v| *v == value) else { return Ok(()) };
+        let Some(i) = self.extra(value) else { return Ok(()) };
         let param = self.param(cx, b, i)?;
+        let x = b.cast(x, elem_of(self.graph.ty(self.outputs[i]).dtype)?);
         cx.store(b, param, &self.graph.ty(value).shape, idx, x);
         Ok(())
     }
 
-    /// Whether a result is written at all.
+    /// Whether another result of the root is written at all.
     pub(super) fn wants(&self, value: ValueId) -> bool {
-        self.outputs.contains(&value)
+        self.extra(value).is_some()
     }
 }
 

@@ -1,3 +1,4 @@
+use ssmc_artifact::{DType, Expr};
 use ssmc_runtime::{RuntimeError, Session, SessionOptions, State, Tensor, TensorMut, TensorRef};
 
 use crate::toy::{self, Toy, scan_ref};
@@ -135,6 +136,56 @@ fn foreign_and_corrupt_states_are_refused() {
     blob.states.pop();
     let error = load_error(&session, &ssmc_artifact::encode_state(&blob));
     assert_eq!(error, "state does not fit: number of tensors: expected 2, found 1");
+}
+
+/// A session whose states are two halves where those of the toy are one integer; its kernels see the same bytes.
+fn of_halves() -> Session {
+    let mut manifest = toy::manifest();
+    for state in &mut manifest.states {
+        state.dtype = DType::Bf16.into();
+        state.shape.push(Expr::constant(2));
+    }
+    let artifact = Toy::write(manifest, toy::golden(15)).open();
+    Session::new(&artifact, &toy::options()).unwrap()
+}
+
+fn bytes(state: &State) -> Vec<Vec<u8>> {
+    state.tensors().unwrap().into_iter().map(|(_, tensor)| tensor.bytes().to_vec()).collect()
+}
+
+#[test]
+fn states_in_halves_are_kept_saved_and_forked_as_such() {
+    let (mut session, mut halves) = (toy::session(), of_halves());
+    let (mut known, mut state) = (session.new_state(1).unwrap(), halves.new_state(1).unwrap());
+    session.prefill(&mut known, &[3, 1]).unwrap();
+    halves.prefill(&mut state, &[3, 1]).unwrap();
+    assert_eq!((bytes(&state), state.byte_len()), (bytes(&known), known.byte_len()));
+    let kinds: Vec<_> =
+        state.tensors().unwrap().into_iter().map(|(_, t)| (t.dtype(), t.dims().to_vec())).collect();
+    assert!(kinds.iter().all(|kind| *kind == (DType::Bf16, vec![1, 2])), "{kinds:?}");
+    let blob = state.save().unwrap();
+    let mut loaded = halves.load_state(&blob).unwrap();
+    assert_eq!(loaded.save().unwrap(), blob);
+    let mut fork = state.clone();
+    halves.step(&mut fork, &[9]).unwrap();
+    assert_eq!(value(&halves.step(&mut state, &[0]).unwrap()), 14);
+    assert_eq!(value(&halves.step(&mut loaded, &[0]).unwrap()), 14);
+    fork.rollback(1).unwrap();
+    assert_eq!(fork.save().unwrap(), blob);
+}
+
+#[test]
+fn states_of_another_type_are_refused() {
+    let (session, halves) = (toy::session(), of_halves());
+    let blob = halves.new_state(1).unwrap().save().unwrap();
+    let error = load_error(&session, &blob);
+    assert_eq!(error, "state does not fit: tensor: expected h: i32[1], found h: bf16[1, 2]");
+    let mut blob = ssmc_artifact::decode_state(&blob).unwrap();
+    for state in &mut blob.states {
+        state.dtype = DType::F16.into();
+    }
+    let error = load_error(&halves, &ssmc_artifact::encode_state(&blob));
+    assert_eq!(error, "state does not fit: tensor: expected h: bf16[1, 2], found h: f16[1, 2]");
 }
 
 #[test]

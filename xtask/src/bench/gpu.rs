@@ -81,7 +81,7 @@ const ROWS: [Row; 8] = [
         must: 7.0,
         aim: 6.0,
         peer: 9.97,
-        options: HALVES,
+        options: HALVES_AND_STATES,
     },
     Row {
         shape: "mamba-130m",
@@ -117,6 +117,9 @@ const ROWS: [Row; 8] = [
 
 /// As the peer: values between kernels in half precision.
 const HALVES: &[&str] = &["--compute-dtype", "bf16"];
+
+/// As the peer's states too.
+const HALVES_AND_STATES: &[&str] = &["--compute-dtype", "bf16", "--state-dtype", "bf16"];
 
 /// Steps that are decoded, and how often.
 const STEPS: &str = "128";
@@ -278,6 +281,6 @@ mod tests {
     fn rows_have_names_of_their_own() {
         let names: std::collections::BTreeSet<String> = ROWS.iter().map(Row::name).collect();
         assert_eq!(names.len(), ROWS.len());
-        assert!(names.contains("mamba2-2.7b decode B64 --compute-dtype bf16"));
+        assert!(names.contains("mamba2-2.7b decode B64 --compute-dtype bf16 --state-dtype bf16"));
     }
 }

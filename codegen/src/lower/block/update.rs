@@ -131,6 +131,12 @@ impl StepSizes {
     }
 }
 
+/// The element type of states as they lie in memory.
+fn loaded_elem(graph: &Graph, states: ValueId) -> Option<Elem> {
+    let widened = graph.def_node(states).and_then(|node| graph.widened(node));
+    elem_of(graph.ty(widened.unwrap_or(states)).dtype).ok()
+}
+
 /// Where a group works.
 struct Place {
     batch: Idx,
@@ -161,7 +167,10 @@ impl Update {
         let state_elem = elem_of(graph.ty(h_last).dtype).ok()?;
         let is_float = |elem: Elem| elem == Elem::F32 || elem.is_half();
         let states = graph.ty(h0).shape.last()?.as_const()?;
-        let lanes = BYTES / state_elem.size() as i64;
+        // Rows of heads are long, so that a lane has as much of them as it can load; those of channels may be short, and
+        // lanes share the product of their step size.
+        let loaded = if has_heads { loaded_elem(graph, h0)? } else { state_elem };
+        let lanes = BYTES / loaded.size() as i64;
         let group = states / lanes;
         let is_shared = states > 0
             && states % lanes == 0
@@ -282,8 +291,9 @@ impl Update {
         let skip = self.skip(cx, b, place, nearest)?;
         let mut old = Vec::new();
         let mut xs = Vec::new();
+        let states = cx.unwidened(self.h0);
         for (row, _) in &rows {
-            old.push(cx.get_wide(b, self.h0, &place.state(*row, n))?);
+            old.push(cx.get_wide(b, states, &place.state(*row, n))?);
         }
         let dt = match fetched {
             Some((sizes, fetched)) => Some(sizes.sum(cx, b, fetched, self.group)?),

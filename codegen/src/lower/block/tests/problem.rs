@@ -15,6 +15,8 @@ pub(super) struct Problem {
     outputs: Vec<ValueId>,
     /// Nodes after the root that are its epilogue.
     epilogue: usize,
+    /// Nodes after these that convert further results.
+    conversions: usize,
     inputs: Vec<Input>,
     bindings: Bindings,
 }
@@ -45,6 +47,7 @@ impl Problem {
             builder: GraphBuilder::new("problem"),
             outputs: Vec::new(),
             epilogue: 0,
+            conversions: 0,
             inputs: Vec::new(),
             bindings: Bindings::new(),
         }
@@ -87,6 +90,12 @@ impl Problem {
         self.epilogue = nodes;
     }
 
+    /// A further result of the root, converted on its way to memory. Nothing but more of these follows.
+    pub(super) fn converted(&mut self, value: ValueId, to: DType) -> ValueId {
+        self.conversions += 1;
+        self.builder.cast(value, to).unwrap()
+    }
+
     pub(super) fn output(&mut self, value: ValueId) {
         self.builder.output(format!("y{}", self.outputs.len()), value);
         self.outputs.push(value);
@@ -94,10 +103,10 @@ impl Problem {
 
     fn group(&self) -> Group {
         let members: Vec<NodeId> = self.builder.graph().nodes().map(|(id, _)| id).collect();
-        let root = members.len() - 1 - self.epilogue;
+        let root = members.len() - 1 - self.epilogue - self.conversions;
         Group {
             root: members[root],
-            epilogue: members[root + 1..].to_vec(),
+            epilogue: members[root + 1..][..self.epilogue].to_vec(),
             members,
             outputs: self.outputs.clone(),
             region: None,

@@ -1,5 +1,6 @@
 use super::super::update::Update;
 use super::*;
+use crate::kernel::{Mem, ParamId};
 use ssmc_ir::ops::{Discretization, ReadOut, SelectiveScan, Ssd};
 
 /// One step: extents, element type and which of `d row z bias softplus` it has.
@@ -12,6 +13,8 @@ pub(super) struct Case {
     pub(super) rows: i64,
     pub(super) n: i64,
     pub(super) dtype: DType,
+    /// The type of the states in memory, if it is another one.
+    pub(super) kept: Option<DType>,
     pub(super) rule: Discretization,
     pub(super) read_out: ReadOut,
     pub(super) has: &'static str,
@@ -23,6 +26,7 @@ pub(super) const CASE: Case = Case {
     rows: 64,
     n: 128,
     dtype: DType::F32,
+    kept: None,
     rule: Discretization::ExpEuler,
     read_out: ReadOut::After,
     has: "d z bias softplus",
@@ -62,7 +66,11 @@ impl Case {
         });
         let z = has("z").then(|| p.input("z", dtype, &steps));
         let bias = has("bias").then(|| p.input("bias", dtype, &own));
-        let h0 = p.input("h0", dtype, &pick(&["batch", "g", "r", "rows", "n"], &["batch", "g", "rows", "n"]));
+        let states = pick(&["batch", "g", "r", "rows", "n"], &["batch", "g", "rows", "n"]);
+        let mut h0 = p.input("h0", self.kept.unwrap_or(dtype), &states);
+        if self.kept.is_some() {
+            h0 = p.builder().cast(h0, dtype).unwrap();
+        }
         let operands = [Some(x), Some(dt), Some(a), Some(b), Some(c), d, z, bias, Some(h0)];
         let (dt_softplus, discretization, read_out) = (has("softplus"), self.rule, self.read_out);
         let results = match heads {
@@ -72,7 +80,8 @@ impl Case {
                 &operands,
             ),
         };
-        results.into_iter().for_each(|y| p.output(y));
+        let h_last = self.kept.map_or(results[1], |kept| p.converted(results[1], kept));
+        [results[0], h_last].into_iter().for_each(|y| p.output(y));
         p
     }
 
@@ -83,7 +92,8 @@ impl Case {
                 assert!(Update::of(graph, graph.node(group.root)).is_some(), "{self:?}");
                 lower_block(graph, group, &target)
             });
-            p.check(&lowered.unwrap(), tolerance(self.dtype)).unwrap_or_else(|e| panic!("{self:?}: {e}"));
+            let tolerance = tolerance(self.kept.unwrap_or(self.dtype));
+            p.check(&lowered.unwrap(), tolerance).unwrap_or_else(|e| panic!("{self:?}: {e}"));
         }
     }
 }
@@ -123,6 +133,26 @@ fn element_types_and_rules() {
         }
         Case { read_out: ReadOut::Before, ..case }.check();
     }
+}
+
+/// States in halves are widened as they are loaded, and rounded as they are stored: 16 bytes a lane for rows of heads.
+#[test]
+fn states_in_halves() {
+    for kept in [DType::BF16, DType::F16].map(Some) {
+        for (heads, rows, n) in [(3, 64, 128), (2, 5, 16), (1, 17, 64), (0, 33, 16), (0, 40, 128)] {
+            Case { heads, rows, n, kept, ..CASE }.check();
+        }
+    }
+    let p = Case { kept: Some(DType::BF16), ..CASE }.problem();
+    let lowered = p.lower(|graph, group| lower_block(graph, group, &targets()[0])).unwrap();
+    let (kernel, h0) = (&lowered.kernel, p.arg(&lowered, "h0"));
+    let is_wide = |inst: &Inst| match inst {
+        Inst::Load { dst, mem, .. } => {
+            *mem == Mem::Param(ParamId(h0 as u32)) && kernel.ty(*dst).lanes() == Some(8)
+        }
+        _ => false,
+    };
+    assert_eq!(faults::count(kernel, &is_wide), 4);
 }
 
 #[test]
