@@ -66,8 +66,10 @@ pub(super) enum Schedule {
     Fma,
     /// Matrix tiles, with tiles of the result of so many rows and columns.
     Mma(mma::Size),
-    /// Products of warp groups.
+    /// Products of warp groups; if they share k, [`Schedule::Sum`] follows.
     Group(group::Shape),
+    /// Sums of what warp groups that share k leave.
+    Sum(group::Shape),
     /// Scalar fused multiply-adds of few rows.
     Vector(vector::Few),
 }
@@ -87,8 +89,16 @@ impl Schedule {
         let tiled = Schedule::tiled(graph, group, target)?;
         let Some([rows, columns, depth]) = vector::extents(graph, group) else { return Ok(tiled) };
         let few = |is_one| Schedule::Vector(vector::Few::of(is_one, [&columns, &depth]));
+        let few_of_groups = || -> Vec<Schedule> {
+            let Some(shape) = Schedule::few_rows_of_groups(graph, group, target) else { return Vec::new() };
+            let sum = (shape.splits() > 1).then_some(Schedule::Sum(shape));
+            [Schedule::Group(shape)].into_iter().chain(sum).collect()
+        };
         Ok(match rows.as_const() {
-            Some(rows) if rows > vector::ROWS_MAX => tiled,
+            Some(rows) if rows > vector::ROWS_MAX => {
+                let few = if rows <= group::FEW_ROWS { few_of_groups() } else { Vec::new() };
+                if few.is_empty() { tiled } else { few.into_iter().map(|s| (s, Dim::from(1))).collect() }
+            }
             Some(rows) => vec![(few(rows == 1), Dim::from(1))],
             None => {
                 let at_least = |n: i64| reaches(&rows, n);
@@ -97,7 +107,14 @@ impl Schedule {
                 if least > 1 {
                     all.remove(0);
                 }
-                all.extend(tiled.into_iter().map(|(schedule, share)| (schedule, share * &are_many)));
+                let mut are_left = are_many.clone();
+                let few = few_of_groups();
+                if !few.is_empty() {
+                    are_left = at_least(group::FEW_ROWS + 1);
+                    let share = are_many - &are_left;
+                    all.extend(few.into_iter().map(|schedule| (schedule, share.clone())));
+                }
+                all.extend(tiled.into_iter().map(|(schedule, share)| (schedule, share * &are_left)));
                 all
             }
         })
@@ -123,24 +140,14 @@ impl Schedule {
         if elems[0] != elems[1] || !elems[0].is_half() {
             return one(Schedule::Fma);
         }
-        let extent = |factor: &Factor, label: &Label| {
-            let axis = factor.labels.iter().position(|l| l == label);
-            axis.and_then(|axis| graph.ty(factor.value).shape[axis].as_const())
-        };
+        let extent = |factor: &Factor, label: &Label| extent(graph, factor, label);
         // Unknown extents may be large.
         let many = |factor: &Factor, many: i64| {
             let n =
                 factor.own.iter().try_fold(1i64, |n, label| Some(n.saturating_mul(extent(factor, label)?)));
             n.is_none_or(|n| n >= many)
         };
-        let is_inside = |value| matches!(graph.def(value), Def::Result(id, _) if is_member(id));
-        let is_copied = |factor: &Factor| {
-            let run = factor.labels.last().and_then(|label| extent(factor, label)).unwrap_or(1);
-            let is_last = p.k.len() == 1 && factor.labels.last() == p.k.last();
-            let together = shown(graph, &is_inside, factor.value).map(|(_, together)| together);
-            is_last && run % group::RUN == 0 && together.is_some_and(|n| n % group::RUN == 0)
-        };
-        let has_groups = target.arch >= GpuArch::Sm90a && is_copied(&p.x) && is_copied(&p.w);
+        let has_groups = has_groups(graph, group, target, &p);
         let (has_rows, has_columns) = (many(&p.x, mma::Size::LARGE), many(&p.w, mma::Size::LARGE));
         if !has_rows || !(has_columns || has_groups && many(&p.w, group::FEWEST)) {
             return one(Schedule::Mma(mma::Size::Small));
@@ -168,11 +175,28 @@ impl Schedule {
         Ok(shapes.into_iter().map(|(shape, share)| (Schedule::Group(shape), share)).collect())
     }
 
+    /// The shape for few rows of a product that warp groups do.
+    fn few_rows_of_groups(graph: &Graph, group: &Group, target: &GpuTarget) -> Option<group::Shape> {
+        let node = graph.node(group.root);
+        let p = recognize(graph, node, &|id| group.members.contains(&id)).ok()?;
+        let elems = [&p.x, &p.w].map(|factor| elem_of(graph.ty(factor.value).dtype).ok());
+        let is_half = elems[0] == elems[1] && elems[0].is_some_and(Elem::is_half);
+        let ([column], [depth]) = (&p.w.own[..], &p.k[..]) else { return None };
+        let cols = extent(graph, &p.w, column).filter(|n| *n >= group::FEWEST)?;
+        let fits = is_half && p.batch.is_empty() && has_groups(graph, group, target, &p);
+        fits.then_some(())?;
+        // Parts are added up some columns at a time.
+        let may_split = cols % group::SUM_LANES == 0 && p.output.last() == Some(column);
+        let depth = extent(graph, &p.w, depth).filter(|_| may_split);
+        Some(group::Shape::of_few_rows(cols, depth))
+    }
+
     pub(super) fn threads(self) -> u32 {
         match self {
             Schedule::Fma => fma::THREADS,
             Schedule::Mma(size) => size.threads(),
-            Schedule::Group(_) => group::THREADS,
+            Schedule::Group(shape) => shape.threads(),
+            Schedule::Sum(_) => group::sum_threads(),
             Schedule::Vector(few) => few.threads(),
         }
     }
@@ -183,9 +207,27 @@ impl Schedule {
             Schedule::Fma => (fma::TILE, fma::TILE),
             Schedule::Mma(size) => (size.tile(), size.tile()),
             Schedule::Group(shape) => shape.tile(),
-            Schedule::Vector(_) => unreachable!("vectors have no tiles"),
+            Schedule::Sum(_) | Schedule::Vector(_) => unreachable!("vectors have no tiles"),
         }
     }
+}
+
+/// The extent of an axis of a factor, if it is known.
+fn extent(graph: &Graph, factor: &Factor, label: &Label) -> Option<i64> {
+    let axis = factor.labels.iter().position(|l| l == label);
+    axis.and_then(|axis| graph.ty(factor.value).shape[axis].as_const())
+}
+
+/// Whether warp groups can multiply: both factors lie in memory with k last, in words of 16 bytes.
+fn has_groups(graph: &Graph, group: &Group, target: &GpuTarget, p: &Product) -> bool {
+    let is_inside = |value| matches!(graph.def(value), Def::Result(id, _) if group.members.contains(&id));
+    let is_copied = |factor: &Factor| {
+        let run = factor.labels.last().and_then(|label| extent(graph, factor, label)).unwrap_or(1);
+        let is_last = p.k.len() == 1 && factor.labels.last() == p.k.last();
+        let together = shown(graph, &is_inside, factor.value).map(|(_, together)| together);
+        is_last && run % group::RUN == 0 && together.is_some_and(|n| n % group::RUN == 0)
+    };
+    target.arch >= GpuArch::Sm90a && is_copied(&p.x) && is_copied(&p.w)
 }
 
 /// The layout of a product of one row.
@@ -247,6 +289,10 @@ struct Block<'p> {
     /// Rows and columns of the tile of the result.
     tile: (i64, i64),
     threads: u32,
+    /// Where sums go, if blocks share k.
+    parts: Option<group::Parts>,
+    /// The tiles of k that the block takes: the first one, and the one behind the last; all if `None`.
+    share: Option<(Reg, Reg)>,
 }
 
 pub(super) fn lower(
@@ -261,13 +307,30 @@ pub(super) fn lower(
     let p = recognize(l.graph, l.node, &|id| group.members.contains(&id))?;
     let [batch, m, n, k] = Axes::of(l, op, &p)?;
     let elem = elem_of(l.graph.ty(l.node.results[0]).dtype)?;
+    let few = match schedule {
+        Schedule::Group(shape) | Schedule::Sum(shape) if shape.has_few_rows() => Some(shape),
+        _ => None,
+    };
     let (b, cx, sink) = l.parts();
-    let tile = schedule.tile();
+    let tile = match schedule {
+        Schedule::Sum(_) => (1, group::SUM_LANES * i64::from(group::sum_threads())),
+        _ => schedule.tile(),
+    };
     let tiles = |axes: &Axes, extent: i64| axes.n().ceildiv(&Dim::from(extent));
-    let row_tiles = tiles(&m, tile.0);
+    let row_tiles = match (few, schedule) {
+        (Some(_), Schedule::Group(_)) => Dim::from(1),
+        _ => tiles(&m, tile.0),
+    };
     let together = row_tiles.as_const().map_or(GROUP, |n| n.clamp(1, GROUP));
     let groups = row_tiles.ceildiv(&Dim::from(together));
-    let grid = [batch.n(), groups, tiles(&n, tile.1), Dim::from(together)];
+    let splits = match schedule {
+        Schedule::Group(shape) => shape.splits(),
+        _ => 1,
+    };
+    let mut grid = vec![batch.n(), groups, tiles(&n, tile.1), Dim::from(together)];
+    if splits > 1 {
+        grid.push(Dim::from(splits));
+    }
     let flops = grid[0].clone() * &m.n() * &n.n() * &k.n() * Dim::from(2);
     let place = row_index(cx, b, &grid);
     let (group_at, col_at, within) = (scalar(place[1])?, scalar(place[2])?, scalar(place[3])?);
@@ -277,8 +340,19 @@ pub(super) fn lower(
     let first_row = b.mul(row_at, tile.0);
     let batch_at = scalar(place[0])?;
     let batch_at = batch.unravel(cx, b, batch_at);
-    let [rows, cols, depth] = [&m, &n, &k].map(|axes| cx.dim(b, &axes.n()));
+    let [rows, cols, mut depth] = [&m, &n, &k].map(|axes| cx.dim(b, &axes.n()));
     let threads = schedule.threads();
+    let own = place.get(4).map(|own| scalar(*own)).transpose()?;
+    let (mut parts, mut share) = (None, None);
+    if let (Some(shape), Some(all)) = (few.filter(|shape| shape.splits() > 1), n.n().as_const()) {
+        parts = Some(group::Parts::declare(cx, b, (shape, all), own));
+        if let Some(own) = own {
+            let (first, end) = shape.share(b, depth, own);
+            let limit = b.mul(end, group::DEPTH);
+            depth = b.min(depth, limit);
+            share = Some((first, end));
+        }
+    }
     let block = Block {
         p: &p,
         batch,
@@ -294,7 +368,13 @@ pub(super) fn lower(
         elem,
         tile,
         threads,
+        parts,
+        share,
     };
+    if let (Some(shape), Schedule::Group(_)) = (few, schedule) {
+        group::lower(cx, b, sink, &block, shape)?;
+        return Ok(Launch { grid: grid.iter().fold(Dim::from(1), |n, d| n * d), flops });
+    }
     let is_needed = b.lt(first_row, rows);
     let mut result = Ok(());
     // Groups at the end may lack tiles.
@@ -303,6 +383,7 @@ pub(super) fn lower(
             Schedule::Fma => fma::lower(cx, b, sink, &block),
             Schedule::Mma(size) => mma::lower(cx, b, sink, &block, size),
             Schedule::Group(shape) => group::lower(cx, b, sink, &block, shape),
+            Schedule::Sum(shape) => group::add_up(cx, b, sink, (&block, shape)),
             Schedule::Vector(_) => unreachable!("taken above"),
         });
     });
@@ -352,6 +433,22 @@ struct Tiles {
     x: Tile,
     w: Tile,
     layout: Layout,
+}
+
+impl Tiles {
+    fn stage(&self, side: Side) -> &Stage {
+        match side {
+            Side::X => &self.x.stage,
+            Side::W => &self.w.stage,
+        }
+    }
+}
+
+/// Which operand.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    X,
+    W,
 }
 
 /// What is done with a tile: before the next one is fetched, and after. It gets where the buffers of x and w begin.
@@ -404,33 +501,30 @@ impl<'p> Block<'p> {
         })
     }
 
-    /// Begins to fill the buffers of both operands with tile `j` of k.
+    /// Begins to fill a buffer of an operand with tile `j` of k.
     fn fetch<'a>(
         &self,
         cx: &mut Cx<'a>,
         b: &mut KernelBuilder,
-        tiles: &Tiles,
-        thread: Reg,
-        (j, slot): (Reg, Reg),
-    ) -> Result<[Fetched; 2], LowerError> {
-        let base = b.mul(j, tiles.layout.depth);
-        let (x_buffer, w_buffer) = (tiles.x.stage.buffer(b, slot), tiles.w.stage.buffer(b, slot));
-        let mut of = |tile: &Tile, buffer, factor: &Factor, own: &Axes, (first, n): (Reg, Reg)| {
-            let place = &mut |cx: &mut Cx<'a>, b: &mut KernelBuilder, (row, col): (Reg, Reg)| {
-                let (at, k) = if tile.is_deep { (col, row) } else { (row, col) };
-                let (at, k) = (b.add(first, at), b.add(base, k));
-                let (own_at, k_at) = (own.unravel(cx, b, at), self.k.unravel(cx, b, k));
-                let parts =
-                    [(&own.labels, &own_at), (&self.k.labels, &k_at), (&self.batch.labels, &self.batch_at)];
-                let (in_own, in_depth) = (b.lt(at, n), b.lt(k, self.depth));
-                (pick(&factor.labels, &parts), b.and(in_own, in_depth))
-            };
-            tile.stage.fetch(cx, b, (thread, buffer), place)
+        (tiles, side): (&Tiles, Side),
+        (thread, j, slot): (Reg, Reg, Reg),
+    ) -> Result<Fetched, LowerError> {
+        let (tile, factor, own, first, n) = match side {
+            Side::X => (&tiles.x, &self.p.x, &self.m, self.first_row, self.rows),
+            Side::W => (&tiles.w, &self.p.w, &self.n, self.first_col, self.cols),
         };
-        let x = of(&tiles.x, x_buffer, &self.p.x, &self.m, (self.first_row, self.rows))?;
-        let w = of(&tiles.w, w_buffer, &self.p.w, &self.n, (self.first_col, self.cols))?;
-        b.async_commit();
-        Ok([x, w])
+        let base = b.mul(j, tiles.layout.depth);
+        let buffer = tile.stage.buffer(b, slot);
+        let place = &mut |cx: &mut Cx<'a>, b: &mut KernelBuilder, (row, col): (Reg, Reg)| {
+            let (at, k) = if tile.is_deep { (col, row) } else { (row, col) };
+            let (at, k) = (b.add(first, at), b.add(base, k));
+            let (own_at, k_at) = (own.unravel(cx, b, at), self.k.unravel(cx, b, k));
+            let parts =
+                [(&own.labels, &own_at), (&self.k.labels, &k_at), (&self.batch.labels, &self.batch_at)];
+            let (in_own, in_depth) = (b.lt(at, n), b.lt(k, self.depth));
+            (pick(&factor.labels, &parts), b.and(in_own, in_depth))
+        };
+        tile.stage.fetch(cx, b, (thread, buffer), place)
     }
 
     /// Runs `compute` for every tile of k. Afterwards all copies have ended.
@@ -443,32 +537,44 @@ impl<'p> Block<'p> {
     ) -> Result<(), LowerError> {
         let Layout { depth, buffers, ahead, .. } = tiles.layout;
         let thread = b.thread_idx(Axis::X);
-        let arrive = |b: &mut KernelBuilder, [x, w]: &[Fetched; 2]| {
-            tiles.x.stage.arrive(b, x);
-            tiles.w.stage.arrive(b, w);
-        };
-        for j in 0..ahead {
-            let j = b.const_i64(j);
-            let fetched = self.fetch(cx, b, tiles, thread, (j, j))?;
-            arrive(b, &fetched);
+        // Weights, which never change, are asked for before what the launch before this one may still be writing.
+        for side in [Side::W, Side::X] {
+            for j in 0..ahead {
+                let slot = b.const_i64(j);
+                let j = match self.share {
+                    Some((first, _)) => b.add(first, j),
+                    None => slot,
+                };
+                let fetched = self.fetch(cx, b, (tiles, side), (thread, j, slot))?;
+                tiles.stage(side).arrive(b, &fetched);
+                if side == Side::X {
+                    b.async_commit();
+                }
+            }
         }
         let slot = |b: &mut KernelBuilder, first: i64| {
             let first = b.const_i64(first);
             b.var_init(first)
         };
         let (this, next) = (slot(b, 0), slot(b, ahead % buffers));
-        let n_tiles = b.ceil_div(self.depth, depth);
+        let (first, end) = match self.share {
+            Some(share) => share,
+            None => (b.const_i64(0), b.ceil_div(self.depth, depth)),
+        };
         let mut result = Ok(());
-        b.for_("tile", 0, n_tiles, 1, |b, j| {
+        b.for_("tile", first, end, 1, |b, j| {
             result = cx.scope(|cx| {
                 b.async_wait((ahead - 1) as u16);
                 b.barrier();
                 let (x, w) = (tiles.x.stage.buffer(b, this), tiles.w.stage.buffer(b, this));
                 compute.begin(b, x, w);
                 let after = b.add(j, ahead);
-                let fetched = self.fetch(cx, b, tiles, thread, (after, next))?;
+                let [of_x, of_w] =
+                    [Side::X, Side::W].map(|side| self.fetch(cx, b, (tiles, side), (thread, after, next)));
+                b.async_commit();
                 compute.end(b, x, w);
-                arrive(b, &fetched);
+                tiles.x.stage.arrive(b, &of_x?);
+                tiles.w.stage.arrive(b, &of_w?);
                 for slot in [this, next] {
                     let following = b.add(slot, 1);
                     let is_last = b.eq(following, buffers);

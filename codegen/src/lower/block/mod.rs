@@ -11,6 +11,7 @@ mod chain;
 mod conv1d;
 mod generic;
 mod matmul;
+mod norm;
 mod reduce;
 mod selective_scan;
 mod share;
@@ -140,6 +141,9 @@ pub fn lower_block(graph: &Graph, group: &Group, target: &GpuTarget) -> Result<L
         }
         Op::CausalConv1d(op) => {
             in_block(graph, group, conv1d::threads(graph, group), |l| conv1d::lower(l, op))
+        }
+        Op::RmsNorm(_) | Op::GatedRmsNorm(_) if let Some(schedule) = norm::Schedule::of(graph, group) => {
+            in_block(graph, group, schedule.threads(), |l| norm::lower(l, schedule))
         }
         Op::Loop(_) => in_block(graph, group, 1, root),
         _ => generic::lower(graph, group),

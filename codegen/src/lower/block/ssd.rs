@@ -144,7 +144,12 @@ impl Schedule {
         let node = graph.node(group.root);
         let (width, states) = extents(graph, group, op)?;
         let heads = graph.ty(node.operands[0]?).shape[3].as_const();
-        SCHEDULES.into_iter().find(|s| s.fits(heads, (width, states), target))
+        let loaded = |i: usize| {
+            let value = node.operands.get(i).copied().flatten()?;
+            Some(graph.ty(unwidened(graph, &|id| group.members.contains(&id), value)).dtype)
+        };
+        let is_gated = loaded(6).is_some() && loaded(6) == loaded(0);
+        SCHEDULES.into_iter().find(|s| s.fits(heads, (width, states, is_gated), target))
     }
 
     /// How time is split for a node with this schedule.
@@ -172,10 +177,17 @@ impl Schedule {
         if self.is_grouped { 0 } else { PAD }
     }
 
-    pub(super) fn fits(self, heads: Option<i64>, (width, states): (i64, i64), target: &GpuTarget) -> bool {
+    /// Whether there is room for a scan, with a gate of the type of x or without.
+    pub(super) fn fits(
+        self,
+        heads: Option<i64>,
+        (width, states, is_gated): (i64, i64, bool),
+        target: &GpuTarget,
+    ) -> bool {
         let (_, beside) = self.warps();
         let pad = self.pad();
-        let halves = BUFFERS * STEPS * (2 * (states + pad) + self.units * (self.rows + pad))
+        let rows = if is_gated { 2 } else { 1 };
+        let halves = BUFFERS * STEPS * (2 * (states + pad) + rows * self.units * (self.rows + pad))
             + self.units * (STEPS * (self.rows + pad) + self.rows * (states + pad));
         let singles = self.units * (STEPS * (self.rows + Y_PAD) + 8 * STEPS + 2 * PANEL) + 2 * STEPS;
         let is_possible = match self.is_grouped {
@@ -229,6 +241,8 @@ struct Memory {
 /// What only the launch that writes y needs.
 struct ReadOutMemory {
     c: Vec<Stage>,
+    /// The gate, where it has the type of x: as x.
+    z: Option<Stage>,
     /// The states, rounded.
     state: SharedId,
     y: SharedId,
@@ -274,15 +288,23 @@ impl Memory {
             run: s.rows,
             is_column_major: false,
         };
-        let shared = array(b, "x_tile", s.units * buffers * shape.size());
-        let all = Buffers { shared, first: 0, stride: shape.size() };
-        let x = Stage::new(cx, b, shape, all, (HELPERS / s.units) as u32)?;
+        let rows_of_units = |cx: &mut Cx<'_>, b: &mut KernelBuilder, name: &str, value: ValueId| {
+            let shape = staging::Shape { value, ..shape };
+            let shared = array(b, name, s.units * buffers * shape.size());
+            let all = Buffers { shared, first: 0, stride: shape.size() };
+            Stage::new(cx, b, shape, all, (HELPERS / s.units) as u32)
+        };
+        let x = rows_of_units(cx, b, "x_tile", o.x)?;
+        let is_alike = |z: &ValueId| cx.graph.ty(*z).dtype == cx.graph.ty(o.x).dtype;
+        let z = o.z.filter(is_alike).filter(|_| whole);
+        let z = z.map(|z| rows_of_units(cx, b, "z_tile", z)).transpose()?;
         let weighted = array(b, "weighted", s.units * shape.size());
         let vector =
             |b: &mut KernelBuilder, name: &str, n: i64| b.shared(name, Elem::F32, (s.units * n) as u32);
         let (weights, kept) = (vector(b, "weights", 2 * STEPS), vector(b, "kept", 2 * PANEL));
         let read_out = c.map(|c| ReadOutMemory {
             c,
+            z,
             state: array(b, "state", s.units * s.rows * (states + pad)),
             y: vector(b, "y_tile", STEPS * (s.rows + Y_PAD)),
             sums: vector(b, "sums", 2 * STEPS),

@@ -5,6 +5,7 @@ mod chain;
 mod conv1d;
 mod faults;
 mod matmul;
+mod norm;
 mod partitioned;
 mod problem;
 mod seeded;

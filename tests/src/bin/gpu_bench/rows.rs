@@ -176,6 +176,23 @@ fn ssd_graph(s: &Sizes) -> String {
     )
 }
 
+/// As [`ssd_graph`], with a gate.
+fn gated_ssd_graph(s: &Sizes) -> String {
+    let rows = format!("bf16[batch, len, 1, {}, {}]", s["r"], s["p"]);
+    let plain = ssd_graph(s);
+    let plain = plain.replace("func @ssd(", &format!("func @ssd(%z: {rows}, "));
+    plain.replace("%d, _, %bias", "%d, %z, %bias")
+}
+
+/// As [`ssd`], with a gate.
+fn gated_ssd(batch: usize, len: usize, r: usize) -> Row {
+    let mut row = ssd(batch, len, r, [0.0; 3]);
+    row.name = row.name.replace("SSD", "gated SSD");
+    row.graph = gated_ssd_graph;
+    row.inputs.insert(0, input("z", &["batch", "len", "1", "r", "p"], true, UNIT));
+    row
+}
+
 fn ssd(batch: usize, len: usize, r: usize, [peer, must, aim]: [f64; 3]) -> Row {
     let rows = &["batch", "len", "1", "r", "p"];
     let pairs = &["batch", "len", "1", "n"];
@@ -348,6 +365,30 @@ fn update(batch: usize, peer: f64) -> Row {
     }
 }
 
+/// As [`update_graph`], with states in bf16.
+fn half_update_graph(s: &Sizes) -> String {
+    let wide = format!("f32[batch, 1, {}, {}, {}]", s["r"], s["p"], s["n"]);
+    let half = wide.replace("f32", "bf16");
+    let plain = update_graph(s);
+    let plain = plain.replace(&format!("%h0: {wide}"), &format!("%h0: {half}"));
+    let plain = plain.replace("%bias, %h0 {", "%bias, %h32 {");
+    let plain = plain.replace("  %x32 = ", &format!("  %h32 = cast %h0 {{to=f32}} : {wide}\n  %x32 = "));
+    plain
+        .replace("  return ", &format!("  %kept = cast %h {{to=bf16}} : {half}\n  return "))
+        .replace("%h \"h\"", "%kept \"h\"")
+}
+
+/// As [`update`], with states in bf16.
+fn half_update(batch: usize) -> Row {
+    let mut row = update(batch, 0.0);
+    row.name = row.name.replace("f32 state", "bf16 state");
+    row.graph = half_update_graph;
+    row.inputs.iter_mut().filter(|input| input.name == "h0").for_each(|input| input.is_half = true);
+    row.also_written = |s| 2.0 * (s["batch"] * s["r"] * s["p"] * s["n"]) as f64;
+    (row.must, row.aim) = (row.must / 2.0, row.aim / 2.0);
+    row
+}
+
 /// Rows whose tensors have more than 2^31 elements, for checking rather than timing.
 pub(crate) fn large_rows() -> Vec<Row> {
     vec![norm(850_003, 2560), conv(2, 210_001, 5120, [0.0; 3])]
@@ -380,7 +421,10 @@ pub(crate) fn rows() -> Vec<Row> {
         ssd(8, 2048, 80, [790.0, 400.0, 220.0]),
         ssd(1, 2048, 24, [533.0, 60.0, 30.0]),
         ssd(1, 65536, 80, [3681.0, 1600.0, 900.0]),
+        gated_ssd(8, 2048, 80),
         norm(16384, 2560),
+        norm(16384, 5120),
+        half_update(64),
         update(1, 89.0),
         update(64, 134.0),
         update(256, 575.0),
@@ -394,6 +438,8 @@ pub(crate) fn rows() -> Vec<Row> {
         product(4, 2560, 10240, 0.0),
         product(2048, 768, 3072, 20.2),
         product(2048, 1536, 768, 13.6),
+        product(64, 2560, 10576, 0.0),
+        product(64, 5120, 2560, 0.0),
         product(2048, 2560, 10240, 152.5),
         product(2048, 5120, 2560, 71.7),
         product(16384, 2560, 10240, 1209.0),

@@ -8,10 +8,14 @@
 //!
 //! Wide tiles fetch fewer bytes for each product, narrow ones share the work more evenly. Which shape is taken depends on
 //! the tiles of rows, by how many turns the multiprocessors need.
+//!
+//! Few rows, those of one group, are bound by reading w, for which all multiprocessors have to ask. Then tiles are narrow,
+//! and if there are fewer of them than multiprocessors, k is split too: blocks leave their sums in memory, and a second
+//! launch adds them up and takes them through the epilogue ([`add_up`]).
 
 use super::{Block, Compute, Layout, Tiles};
 use crate::kernel::{
-    Axis, Elem, GroupFactor, GroupLeft, KernelBuilder, Reg, TileLayout, TileRole, TileTy, WARP_SIZE,
+    Axis, Elem, GroupFactor, GroupLeft, KernelBuilder, ParamId, Reg, TileLayout, TileRole, TileTy, WARP_SIZE,
 };
 use crate::lower::LowerError;
 use crate::lower::access::Cx;
@@ -19,23 +23,34 @@ use crate::lower::block::share::reaches;
 use crate::lower::sink::Sink;
 use ssmc_ir::Dim;
 
-/// Warp groups, one below the other.
+/// Warp groups, one below the other, where there are many rows.
 const GROUPS: i64 = 2;
 
 /// Threads and rows of a group.
 const GROUP_THREADS: i64 = 4 * WARP_SIZE as i64;
 const GROUP_ROWS: i64 = 64;
 
-pub(super) const THREADS: u32 = (GROUPS * GROUP_THREADS) as u32;
-
-/// Rows of the result that a block computes.
+/// Rows of the result that a block computes, where there are many.
 pub(super) const ROWS: i64 = GROUPS * GROUP_ROWS;
+
+/// Most rows that count as few.
+pub(super) const FEW_ROWS: i64 = GROUP_ROWS;
+
+/// Columns of a tile of few rows, and tiles of k that a block takes at least if k is split.
+const FEW_COLS: i64 = 64;
+const FEW_TILES: i64 = 8;
+
+/// Elements that a thread adds up together.
+pub(super) const SUM_LANES: i64 = 4;
+
+/// Threads of a block that does.
+const SUM_THREADS: i64 = 128;
 
 /// Multiples of so many elements lie together in memory: copies are of 16 bytes.
 pub(super) const RUN: i64 = 8;
 
 /// Steps of k in a tile: rows of 128 bytes.
-const DEPTH: i64 = 64;
+pub(super) const DEPTH: i64 = 64;
 
 /// Steps of one instruction.
 const K: i64 = 16;
@@ -58,23 +73,24 @@ pub(in crate::lower::block) struct Shape {
     together: i64,
     /// What a multiprocessor reaches, as measured on an H100, in TFLOP/s of all.
     rate: i64,
+    /// Warp groups.
+    groups: i64,
+    /// Blocks that share k.
+    splits: i64,
+}
+
+/// A shape for many rows.
+const fn many(cols: i64, buffers: i64, pending: u16, together: i64, rate: i64) -> Shape {
+    Shape { cols, buffers, pending, together, rate, groups: GROUPS, splits: 1 }
 }
 
 /// From the fastest to the one that divides best.
-pub(in crate::lower::block) const SHAPES: [Shape; 4] = [
-    Shape { cols: 256, buffers: 4, pending: 1, together: 1, rate: 660 },
-    Shape { cols: 160, buffers: 6, pending: 1, together: 1, rate: 600 },
-    Shape { cols: 128, buffers: 3, pending: 0, together: 2, rate: 550 },
-    Shape { cols: 128, buffers: 6, pending: 1, together: 1, rate: 540 },
-];
+pub(in crate::lower::block) const SHAPES: [Shape; 4] =
+    [many(256, 4, 1, 1, 660), many(160, 6, 1, 1, 600), many(128, 3, 0, 2, 550), many(128, 6, 1, 1, 540)];
 
 /// For products of fewer columns than two of the others have, which one tile takes.
-const NARROW: [Shape; 4] = [
-    Shape { cols: 64, buffers: 8, pending: 1, together: 1, rate: 300 },
-    Shape { cols: 96, buffers: 7, pending: 1, together: 1, rate: 400 },
-    Shape { cols: 128, buffers: 6, pending: 1, together: 1, rate: 540 },
-    Shape { cols: 192, buffers: 5, pending: 1, together: 1, rate: 600 },
-];
+const NARROW: [Shape; 4] =
+    [many(64, 8, 1, 1, 300), many(96, 7, 1, 1, 400), many(128, 6, 1, 1, 540), many(192, 5, 1, 1, 600)];
 
 /// Fewest columns for which a tile is taken.
 pub(super) const FEWEST: i64 = 48;
@@ -88,7 +104,39 @@ const MANY: i64 = 1 << 8;
 impl Shape {
     /// Rows and columns of the result that a block computes.
     pub(super) fn tile(self) -> (i64, i64) {
-        (ROWS, self.cols)
+        (self.groups * GROUP_ROWS, self.cols)
+    }
+
+    pub(super) fn threads(self) -> u32 {
+        (self.groups * GROUP_THREADS) as u32
+    }
+
+    /// Whether all rows are in one tile.
+    pub(super) fn has_few_rows(self) -> bool {
+        self.groups == 1
+    }
+
+    /// Blocks that share k.
+    pub(super) fn splits(self) -> i64 {
+        self.splits
+    }
+
+    /// The tiles of k of a part: the first one, and the one behind the last.
+    pub(super) fn share(self, b: &mut KernelBuilder, depth: Reg, part: Reg) -> (Reg, Reg) {
+        let all = b.ceil_div(depth, DEPTH);
+        let each = b.ceil_div(all, self.splits);
+        let first = b.mul(part, each);
+        let first = b.min(first, all);
+        let end = b.add(first, each);
+        (first, b.min(end, all))
+    }
+
+    /// The shape for few rows; k may be split if its length is given.
+    pub(in crate::lower::block) fn of_few_rows(cols: i64, depth: Option<i64>) -> Shape {
+        let blocks = (cols + FEW_COLS - 1).div_euclid(FEW_COLS);
+        let most = depth.map_or(1, |depth| depth / (DEPTH * FEW_TILES));
+        let splits = (PROCESSORS / blocks.max(1)).min(most).max(1);
+        Shape { cols: FEW_COLS, buffers: 6, pending: 1, together: 2, rate: 300, groups: 1, splits }
     }
 
     fn layout(self) -> Layout {
@@ -165,12 +213,90 @@ pub(super) fn lower<'a>(
     let rows = b.mul(group, GROUP_ROWS * DEPTH);
     block.for_tiles(cx, b, &tiles, &mut Sums { tiles: &tiles, rows, acc, pending: shape.pending })?;
     b.group_wait(0);
+    if let Some(parts) = &block.parts {
+        let warp = b.div(thread, WARP_SIZE);
+        let row = b.mul(warp, 16);
+        let at = parts.at(b, (parts.own, row, block.first_col));
+        b.tile_store(parts.sums, at, parts.pitch, TileLayout::RowMajor, acc);
+        return Ok(());
+    }
     let pitch = shape.cols + PAD;
     let result = block.result(b, &tiles, pitch);
     let warp = b.div(thread, WARP_SIZE);
     let at = b.mul(warp, 16 * pitch);
     b.tile_store(result, at, pitch, TileLayout::RowMajor, acc);
     block.store(cx, b, sink, (result, pitch))
+}
+
+/// The sums that blocks which share k leave in memory: those of each part row by row.
+pub(super) struct Parts {
+    sums: ParamId,
+    /// Elements from row to row.
+    pitch: i64,
+    /// The part of the block.
+    own: Reg,
+}
+
+impl Parts {
+    /// `cols` are all columns of the result.
+    pub(super) fn declare(
+        cx: &mut Cx<'_>,
+        b: &mut KernelBuilder,
+        (shape, cols): (Shape, i64),
+        own: Option<Reg>,
+    ) -> Parts {
+        let pitch = (cols + shape.cols - 1).div_euclid(shape.cols) * shape.cols;
+        let size = Dim::from(shape.splits * GROUP_ROWS * pitch);
+        let sums = cx.scratch_param(b, (0, Elem::F32, &size), own.is_some());
+        let own = own.unwrap_or_else(|| b.const_i64(0));
+        Parts { sums, pitch, own }
+    }
+
+    fn at(&self, b: &mut KernelBuilder, (part, row, col): (Reg, Reg, Reg)) -> Reg {
+        let first = b.mul(part, GROUP_ROWS * self.pitch);
+        let row = b.mul(row, self.pitch);
+        let at = b.add(first, row);
+        b.add(at, col)
+    }
+}
+
+/// Threads of a block that adds up.
+pub(super) fn sum_threads() -> u32 {
+    SUM_THREADS as u32
+}
+
+/// Adds up what the parts of k gave for some columns of a row, and takes it through the epilogue.
+pub(super) fn add_up<'a>(
+    cx: &mut Cx<'a>,
+    b: &mut KernelBuilder,
+    sink: &mut Sink<'a>,
+    (block, shape): (&Block<'_>, Shape),
+) -> Result<(), LowerError> {
+    let Some(parts) = &block.parts else { return Ok(()) };
+    let thread = b.thread_idx(Axis::X);
+    let col = b.mul(thread, SUM_LANES);
+    let col = b.add(block.first_col, col);
+    let exists = b.lt(col, block.cols);
+    let before = std::mem::replace(&mut cx.lanes, SUM_LANES as u16);
+    let mut result = Ok(());
+    b.if_(exists, |b| {
+        result = cx.scope(|cx| {
+            let idx = block.index(cx, b, (block.first_row, col));
+            sink.fetch(cx, b, &idx)?;
+            let loaded: Vec<Reg> = (0..shape.splits)
+                .map(|part| {
+                    let part = b.const_i64(part);
+                    let at = parts.at(b, (part, block.first_row, col));
+                    b.load(parts.sums, at, SUM_LANES as u16)
+                })
+                .collect();
+            let sum = loaded.into_iter().reduce(|sum, part| b.add(sum, part)).expect("k has a part");
+            let sum = b.cast(sum, block.elem);
+            sink.put(cx, b, &idx, sum)
+        });
+    });
+    cx.lanes = before;
+    result
 }
 
 /// The sums of a group, whose rows of x begin `rows` elements into a tile.
@@ -198,6 +324,17 @@ impl Compute for Sums<'_> {
 mod tests {
     use super::*;
     use ssmc_ir::{Bindings, Symbol};
+
+    /// Blocks that share k are at most as many as multiprocessors, and each has enough of it.
+    #[test]
+    fn few_rows_fill_the_multiprocessors() {
+        let splits = |cols, depth| Shape::of_few_rows(cols, Some(depth)).splits;
+        assert_eq!(
+            [splits(10576, 2560), splits(2560, 5120), splits(768, 1536), splits(64, 512)],
+            [1, 3, 3, 1]
+        );
+        assert_eq!(Shape::of_few_rows(2560, None).splits, 1);
+    }
 
     #[test]
     fn one_shape_runs_for_any_number_of_rows() {

@@ -48,17 +48,20 @@ impl Walk<'_> {
         }
         let buffer = self.x_at(b, threads.helper_unit, slot);
         let (head, first_row) = self.head(b, threads.helper_unit);
-        let fetched = m.x.fetch(cx, b, (threads.unit_helper, buffer), &mut |_, b, (row, col)| {
-            let t = b.add(first, row);
-            let exists = b.lt(t, place.len);
-            let p = b.add(first_row, col);
-            (vec![place.batch, Idx::Uniform(t), place.group, head, Idx::Uniform(p)], exists)
-        })?;
-        m.x.arrive(b, &fetched);
+        let z = m.read_out.iter().filter_map(|m| m.z.as_ref());
+        for stage in std::iter::once(&m.x).chain(z) {
+            let fetched = stage.fetch(cx, b, (threads.unit_helper, buffer), &mut |_, b, (row, col)| {
+                let t = b.add(first, row);
+                let exists = b.lt(t, place.len);
+                let p = b.add(first_row, col);
+                (vec![place.batch, Idx::Uniform(t), place.group, head, Idx::Uniform(p)], exists)
+            })?;
+            stage.arrive(b, &fetched);
+        }
         Ok(())
     }
 
-    /// Where X of a unit begins in one of the buffers.
+    /// Where X of a unit, and the gate, begin in one of the buffers.
     pub(super) fn x_at(&self, b: &mut KernelBuilder, unit: Reg, slot: Reg) -> Reg {
         let x: &Stage = &self.memory.x;
         let at = x.buffer(b, slot);
@@ -163,11 +166,16 @@ impl Walk<'_> {
                 .map(|row| {
                     let at = b.add(y_at, row * pitch);
                     let mut y = b.load(m.y, at, LANES);
+                    // The buffers of x and its gate last until the next barrier.
+                    let from = b.add(x_at, row * x_pitch);
                     if let Some(skip) = skip {
-                        // The buffer of x lasts until the next barrier.
-                        let from = b.add(x_at, row * x_pitch);
                         let x = self.memory.x.load(b, from, LANES);
                         y = b.fma(skip, x, y);
+                    }
+                    if let Some(z) = &m.z {
+                        let z = z.load(b, from, LANES);
+                        let gate = b.silu(z);
+                        y = b.mul(y, gate);
                     }
                     (row, y)
                 })
@@ -178,7 +186,7 @@ impl Walk<'_> {
                 only_if(cx, b, exists, |cx, b| {
                     let at = [place.batch, Idx::Uniform(t), place.group, head, p];
                     let mut y = y;
-                    if let Some(z) = o.z {
+                    if let (Some(z), None) = (o.z, &m.z) {
                         let z = cx.get_wide_as(b, (z, Elem::F32), &at)?;
                         let gate = b.silu(z);
                         y = b.mul(y, gate);

@@ -224,6 +224,43 @@ fn shapes_of_group_products() {
     }
 }
 
+/// Few rows of warp groups, with k whole and in parts that a second launch adds up.
+#[test]
+fn few_rows_of_group_products() {
+    let target = GpuTarget::of_arch(GpuArch::Sm90a);
+    for (w, x, parts) in [
+        (&["100", "72"][..], &["rows", "72"][..], 1),
+        (&["132", "1032"], &["rows", "1032"], 2),
+        (&["64", "1600"], &["rows", "1600"], 3),
+        (&["97", "1032"], &["rows", "1032"], 1),
+    ] {
+        for rows in [1, 8, 9, 63, 64, 65] {
+            for dtypes in [BF16, F16] {
+                let case = Case { x, w, dtypes, rows, epilogue: rows % 2 == 1, ..CASE };
+                let p = case.problem();
+                let mut all = Vec::new();
+                p.lower(|graph, group| {
+                    all = lower_alternatives(graph, group, &target)?;
+                    lower_block(graph, group, &target)
+                })
+                .unwrap();
+                let bindings = ssmc_ir::Bindings::from([(ssmc_ir::Symbol::new("rows"), rows)]);
+                let runs = |lowered: &&Lowered| lowered.grid.eval(&bindings).unwrap() > 0;
+                let running: Vec<Lowered> = all.iter().filter(runs).cloned().collect();
+                assert!(running.iter().all(|lowered| shared_bytes(lowered) <= target.max_shared_bytes));
+                let is_few = (9..=64).contains(&rows);
+                let expected = if is_few { 1 + usize::from(parts > 1) } else { 1 };
+                assert_eq!(running.len(), expected, "{case:?}");
+                if is_few {
+                    let blocks = (w[0].parse::<i64>().unwrap() + 63) / 64;
+                    assert_eq!(running[0].grid.eval(&bindings), Ok(parts * blocks), "{case:?}");
+                }
+                p.check_all(&running, tolerance(dtypes.0)).unwrap_or_else(|e| panic!("{case:?}: {e}"));
+            }
+        }
+    }
+}
+
 /// A prologue is computed in registers, by large tiles too.
 #[test]
 fn large_tiles_of_computed_halves() {

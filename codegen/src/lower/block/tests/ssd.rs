@@ -2,8 +2,8 @@ use super::super::ssd::{self as lowering, Schedule, Split, Work};
 use super::*;
 use ssmc_ir::ops::{Mode, Ssd};
 
-/// One mixer: extents, element type, and which of `d rows z bias softplus limits h0 slice` it has; `rows` says that d has
-/// one number per row.
+/// One mixer: extents, element type, and which of `d rows z bias softplus limits h0 halves slice` it has; `rows` says that
+/// d has one number per row, `halves` that states are kept in the element type and computed in `f32`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Case {
     pub(super) batch: i64,
@@ -74,14 +74,20 @@ impl Case {
         let d = optional("d", &[g, r, if self.has("rows") { e } else { "1" }]);
         let (z, bias) = (optional("z", &rows), optional("bias", &[g, r]));
         let h0 = optional("h0", &["batch", g, r, e, n]);
+        let wide = |p: &mut Problem, x: ValueId| p.builder().cast(x, DType::F32).unwrap();
+        let halves = self.has("halves");
         let mut op =
             Ssd { dt_softplus: self.has("softplus"), mode: Mode::Chunked, chunk_size: 64, ..Ssd::default() };
         if self.has("limits") {
             (op.dt_min, op.dt_max) = (0.05.into(), 0.15.into());
         }
-        let operands = [Some(x), Some(dt), Some(a), Some(b), Some(c), d, z, bias, h0];
+        let mut operands = [Some(x), Some(dt), Some(a), Some(b), Some(c), d, z, bias, h0];
+        if halves {
+            operands = operands.map(|x| x.map(|x| wide(&mut p, x)));
+        }
         let results = p.op(op, &operands);
-        results.into_iter().for_each(|y| p.output(y));
+        let h_last = if halves { p.converted(results[1], dtype) } else { results[1] };
+        [results[0], h_last].into_iter().for_each(|y| p.output(y));
         p
     }
 
@@ -109,8 +115,9 @@ impl Case {
     }
 
     fn schedules(&self) -> Vec<(Schedule, GpuTarget)> {
-        let fits =
-            |(s, target): &(Schedule, GpuTarget)| s.fits(Some(self.heads), (self.width, self.states), target);
+        let fits = |(s, target): &(Schedule, GpuTarget)| {
+            s.fits(Some(self.heads), (self.width, self.states, self.has("z")), target)
+        };
         let [old, new] = targets();
         let of = |rows, units, is_grouped, target: &GpuTarget| {
             (Schedule { rows, units, is_grouped }, target.clone())
@@ -150,7 +157,15 @@ fn lengths_around_a_chunk() {
 
 #[test]
 fn every_operand() {
-    for has in ["softplus", "", "d rows z limits", "d z bias softplus limits h0", "d h0 slice", "slice"] {
+    for has in [
+        "softplus",
+        "",
+        "d rows z limits",
+        "d z bias softplus limits h0",
+        "d h0 slice",
+        "slice",
+        "d h0 halves slice",
+    ] {
         Case { has, batch: 2, len: 70, ..CASE }.check();
     }
 }

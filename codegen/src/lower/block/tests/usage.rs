@@ -42,9 +42,17 @@ fn table(arch: GpuArch) -> Option<String> {
     add("product_of_one_long_row", &long.problem(), 0);
     add("product_of_few_rows", &product.problem(), 1);
     add("product_in_f32", &product.problem(), 2);
-    add("product_in_bf16", &matmul::Case { dtypes: (DType::BF16, DType::BF16), ..product }.problem(), 2);
+    // Warp groups have one more schedule, for few rows.
+    let many = if arch == GpuArch::Sm90a { 3 } else { 2 };
+    add("product_in_bf16", &matmul::Case { dtypes: (DType::BF16, DType::BF16), ..product }.problem(), many);
+    if arch == GpuArch::Sm90a {
+        add("product_of_some_rows", &long.problem(), 2);
+        let split = matmul::Case { w: &["768", "2560"], ..long };
+        add("product_of_some_rows_in_parts", &split.problem(), 2);
+        add("sums_of_parts", &split.problem(), 3);
+    }
     let large = matmul::Case { w: &["256", "64"], dtypes: (DType::BF16, DType::BF16), ..product };
-    add("large_product_in_bf16", &large.problem(), 2);
+    add("large_product_in_bf16", &large.problem(), many);
     add(
         "large_product_of_columns_in_bf16",
         &matmul::Case { spec: "mk,kn->mn", w: &["64", "256"], ..large }.problem(),
