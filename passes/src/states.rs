@@ -4,7 +4,7 @@
 //! cast and each output rounded by one, so that what is computed stays in f32 and a call rounds every element of the state
 //! once. Kernels read such a state through the first cast, element by element, and store what the second one makes.
 
-use ssmc_ir::edit::{EditError, Rewriter};
+use ssmc_ir::edit::{EditError, Rewriter, dce};
 use ssmc_ir::ops::{Op, Reshape};
 use ssmc_ir::{DType, Graph, GraphBuilder, TensorType, ValueId};
 use std::collections::BTreeSet;
@@ -105,7 +105,8 @@ pub fn keep_in(half: DType, graph: &Graph, states: &[String]) -> Result<Graph, E
     for (name, value) in outputs {
         builder.output(&name, value);
     }
-    Ok(builder.finish())
+    // What showed the exact states is not needed any more, and would keep kernels from storing rounded ones.
+    dce(&builder.finish())
 }
 
 /// A value rounded before the reshapes that show it, so that the kernel behind them can store it.
