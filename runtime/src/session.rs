@@ -391,6 +391,26 @@ impl Session {
         profiler.finish(self.manifest(), program, &self.symbols)
     }
 
+    /// What a call of a stateless program takes on the GPU in use, if one is, among calls that follow each other as
+    /// launches of a model do: more of them than fit the cache have memory of their own, and all are recorded together.
+    /// The median of `repetitions` recordings, divided by the number of calls; nothing is copied back.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    #[cfg(feature = "cuda")]
+    pub fn measure_calls(
+        &mut self,
+        program: &str,
+        inputs: &[(&str, TensorRef<'_>)],
+        repetitions: usize,
+    ) -> Result<Option<std::time::Duration>, RuntimeError> {
+        if matches!(self.backend, Backend::Cpu(_)) {
+            return Ok(None);
+        }
+        let plan = self.bind(program, None, inputs)?;
+        self.time_calls(plan, inputs, repetitions).map(Some)
+    }
+
     /// What the GPU in use is, if one is; measures the rate of its copies.
     #[cfg(feature = "cuda")]
     pub fn gpu_facts(&mut self) -> Result<Option<cuda::GpuFacts>, RuntimeError> {

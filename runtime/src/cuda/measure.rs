@@ -1,15 +1,19 @@
 //! Times of launches by the clock of the device.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::memory::DeviceMemory;
-use super::stream::Event;
+use super::stream::{Event, Graph};
 use super::{Gpu, GpuKernel};
 use crate::error::RuntimeError;
 use crate::plan::Call;
 
 /// More than the second-level cache of any device holds.
 const CACHE_BYTES: usize = 256 << 20;
+
+/// Calls that are timed together at least.
+const CALLS: usize = 8;
 
 /// What is copied to measure the rate of copies.
 const COPY_BYTES: usize = 2 << 30;
@@ -72,6 +76,30 @@ impl Gpu {
             timed(self, repetitions, || Ok(flushed.fill(0)?), launch)?
         };
         Ok(Duration::from_secs_f64(seconds))
+    }
+
+    /// Memory for calls that follow each other, of `len` bytes each, and for how many: more than the cache holds.
+    pub(crate) fn memory_of_calls(&self, len: usize) -> Result<(DeviceMemory, usize), RuntimeError> {
+        let n = CACHE_BYTES.div_ceil(len.max(1)).clamp(2, 64);
+        Ok((DeviceMemory::zeroed(&self.device, "calls that follow each other", n * len)?, n))
+    }
+
+    /// The time of one of the calls that `launch` starts by their number, which follow each other; `n` of them have memory
+    /// of their own. They are recorded together, and the median of several recordings counts.
+    pub(crate) fn measure_calls(
+        &mut self,
+        n: usize,
+        repetitions: usize,
+        mut launch: impl FnMut(&mut Self, usize) -> Result<(), RuntimeError>,
+    ) -> Result<Duration, RuntimeError> {
+        let calls = n * CALLS.div_ceil(n);
+        let device = Arc::clone(&self.device);
+        let graph = Graph::record(&device, || (0..calls).try_for_each(|i| launch(self, i % n)))?;
+        // SAFETY: what `launch` used lives as long as its borrow, which this function keeps.
+        let start = || unsafe { graph.launch("measuring calls") };
+        start()?;
+        let seconds = timed(self, repetitions, || Ok(()), |_| Ok(start()?))?;
+        Ok(Duration::from_secs_f64(seconds / calls as f64))
     }
 
     /// What the device is; measures the rate of its copies.

@@ -1,14 +1,16 @@
 //! Running the launches of a program on a GPU.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use ssmc_artifact::{BufferKind, Manifest, Program};
 
 use super::execute::{STATEFUL, check_outputs, kernel_name};
 use super::{Backend, Session};
-use crate::code::Entry;
+use crate::code::{BufPtr, Entry};
 use crate::cuda::{CallKey, DeviceMemory, Gpu};
 use crate::error::RuntimeError;
+use crate::memory::ALIGN;
 use crate::observe::{LaunchObserver, LaunchView};
 use crate::plan::{Call, Region};
 use crate::state::{StateMemory, Turn};
@@ -103,6 +105,66 @@ impl Session {
             gpu.read(region.start, tensor.bytes_mut())?;
         }
         Ok(())
+    }
+}
+
+impl Session {
+    /// The time of a call of a stateless plan that was bound to `inputs`, among calls that follow each other with memory
+    /// of their own each.
+    pub(super) fn time_calls(
+        &mut self,
+        plan: usize,
+        inputs: &[(&str, TensorRef<'_>)],
+        repetitions: usize,
+    ) -> Result<Duration, RuntimeError> {
+        let manifest = self.artifact.manifest();
+        let plan = &mut self.plans[plan];
+        let program = &manifest.programs[plan.program];
+        let Backend::Gpu(gpu) = &mut self.backend else { unreachable!("the caller looked") };
+        gpu.enter()?;
+        let mut end = 0usize;
+        let mut place = |len: usize| {
+            let start = end;
+            end = (start + len).next_multiple_of(ALIGN);
+            start..start + len
+        };
+        let own: Vec<_> =
+            program.inputs.iter().map(|info| symbols::find(inputs, &info.name).bytes()).collect();
+        let read: Vec<_> = own.iter().map(|bytes| place(bytes.len())).collect();
+        let written = program.outputs.iter().map(|info| Ok(place(symbols::byte_len(info, &self.symbols)?)));
+        let written = written.collect::<Result<Vec<_>, RuntimeError>>()?;
+        let scratch = place(plan.arena as usize).start;
+        let (mut memory, n) = gpu.memory_of_calls(end)?;
+        for (bytes, range) in own.iter().zip(&read) {
+            memory.write(range.start, bytes)?;
+            for call in 1..n {
+                memory.copy_to(range.start, (&memory, call * end + range.start), range.len())?;
+            }
+        }
+        gpu.measure_calls(n, repetitions, |gpu, call| {
+            let region = |range: &Range<usize>| Region {
+                start: BufPtr::device(memory.address(call * end + range.start)),
+                len: range.len(),
+            };
+            plan.resolve(program, |slots, kind, index| match kind {
+                BufferKind::Input => region(&read[index]),
+                BufferKind::Output => region(&written[index]),
+                BufferKind::Slot => region(&(scratch + slots[index].start..scratch + slots[index].end)),
+                BufferKind::Weight => gpu.weight(index),
+                BufferKind::StateIn | BufferKind::StateOut => unreachable!("{STATEFUL}"),
+                BufferKind::Unspecified => unreachable!("the reader refuses unknown buffer kinds"),
+            })?;
+            for index in 0..plan.n_launches() {
+                let bound = plan.call(index);
+                let Entry::Gpu(kernel) = bound.entry else {
+                    unreachable!("a plan has kernels of one device")
+                };
+                if bound.grid > 0 {
+                    gpu.launch(kernel, &bound, || kernel_name(manifest, program, index))?;
+                }
+            }
+            Ok(())
+        })
     }
 }
 

@@ -18,14 +18,14 @@ use crate::lower::{Launch, LowerError, Lowering, elem_of};
 use ssmc_ir::ops::CausalConv1d;
 use ssmc_ir::{Dim, Graph, Group, ValueId};
 
-/// Steps of a thread: few more loads than steps, and enough threads for short sequences.
-const STEPS: i64 = 4;
+/// Steps of a thread: few more loads than steps, and all threads of a short sequence are on the device at once.
+const STEPS: i64 = 8;
 
-/// Bytes of a column that a thread loads at most.
-const WIDEST: i64 = 16;
+/// Bytes of a column that a thread loads at most: with 16 taps and columns take twice the registers.
+const WIDEST: i64 = 8;
 
 /// Threads of a block: the first that its vectors fill, or the last.
-const THREADS: [i64; 5] = [256, 192, 160, 96, 128];
+const THREADS: [i64; 5] = [128, 96, 160, 192, 256];
 
 /// Channels of a thread: what divides the channels.
 fn lanes(channels: i64, bytes: i64) -> i64 {

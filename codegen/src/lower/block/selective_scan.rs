@@ -18,11 +18,10 @@ mod walk;
 
 use super::share::shares;
 use super::{only_if, scalar};
-use crate::kernel::{Axis, Elem, KernelBuilder, Reg, WARP_SIZE};
+use crate::kernel::{Axis, Elem, KernelBuilder, Reg, WARP_SIZE, WarpShuffleOp};
 use crate::lower::access::Cx;
 use crate::lower::elementwise::row_index;
 use crate::lower::index::Idx;
-use crate::lower::sink::Sink;
 use crate::lower::{Launch, LowerError, Lowering, elem_of};
 use crate::target::GpuTarget;
 use ssmc_ir::ops::{Discretization, ReadOut, SelectiveScan};
@@ -45,28 +44,39 @@ pub(super) struct Schedule {
     pub(super) channels: i64,
     /// Steps of a tile.
     pub(super) steps: i64,
-    /// Whether as many threads as scan fetch, stage and write for them.
-    pub(super) has_helpers: bool,
+    /// Steps that a thread scans in one turn: loads and exchanges of some pass during the arithmetic of others.
+    pub(super) turn: i64,
+    /// How many threads fetch, stage and write for each that scans; if none, these do it themselves.
+    pub(super) helpers: i64,
 }
 
-/// A schedule without its number of states: lanes, columns, channels, steps, and whether it has helpers.
-pub(super) type Shape = ([i64; 4], bool);
+/// A schedule without its number of states: lanes, columns, channels, steps, steps of a turn, and helpers.
+pub(super) type Shape = [i64; 6];
 
-/// For 132 multiprocessors, from many channels to few: from how many on it is taken, and the schedule. What they reach
-/// on an H100 is in `docs/benchmarks.md`.
-const SHAPES: [(i64, Shape); 3] =
-    [(16384, ([2, 1, 32, 16], false)), (3072, ([8, 1, 16, 32], false)), (0, ([8, 1, 16, 64], true))];
+/// For 132 multiprocessors, from many channels to few: from how many on it is taken, and the schedule. Where there are few
+/// blocks their channels are such that no multiprocessor has many more than the others. What they reach on an H100 is in
+/// `docs/benchmarks.md`.
+const SHAPES: [(i64, Shape); 5] = [
+    (16384, [2, 1, 32, 16, 8, 0]),
+    (5281, [8, 1, 16, 32, 16, 0]),
+    (4225, [8, 1, 20, 32, 16, 0]),
+    (3072, [8, 1, 16, 32, 16, 0]),
+    (0, [8, 1, 16, 64, 32, 2]),
+];
 
 impl Schedule {
     /// The schedule of this shape for `n` states, if it fits.
     pub(super) fn of(shape: Shape, n: i64, target: &GpuTarget) -> Option<Schedule> {
-        let ([lanes, columns, channels, steps], has_helpers) = shape;
+        let [lanes, columns, channels, steps, turn, helpers] = shape;
         let states = n.div_euclid(lanes) + i64::from(n % lanes != 0);
-        let s = Schedule { lanes, states, columns, channels, steps, has_helpers };
-        let fits = s.shared_bytes() <= target.static_shared_bytes as i64
+        let s = Schedule { lanes, states, columns, channels, steps, turn, helpers };
+        // A block with helpers has a multiprocessor nearly to itself.
+        let limit = if helpers > 0 { target.max_shared_bytes } else { target.static_shared_bytes };
+        let fits = s.shared_bytes() <= limit as i64
             && steps % s.apart() == 0
-            && steps % RUN.max(lanes) == 0;
-        let whole_warps = !has_helpers || s.workers() % i64::from(WARP_SIZE) == 0;
+            && steps % turn == 0
+            && turn % RUN.max(lanes) == 0;
+        let whole_warps = helpers == 0 || s.workers() % i64::from(WARP_SIZE) == 0;
         (lanes < 2 * n && fits && whole_warps && states * columns <= STATES_MAX).then_some(s)
     }
 
@@ -87,52 +97,77 @@ impl Schedule {
         let n = b.shape[3].as_const();
         let n = n.ok_or_else(|| refuse(format!("states must be a constant, found {}", b.shape[3])))?;
         let channels = x.shape[0].clone() * &x.shape[2] * &x.shape[3];
-        let of = |(from, shape)| {
-            Some((from, Schedule::of(shape, n, target).or_else(|| Schedule::fallback(n, target))?))
+        let of_one = (x.shape[2].clone() * &x.shape[3]).as_const();
+        let mut below = i64::MAX;
+        let mut of = |(from, shape): (i64, Shape)| {
+            let is_met = of_one.is_none_or(|n| n < 1 || (from + n - 1).div_euclid(n).max(1) * n < below);
+            below = from;
+            let schedule = || Schedule::of(shape, n, target).or_else(|| Schedule::fallback(n, target));
+            if is_met { Some((from, schedule()?)) } else { None }
         };
-        let all = shares(&channels, SHAPES.into_iter().filter_map(of).collect());
+        let all = shares(&channels, SHAPES.into_iter().filter_map(&mut of).collect());
         if all.is_empty() { Err(refuse(format!("{n} states"))) } else { Ok(all) }
     }
 
     /// A schedule for numbers of states that do not fit the shapes.
     pub(super) fn fallback(n: i64, target: &GpuTarget) -> Option<Schedule> {
         [1, 2, 4, 8, 16, 32].into_iter().find_map(|lanes| {
-            Schedule::of(([lanes, 1, 32 / lanes.min(4), 16.max(4 * lanes)], false), n, target)
+            let turn = RUN.max(lanes);
+            Schedule::of([lanes, 1, 32 / lanes.min(4), 16.max(4 * lanes), turn, 0], n, target)
         })
     }
 
     /// Threads of a block.
     pub(super) fn threads(self) -> u32 {
-        (self.workers() * self.buffers()) as u32
+        (self.workers() * (1 + self.helpers)) as u32
     }
 
-    /// Threads that scan, and as many that stage: the same ones without helpers.
+    /// Threads that scan.
     fn workers(self) -> i64 {
         self.channels * self.lanes / self.columns
     }
 
+    /// Threads that stage: the helpers, or those that scan.
+    fn stagers(self) -> i64 {
+        self.workers() * self.helpers.max(1)
+    }
+
+    fn has_helpers(self) -> bool {
+        self.helpers > 0
+    }
+
     /// Tiles that are at hand in shared memory.
     fn buffers(self) -> i64 {
-        if self.has_helpers { 2 } else { 1 }
+        if self.has_helpers() { 2 } else { 1 }
     }
 
     /// Steps from one to the next that a thread stages of its channel, if it stages several times four.
     fn apart(self) -> i64 {
-        RUN * self.workers() / self.channels
+        RUN * self.stagers() / self.channels
     }
 
-    /// Elements of dt, u and y.
+    /// Elements of dt and u.
     fn row_len(self) -> i64 {
         self.channels * (self.steps + PAD)
     }
 
-    /// Elements of b and c.
+    /// Elements of y, or with helpers of the parts of it that the lanes have.
+    fn sums_len(self) -> i64 {
+        self.channels * self.sums_pitch()
+    }
+
+    /// Elements from a channel to the next one in y.
+    fn sums_pitch(self) -> i64 {
+        if self.has_helpers() { self.lanes * (self.steps + PAD) + PAD } else { self.steps + PAD }
+    }
+
+    /// Elements of b and c together.
     fn pair_len(self) -> i64 {
-        self.lanes * self.states * if self.states == 1 { self.steps + PAD } else { self.steps }
+        2 * self.lanes * self.states * if self.states == 1 { self.steps + PAD } else { self.steps }
     }
 
     fn shared_bytes(self) -> i64 {
-        4 * self.buffers() * (3 * self.row_len() + 2 * self.pair_len() + self.steps)
+        4 * self.buffers() * (2 * self.row_len() + self.sums_len() + self.pair_len() + self.steps)
     }
 }
 
@@ -214,6 +249,14 @@ pub(super) fn lower<'a>(
     Ok(Launch { grid, flops: steps * Dim::from(7 * m.n + 20) })
 }
 
+/// A number below 2^31 that is the same for all threads of a warp, so that the assembler knows it too: in a branch that may
+/// part a warp it lets no instruction pass a shuffle.
+fn uniform(b: &mut KernelBuilder, x: Reg) -> Reg {
+    let x = b.cast(x, Elem::I32);
+    let x = b.warp_shuffle(WarpShuffleOp::Idx, x, 0);
+    b.cast(x, Elem::I64)
+}
+
 /// An element as `f32`.
 fn f32_at(cx: &mut Cx<'_>, b: &mut KernelBuilder, value: ValueId, idx: &[Idx]) -> Result<Reg, LowerError> {
     let x = cx.get(b, value, idx)?;
@@ -229,9 +272,17 @@ impl<'a> Mixer<'a> {
         let place = row_index(cx, b, &grid);
         let (batch, group, tile) = (place[0], place[1], scalar(place[2])?);
         let own_thread = b.thread_idx(Axis::X);
-        let thread = b.and(own_thread, s.workers() - 1);
-        let warp = b.div(own_thread, WARP_SIZE);
-        let is_scanning = b.lt(warp, (s.workers() + i64::from(WARP_SIZE) - 1) / i64::from(WARP_SIZE));
+        let (thread, stager, is_scanning) = match s.has_helpers() {
+            true => {
+                // Those of the other role compute indices of threads that exist.
+                let helper = b.sub(own_thread, s.workers());
+                let warp = b.div(own_thread, WARP_SIZE);
+                let warp = uniform(b, warp);
+                let is_scanning = b.lt(warp, s.workers() / i64::from(WARP_SIZE));
+                (b.min(own_thread, s.workers() - 1), b.max(helper, 0), Some(is_scanning))
+            }
+            false => (own_thread, own_thread, None),
+        };
         let first = b.mul(tile, s.channels);
         let channels = cx.dim(b, extent);
         let len = cx.dim(b, &self.shape[1]);
@@ -245,11 +296,14 @@ impl<'a> Mixer<'a> {
             let (exists, last) = (b.lt(at, channels), b.sub(channels, 1));
             (b.min(at, last), Some(exists))
         };
-        let column = b.and(thread, s.channels - 1);
-        let run = b.shr(thread, s.channels.trailing_zeros());
+        // In 32 bits: other divisions by what is no power of two are calls, around which registers spill.
+        let short = b.cast(stager, Elem::I32);
+        let (column, run) = (b.rem(short, s.channels), b.div(short, s.channels));
+        let (column, run) = (b.cast(column, Elem::I64), b.cast(run, Elem::I64));
         let (at, exists) = channel(b, column);
         let first_step = b.mul(run, RUN);
-        let place = Place { batch, group, column, channel: at, exists, first: first_step, thread, len };
+        let place =
+            Place { batch, group, column, channel: at, exists, first: first_step, thread: stager, len };
         let t = Tile::new(cx, b, self, s, place)?;
 
         let own = b.shr(thread, s.lanes.trailing_zeros());
@@ -269,14 +323,11 @@ impl<'a> Mixer<'a> {
             self.add_states(cx, b, s, (batch, group, channel), &mut states)?;
         }
 
-        match s.has_helpers {
-            true => {
-                t.walk_with_helpers(cx, b, sink, (&states, is_scanning))?;
-            }
-            false => t.walk(cx, b, sink, &states)?,
+        match is_scanning {
+            Some(is_scanning) => t.walk_with_helpers(cx, b, sink, (&states, is_scanning))?,
+            None => t.walk(cx, b, sink, &states)?,
         }
         if sink.wants(self.h_last) {
-            let is_scanning = s.has_helpers.then_some(is_scanning);
             for (h, place) in states.h.iter().zip(&states.places) {
                 let exists = match (place.exists, is_scanning) {
                     (Some(x), Some(y)) => Some(b.and(x, y)),
@@ -333,25 +384,16 @@ impl<'a> Mixer<'a> {
         Ok(())
     }
 
-    /// Adds the skip, a factor and x, gates by `z` and stores the read-out `sum` of one step.
-    fn output(
-        &self,
-        cx: &mut Cx<'a>,
-        b: &mut KernelBuilder,
-        sink: &mut Sink<'a>,
-        at: &[Idx],
-        (sum, skip, z): (Reg, Option<(Reg, Reg)>, Option<Reg>),
-    ) -> Result<(), LowerError> {
+    /// Adds the skip, a factor and x, to the read-out `sum` of one step and channel, and gates it by `z`.
+    fn output(&self, b: &mut KernelBuilder, sum: Reg, skip: Option<(Reg, Reg)>, z: Option<Reg>) -> Reg {
         let mut y = match skip {
             Some((skip, x)) => b.fma(skip, x, sum),
             None => sum,
         };
         if let Some(z) = z {
-            let z = b.cast(z, Elem::F32);
             let gate = b.silu(z);
             y = b.mul(y, gate);
         }
-        let y = b.cast(y, self.elem);
-        sink.put(cx, b, at, y)
+        b.cast(y, self.elem)
     }
 }

@@ -8,7 +8,8 @@
 //!
 //! In the first and the last phase neighboring threads have neighboring channels, which are neighbors in memory. What
 //! the first phase of the next tile loads is under way while this tile is scanned. With helpers the phases are those of
-//! three tiles at a time, by threads of their own, and every array has a buffer for the even tiles and one for the odd.
+//! three tiles at a time, by threads of their own, and every array has a buffer for the even tiles and one for the odd;
+//! the last phase sums over lanes then.
 //!
 //! Shared memory gives a multiprocessor 128 bytes per clock, whether lanes read the same or not. A state of a step needs
 //! 8 bytes of b and c, shared by the channels of a thread, and 8 bytes of dt and u, shared by the states of a thread; its
@@ -43,6 +44,7 @@ pub(super) struct Place {
     pub(super) exists: Option<Reg>,
     /// First of its steps of a tile.
     pub(super) first: Reg,
+    /// Its number among the threads that stage.
     pub(super) thread: Reg,
     pub(super) len: Reg,
 }
@@ -56,10 +58,11 @@ pub(super) struct Loads {
     z: Vec<Reg>,
 }
 
-/// The buffer of a tile: where it begins in the arrays of rows, of pairs and of steps.
+/// The buffer of a tile: where it begins in the arrays of rows, of sums, of pairs and of steps.
 #[derive(Clone, Copy)]
 pub(super) struct Buffer {
     rows: Reg,
+    sums: Reg,
     pairs: Reg,
     steps: Reg,
 }
@@ -67,6 +70,8 @@ pub(super) struct Buffer {
 /// A state at four steps, of b or c.
 struct Item {
     state: Reg,
+    /// Where b lies among the states of a step, or of its row if a thread has one state.
+    at: Reg,
     /// Its first step of a tile.
     first: Reg,
     /// Whether there is such an item; `None` if there is.
@@ -82,8 +87,8 @@ pub(super) struct Tile<'m, 'a> {
     dt: SharedId,
     u: SharedId,
     y: SharedId,
-    b: SharedId,
-    c: SharedId,
+    /// b and c: of each thread at each step, or if a thread has one state a row of steps for each state.
+    pairs: SharedId,
     begins: Option<SharedId>,
     items: Vec<Item>,
 }
@@ -104,6 +109,14 @@ fn either<'a>(
     let (on_true, on_false) = (side(b, true)?, side(b, false)?);
     b.push_stmt(Stmt::If(If { cond, on_true, on_false }));
     Ok(())
+}
+
+/// The sum of some registers, in pairs.
+fn pairwise(b: &mut KernelBuilder, mut parts: Vec<Reg>) -> Reg {
+    while parts.len() > 1 {
+        parts = parts.chunks(2).map(|pair| if let [x, y] = pair { b.add(*x, *y) } else { pair[0] }).collect();
+    }
+    parts[0]
 }
 
 /// Lanes as one register.
@@ -128,22 +141,25 @@ impl<'m, 'a> Tile<'m, 'a> {
             |value: Option<ValueId>| value.map(|v| super::f32_at(cx, b, v, &at)).transpose();
         let (bias, skip) = (per_channel(m.dt_bias)?, per_channel(m.d)?);
         let n = s.buffers();
-        let [dt, u, y] = ["dt", "u", "y"].map(|name| b.shared(name, Elem::F32, (n * s.row_len()) as u32));
-        let [b_shared, c_shared] =
-            ["b", "c"].map(|name| b.shared(name, Elem::F32, (n * s.pair_len()) as u32));
+        let [dt, u] = ["dt", "u"].map(|name| b.shared(name, Elem::F32, (n * s.row_len()) as u32));
+        let y = b.shared("y", Elem::F32, (n * s.sums_len()) as u32);
+        let pairs = b.shared("pairs", Elem::F32, (n * s.pair_len()) as u32);
         let begins = m.seq_idx.map(|_| b.shared("begins", Elem::I32, (n * s.steps) as u32));
 
         let states = s.lanes * s.states;
         let n_items = states * s.steps / RUN;
         let mut items = Vec::new();
-        for first in (0..n_items).step_by(s.workers() as usize) {
+        for first in (0..n_items).step_by(s.stagers() as usize) {
             let at = b.add(place.thread, first);
             let (state, run) = (b.rem(at, states), b.div(at, states));
-            let exists = (first + s.workers() > n_items).then(|| b.lt(at, n_items));
+            let exists = (first + s.stagers() > n_items).then(|| b.lt(at, n_items));
             let run = if exists.is_some() { b.rem(run, s.steps / RUN) } else { run };
-            items.push(Item { state, first: b.mul(run, RUN), exists });
+            let within = b.rem(state, s.states);
+            let twice = b.mul(state, 2);
+            let at = if s.states == 1 { state } else { b.sub(twice, within) };
+            items.push(Item { state, at, first: b.mul(run, RUN), exists });
         }
-        Ok(Self { m, s, place, bias, skip, dt, u, y, b: b_shared, c: c_shared, begins, items })
+        Ok(Self { m, s, place, bias, skip, dt, u, y, pairs, begins, items })
     }
 
     /// Registers for what is under way.
@@ -187,8 +203,9 @@ impl<'m, 'a> Tile<'m, 'a> {
     pub(super) fn buffer(&self, b: &mut KernelBuilder, j: Reg) -> Buffer {
         let s = self.s;
         let which = b.and(j, s.buffers() - 1);
-        let [rows, pairs, steps] = [s.row_len(), s.pair_len(), s.steps].map(|len| b.mul(which, len));
-        Buffer { rows, pairs, steps }
+        let lens = [s.row_len(), s.sums_len(), s.pair_len(), s.steps];
+        let [rows, sums, pairs, steps] = lens.map(|len| b.mul(which, len));
+        Buffer { rows, sums, pairs, steps }
     }
 
     /// The steps of this thread around the scan, counted in the tile: the first of them is [`Place::first`].
@@ -342,30 +359,37 @@ impl<'m, 'a> Tile<'m, 'a> {
     /// Shares b and c of a state at four steps; both are 0 for states that do not exist.
     fn stage_pair(&self, b: &mut KernelBuilder, (item, buffer): (&Item, Buffer), bs: &[Reg], cs: &[Reg]) {
         let states = self.s.lanes * self.s.states;
-        let store = |b: &mut KernelBuilder| {
-            for (shared, values) in [(self.b, bs), (self.c, cs)] {
-                let mut values = values.to_vec();
-                if states != self.m.n {
-                    let is_state = b.lt(item.state, self.m.n);
-                    values = values.iter().map(|x| b.select(is_state, *x, 0.0)).collect();
-                }
-                if self.s.states == 1 {
-                    let at = self.row(b, item.state, item.first, 0);
-                    let at = b.add(at, buffer.pairs);
-                    let run = gathered(b, &values);
-                    b.store(shared, at, run);
-                    continue;
-                }
-                for (k, x) in values.into_iter().enumerate() {
-                    let at = self.pair(b, item.first, k as i64, item.state);
-                    let at = b.add(at, buffer.pairs);
-                    b.store(shared, at, x);
-                }
+        for (offset, values) in [(0, bs), (self.c_offset(), cs)] {
+            let mut values = values.to_vec();
+            if states != self.m.n {
+                let is_state = b.lt(item.state, self.m.n);
+                values = values.iter().map(|x| b.select(is_state, *x, 0.0)).collect();
             }
-        };
-        match item.exists {
-            Some(exists) => b.if_(exists, store),
-            None => store(b),
+            if self.s.states == 1 {
+                let at = self.row(b, item.at, item.first, 0);
+                let at = b.add(at, buffer.pairs);
+                let at = b.add(at, offset);
+                let run = gathered(b, &values);
+                self.store_pair(b, at, run, item.exists);
+                continue;
+            }
+            for (k, x) in values.into_iter().enumerate() {
+                let at = self.pair(b, item.first, k as i64, item.at);
+                let at = b.add(at, buffer.pairs);
+                let at = b.add(at, offset);
+                self.store_pair(b, at, x, item.exists);
+            }
+        }
+    }
+
+    /// Masked rather than in a branch, after which the assembler takes warps for parted.
+    fn store_pair(&self, b: &mut KernelBuilder, at: Reg, x: Reg, exists: Option<Reg>) {
+        match exists {
+            Some(exists) => {
+                let mask = b.splat(exists, b.lanes(x));
+                b.store_masked(self.pairs, at, x, mask);
+            }
+            None => b.store(self.pairs, at, x),
         }
     }
 
@@ -378,7 +402,7 @@ impl<'m, 'a> Tile<'m, 'a> {
     ) -> Result<(), LowerError> {
         let (Some(begins), Some(seq_idx)) = (self.begins, self.m.seq_idx) else { return Ok(()) };
         let mut result = Ok(());
-        b.for_("i", self.place.thread, self.s.steps, self.s.workers(), |b, i| {
+        b.for_("i", self.place.thread, self.s.steps, self.s.stagers(), |b, i| {
             result = cx.scope(|cx| {
                 let step = b.add(base, i);
                 let last = b.sub(self.place.len, 1);
@@ -403,11 +427,25 @@ impl<'m, 'a> Tile<'m, 'a> {
         b.add(at, step)
     }
 
-    /// Where b and c of a state are at step `first + step`, if a thread has several states.
-    fn pair(&self, b: &mut KernelBuilder, first: Reg, step: i64, state: Reg) -> Reg {
-        let row = b.mul(first, self.s.lanes * self.s.states);
-        let at = b.add(row, state);
-        b.add(at, step * self.s.lanes * self.s.states)
+    /// Where y of a channel of the block is at step `first + step`; with helpers the part that the first lane has.
+    fn sums_at(&self, b: &mut KernelBuilder, (column, first, step): (Reg, Reg, i64), buffer: Buffer) -> Reg {
+        let row = b.mul(column, self.s.sums_pitch());
+        let at = b.add(row, first);
+        let at = b.add(at, buffer.sums);
+        b.add(at, step)
+    }
+
+    /// From b to c of a state.
+    fn c_offset(&self) -> i64 {
+        if self.s.states == 1 { self.s.pair_len() / 2 } else { self.s.states }
+    }
+
+    /// Where what lies at `within` among b and c of a step is at step `first + step`, if a thread has several states.
+    fn pair(&self, b: &mut KernelBuilder, first: Reg, step: i64, within: Reg) -> Reg {
+        let of_step = 2 * self.s.lanes * self.s.states;
+        let row = b.mul(first, of_step);
+        let at = b.add(row, within);
+        b.add(at, step * of_step)
     }
 
     /// The recurrence along the steps that exist, and its read-out.
@@ -415,58 +453,84 @@ impl<'m, 'a> Tile<'m, 'a> {
         let s = self.s;
         let left = b.sub(self.place.len, base);
         let count = b.min(left, s.steps);
-        let together = RUN.max(s.lanes);
-        let first_state = b.mul(states.lane, s.states);
-        b.for_("s", 0, count, together, |b, first| {
-            let mut sums = vec![Vec::new(); states.columns.len()];
-            for run in (0..together).step_by(RUN as usize) {
-                let mut inputs = Vec::new();
-                for column in &states.columns {
-                    let at = self.row(b, *column, first, run);
-                    let at = b.add(at, buffer.rows);
-                    inputs.push((b.load(self.dt, at, RUN as u16), b.load(self.u, at, RUN as u16)));
-                }
-                let transposed = (s.states == 1).then(|| {
-                    let at = self.row(b, states.lane, first, run);
-                    let at = b.add(at, buffer.pairs);
-                    (b.load(self.b, at, RUN as u16), b.load(self.c, at, RUN as u16))
-                });
-                for k in 0..RUN {
-                    if let Some(begins) = self.begins {
-                        let at = b.add(first, run + k);
-                        let at = b.add(at, buffer.steps);
-                        let is_new = b.load(begins, at, 1);
-                        let is_new = b.ne(is_new, 0);
-                        b.if_(is_new, |b| states.h.iter().for_each(|h| b.assign(*h, 0.0)));
-                    }
-                    let pairs: Vec<(Reg, Reg)> = match transposed {
-                        Some((bs, cs)) => vec![(b.extract(bs, k as u16), b.extract(cs, k as u16))],
-                        None => {
-                            let at = self.pair(b, first, run + k, first_state);
-                            let at = b.add(at, buffer.pairs);
-                            let n = s.states as u16;
-                            let (bs, cs) = (b.load(self.b, at, n), b.load(self.c, at, n));
-                            (0..n).map(|i| (b.extract(bs, i), b.extract(cs, i))).collect()
-                        }
-                    };
-                    for (i, (dts, us)) in inputs.iter().enumerate() {
-                        let (dt, u) = (b.extract(*dts, k as u16), b.extract(*us, k as u16));
-                        let own = i * s.states as usize..(i + 1) * s.states as usize;
-                        sums[i].push(advance(b, states, own, (dt, u), &pairs));
+        b.for_("s", 0, count, s.turn, |b, first| {
+            // Sums are stored behind all loads of the turn: the assembler does not know that they lie apart.
+            let together = RUN.max(s.lanes);
+            let mut stored = Vec::new();
+            for group in (0..s.turn).step_by(together as usize) {
+                let sums = self.scan_group(b, states, (first, group), buffer);
+                for (column, sums) in states.columns.iter().zip(sums) {
+                    if s.has_helpers() {
+                        let runs = (group..).step_by(RUN as usize).zip(sums.chunks(RUN as usize));
+                        stored.extend(runs.map(|(step, run)| (step, *column, run.to_vec())));
+                    } else {
+                        stored.push((group, *column, sum_over_lanes(b, sums, states.lane, s.lanes)));
                     }
                 }
             }
-            for (column, sums) in states.columns.iter().zip(sums) {
-                let own = sum_over_lanes(b, sums, states.lane, s.lanes);
-                let share = own.len() as i64;
-                let offset = b.mul(states.lane, share);
-                let at = self.row(b, *column, first, 0);
-                let at = b.add(at, buffer.rows);
+            for (step, column, own) in stored {
+                let pitch = if s.has_helpers() { s.steps + PAD } else { own.len() as i64 };
+                let offset = b.mul(states.lane, pitch);
+                let at = self.sums_at(b, (column, first, step), buffer);
                 let at = b.add(at, offset);
-                let own = if share == 1 { own[0] } else { gathered(b, &own) };
+                let own = if own.len() == 1 { own[0] } else { gathered(b, &own) };
                 b.store(self.y, at, own);
             }
         });
+    }
+
+    /// As many steps from `first + group` on as are summed together. Returns this thread's part of the read-out of every
+    /// step, channel by channel.
+    fn scan_group(
+        &self,
+        b: &mut KernelBuilder,
+        states: &States,
+        (first, group): (Reg, i64),
+        buffer: Buffer,
+    ) -> Vec<Vec<Reg>> {
+        let s = self.s;
+        let mut sums = vec![Vec::new(); states.columns.len()];
+        let own_pairs = b.mul(states.lane, 2 * s.states);
+        for run in (group..group + RUN.max(s.lanes)).step_by(RUN as usize) {
+            let mut inputs = Vec::new();
+            for column in &states.columns {
+                let at = self.row(b, *column, first, run);
+                let at = b.add(at, buffer.rows);
+                inputs.push((b.load(self.dt, at, RUN as u16), b.load(self.u, at, RUN as u16)));
+            }
+            let transposed = (s.states == 1).then(|| {
+                let at = self.row(b, states.lane, first, run);
+                let at = b.add(at, buffer.pairs);
+                let bs = b.load(self.pairs, at, RUN as u16);
+                let at = b.add(at, self.c_offset());
+                (bs, b.load(self.pairs, at, RUN as u16))
+            });
+            for k in 0..RUN {
+                if let Some(begins) = self.begins {
+                    let at = b.add(first, run + k);
+                    let at = b.add(at, buffer.steps);
+                    let is_new = b.load(begins, at, 1);
+                    let is_new = b.ne(is_new, 0);
+                    b.if_(is_new, |b| states.h.iter().for_each(|h| b.assign(*h, 0.0)));
+                }
+                let pairs: Vec<(Reg, Reg)> = match transposed {
+                    Some((bs, cs)) => vec![(b.extract(bs, k as u16), b.extract(cs, k as u16))],
+                    None => {
+                        let at = self.pair(b, first, run + k, own_pairs);
+                        let at = b.add(at, buffer.pairs);
+                        let n = s.states as u16;
+                        let both = b.load(self.pairs, at, 2 * n);
+                        (0..n).map(|i| (b.extract(both, i), b.extract(both, n + i))).collect()
+                    }
+                };
+                for (i, (dts, us)) in inputs.iter().enumerate() {
+                    let (dt, u) = (b.extract(*dts, k as u16), b.extract(*us, k as u16));
+                    let own = i * s.states as usize..(i + 1) * s.states as usize;
+                    sums[i].push(advance(b, states, own, (dt, u), &pairs));
+                }
+            }
+        }
+        sums
     }
 
     /// Skip, gate and store of the tile that begins at step `base`; `xs` is what [`Tile::stage`] returned.
@@ -484,18 +548,25 @@ impl<'m, 'a> Tile<'m, 'a> {
                 let first = b.add(base, self.place.first);
                 for (run, step) in self.own_steps().step_by(RUN as usize).enumerate() {
                     let mut some = |cx: &mut Cx<'a>, b: &mut KernelBuilder| {
-                        let at = self.row(b, self.place.column, self.place.first, step);
-                        let at = b.add(at, buffer.rows);
-                        let sums = b.load(self.y, at, RUN as u16);
+                        let at = self.sums_at(b, (self.place.column, self.place.first, step), buffer);
+                        let parts = if self.s.has_helpers() { self.s.lanes } else { 1 };
+                        let parts: Vec<Reg> = (0..parts)
+                            .map(|lane| {
+                                let at = b.add(at, lane * (self.s.steps + PAD));
+                                b.load(self.y, at, RUN as u16)
+                            })
+                            .collect();
+                        let sums = pairwise(b, parts);
                         for k in 0..RUN as usize {
                             let i = run * RUN as usize + k;
                             let step = b.add(first, step + k as i64);
-                            let sum = b.extract(sums, k as u16);
                             let mut put = |cx: &mut Cx<'a>, b: &mut KernelBuilder| {
                                 let t = self.time(b, step, true);
                                 let skip = self.skip.map(|skip| (skip, xs[i]));
-                                let z = loads.z.get(i).copied();
-                                self.m.output(cx, b, sink, &self.at(t), (sum, skip, z))
+                                let z = loads.z.get(i).map(|z| b.cast(*z, Elem::F32));
+                                let sum = b.extract(sums, k as u16);
+                                let y = self.m.output(b, sum, skip, z);
+                                sink.put(cx, b, &self.at(t), y)
                             };
                             guarded(cx, b, (!is_full).then_some((step, self.place.len)), &mut put)?;
                         }

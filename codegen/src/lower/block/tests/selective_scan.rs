@@ -20,20 +20,23 @@ pub(super) const CASE: Case =
 pub(super) const ALL: &str = "d z bias softplus limits h0 seq";
 
 /// Those of many, some and few channels, and others.
-pub(super) const MANY: Shape = ([2, 1, 32, 16], false);
-pub(super) const SOME: Shape = ([8, 1, 16, 32], false);
-pub(super) const FEW: Shape = ([8, 1, 16, 64], true);
-const SHAPES: [Shape; 10] = [
-    ([2, 1, 64, 32], false),
-    ([16, 1, 8, 64], true),
+pub(super) const MANY: Shape = [2, 1, 32, 16, 8, 0];
+pub(super) const SOME: Shape = [8, 1, 20, 32, 16, 0];
+pub(super) const FEW: Shape = [8, 1, 16, 64, 32, 2];
+const SHAPES: [Shape; 13] = [
+    [2, 1, 64, 32, 8, 0],
+    [16, 1, 8, 64, 16, 1],
     MANY,
     SOME,
     FEW,
-    ([1, 1, 64, 16], false),
-    ([2, 2, 64, 16], false),
-    ([4, 2, 16, 32], false),
-    ([32, 1, 4, 128], false),
-    ([2, 1, 32, 32], true),
+    [8, 1, 16, 32, 16, 0],
+    [8, 1, 12, 32, 32, 1],
+    [8, 1, 12, 64, 16, 4],
+    [1, 1, 64, 16, 4, 0],
+    [2, 2, 64, 16, 4, 0],
+    [4, 2, 16, 32, 4, 0],
+    [32, 1, 4, 128, 32, 0],
+    [2, 1, 32, 32, 16, 1],
 ];
 
 impl Case {
@@ -116,7 +119,7 @@ impl Case {
             .filter(|shape| self.schedule(*shape).is_some())
             .for_each(|shape| self.check(shape));
         let s = Schedule::fallback(self.n, &GpuTarget::of_arch(GpuArch::Sm80)).unwrap();
-        self.check(([s.lanes, s.columns, s.channels, s.steps], s.has_helpers));
+        self.check([s.lanes, s.columns, s.channels, s.steps, s.turn, s.helpers]);
     }
 }
 
