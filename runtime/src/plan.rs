@@ -8,6 +8,10 @@ use crate::code::{BufPtr, Entry};
 use crate::error::RuntimeError;
 use crate::memory::ALIGN;
 
+/// Operations per launch up to which the launches of a program are brief: what is gained where one begins before the one
+/// before has ended, about a microsecond, is more than what is lost by placing its blocks where there happens to be room.
+const BRIEF: f64 = 1e9;
+
 /// A program of the chosen level, ready to be bound to sizes and run.
 pub(crate) struct Plan {
     /// Index in the manifest.
@@ -19,6 +23,8 @@ pub(crate) struct Plan {
     launches: Vec<PlannedLaunch>,
     /// Symbol values that the launches' numbers were worked out for; empty before the first run.
     bound: Vec<i64>,
+    /// Whether the launches are brief, by [`BRIEF`].
+    is_brief: bool,
     grids: Vec<i64>,
     dims: Vec<i64>,
     offsets: Vec<i64>,
@@ -41,6 +47,8 @@ pub(crate) struct Call<'a> {
     pub(crate) bufs: &'a [BufPtr],
     /// Bytes from each of `bufs` to the end of its buffer.
     pub(crate) lengths: &'a [usize],
+    /// Whether it may begin before the launch before it has ended, on devices that can do so.
+    pub(crate) may_overlap: bool,
 }
 
 /// The memory of a buffer.
@@ -91,6 +99,7 @@ impl Plan {
             slots,
             arena,
             bound: Vec::with_capacity(ranges.len()),
+            is_brief: true,
             grids: Vec::with_capacity(launches.len()),
             dims: Vec::with_capacity(n_dims),
             offsets: Vec::with_capacity(n_args),
@@ -114,10 +123,14 @@ impl Plan {
         self.grids.clear();
         self.dims.clear();
         self.offsets.clear();
+        let mut flops = 0.0;
         for (index, launch) in program.launches.iter().enumerate() {
             let value = |expr: &Expr| {
                 expr.eval(symbols).map_err(|source| size_error(program, &format!("launch {index}"), source))
             };
+            // What does not fit a number is not brief.
+            let of_launch = launch.flops.as_ref().map(|flops| flops.eval(symbols));
+            flops += of_launch.map_or(0.0, |flops| flops.map_or(f64::INFINITY, |flops| flops as f64));
             self.grids.push(launch.grid.as_ref().map_or(Ok(0), value)?);
             for dim in &launch.dims {
                 self.dims.push(value(dim)?);
@@ -126,6 +139,8 @@ impl Plan {
                 self.offsets.push(arg.byte_offset.as_ref().map_or(Ok(0), value)?);
             }
         }
+        let n_running = self.grids.iter().filter(|grid| **grid > 0).count();
+        self.is_brief = flops <= BRIEF * n_running as f64;
         self.bound.extend_from_slice(symbols);
         Ok(())
     }
@@ -167,6 +182,7 @@ impl Plan {
             dims: &self.dims[launch.dims.clone()],
             bufs: &self.pointers[launch.args.clone()],
             lengths: &self.lengths[launch.args.clone()],
+            may_overlap: self.is_brief,
         }
     }
 }

@@ -356,7 +356,8 @@ impl Gpu {
         args.clear();
         args.extend(call.bufs.iter().map(|buffer| buffer.address()));
         args.extend(call.dims.iter().map(|dim| *dim as u64));
-        let (shape, place) = ((kernel.block, kernel.shared), (&*self.device, self.overlaps));
+        let (shape, place) =
+            ((kernel.block, kernel.shared), (&*self.device, self.overlaps && call.may_overlap));
         // SAFETY: the module lives as long as `self`; the plan gave as many buffers and dims as the kernel takes, in
         // device memory that lives as long as `self` or, for states, as the call; that kernels stay inside is the
         // compiler's part.

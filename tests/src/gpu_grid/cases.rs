@@ -21,7 +21,7 @@ const SCANS: Sizes =
     &[[1, 0], [1, 1], [1, 15], [3, 16], [2, 17], [1, 33], [1, 65], [1, 131], [7, 35], [9, 18], [33, 18]];
 /// The same for 32 channels.
 const NARROW_SCANS: Sizes =
-    &[[1, 0], [1, 1], [3, 16], [2, 17], [1, 33], [1, 65], [1, 131], [101, 9], [513, 3]];
+    &[[1, 0], [1, 1], [3, 16], [2, 17], [1, 33], [1, 65], [1, 131], [101, 9], [131, 5], [513, 3]];
 /// Lengths around a chunk of 64 steps.
 const CHUNKS: Sizes = &[[1, 0], [1, 1], [3, 2], [1, 63], [2, 64], [3, 65], [1, 130], [1, 260]];
 /// Lengths around the tails of convolutions and the tiles of their kernels.
@@ -105,11 +105,11 @@ pub(super) const TEMPLATES: &[Template] = &[
           %y = contract[mk,nk->mn] %x, %w : T[300, 264]
           return %y \"y\"
         }"),
-    of("tall product", &[[1, 1], [1, 2], [1, 300], [1, 8200], [1, 16400]], "func @f(%x: T[rows, 8], %w: T[384, 8]) {
+    of("tall product", &[[1, 1], [1, 2], [1, 40], [1, 300], [1, 8200], [1, 16400]], "func @f(%x: T[rows, 8], %w: T[384, 8]) {
           %y = contract[mk,nk->mn] %x, %w : T[rows, 384]
           return %y \"y\"
         }"),
-    of("wide product", &[[1, 1], [1, 5], [1, 130], [1, 4100]], "func @f(%x: T[rows, 8], %w: T[640, 8]) {
+    of("wide product", &[[1, 1], [1, 5], [1, 40], [1, 130], [1, 4100]], "func @f(%x: T[rows, 8], %w: T[640, 8]) {
           %y = contract[mk,nk->mn] %x, %w : T[rows, 640]
           return %y \"y\"
         }"),

@@ -121,9 +121,10 @@ const HALVES: &[&str] = &["--compute-dtype", "bf16"];
 /// As the peer's states too.
 const HALVES_AND_STATES: &[&str] = &["--compute-dtype", "bf16", "--state-dtype", "bf16"];
 
-/// Steps that are decoded, and how often.
+/// Steps that are decoded, and how often sequences are read: the first calls record graphs, of which the median is to
+/// know nothing.
 const STEPS: &str = "128";
-const REPETITIONS: &str = "5";
+const REPETITIONS: &str = "15";
 
 /// Runs the programs of `--tools`, or builds them. `--rows kernels` and `--rows models` leave the others out.
 pub(super) fn run(args: &Args) -> Result<bool> {
