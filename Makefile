@@ -5,7 +5,7 @@ CORPUS_CASES = ^(ckpt_(mamba|mamba2|falcon_mamba|mamba2_f16|mamba_bf16_sharded|m
 DEMO = .cache/demo
 
 # Those of them that run on aarch64 under qemu.
-ARM_CASES = ^(ckpt_(mamba|mamba2)|onnx_.*)$$
+ARM_CASES = ^(ckpt_(mamba|mamba2)|lru_pytorch_dynamo18|trained_typeseg_bimamba_scan)$$
 
 .PHONY: help setup demo test check oracle arm
 
