@@ -1,5 +1,11 @@
 //! What the processor that runs this code has.
-#![expect(unsafe_code, reason = "the operating system is asked for the use of matrix tiles by a system call")]
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(
+        unsafe_code,
+        reason = "the operating system is asked for the use of matrix tiles by a system call"
+    )
+)]
 
 macro_rules! detect {
     ($check:ident, $name:expr, [$($feature:tt)*]) => {
