@@ -11,6 +11,7 @@
 //!
 //! Factors of products with weights in that type are rounded in any case, so that matrix units take them.
 
+use crate::names::{self, UnknownName};
 use ssmc_ir::edit::{EditError, Rewriter, dce};
 use ssmc_ir::ops::{BinaryFn, Op};
 use ssmc_ir::{DType, Def, Entity, Graph, Node, Place, Plan, ValueId};
@@ -55,25 +56,19 @@ impl fmt::Display for ComputeType {
     }
 }
 
-/// A name that is no type of values between kernels.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected one of {}, found {found}", ComputeType::NAMES.join(", "))]
-pub struct UnknownType {
-    /// The name as given.
-    pub found: String,
-}
-
 impl FromStr for ComputeType {
-    type Err = UnknownType;
+    type Err = UnknownName;
 
     /// Reads one of [`ComputeType::NAMES`].
     ///
     /// # Errors
     /// Any other name.
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let all = [ComputeType::F32, ComputeType::Bf16, ComputeType::F16, ComputeType::Weights];
-        let found = all.into_iter().zip(Self::NAMES).find(|(_, known)| *known == name);
-        found.map(|(compute, _)| compute).ok_or_else(|| UnknownType { found: name.to_owned() })
+        names::choose(
+            &[ComputeType::F32, ComputeType::Bf16, ComputeType::F16, ComputeType::Weights],
+            &Self::NAMES,
+            name,
+        )
     }
 }
 

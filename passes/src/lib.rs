@@ -2,6 +2,7 @@
 
 pub mod bisect;
 pub mod compute;
+pub mod names;
 pub mod partition;
 pub mod programs;
 pub mod states;

@@ -4,6 +4,7 @@
 //! cast and each output rounded by one, so that what is computed stays in f32 and a call rounds every element of the state
 //! once. Kernels read such a state through the first cast, element by element, and store what the second one makes.
 
+use crate::names::{self, UnknownName};
 use ssmc_ir::edit::{EditError, Rewriter, dce};
 use ssmc_ir::ops::{Op, Reshape};
 use ssmc_ir::{DType, Graph, GraphBuilder, TensorType, ValueId};
@@ -43,25 +44,15 @@ impl fmt::Display for StateType {
     }
 }
 
-/// A name that is no element type of states.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected one of {}, found {found}", StateType::NAMES.join(", "))]
-pub struct UnknownType {
-    /// The name as given.
-    pub found: String,
-}
-
 impl FromStr for StateType {
-    type Err = UnknownType;
+    type Err = UnknownName;
 
     /// Reads one of [`StateType::NAMES`].
     ///
     /// # Errors
     /// Any other name.
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let all = [StateType::F32, StateType::Bf16, StateType::F16];
-        let found = all.into_iter().zip(Self::NAMES).find(|(_, known)| *known == name);
-        found.map(|(state, _)| state).ok_or_else(|| UnknownType { found: name.to_owned() })
+        names::choose(&[StateType::F32, StateType::Bf16, StateType::F16], &Self::NAMES, name)
     }
 }
 

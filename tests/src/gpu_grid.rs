@@ -205,7 +205,7 @@ fn range(name: &str) -> (f64, f64) {
 }
 
 /// Numbers in 0..1.
-fn noise(seed: u64) -> impl FnMut() -> f64 {
+pub fn noise(seed: u64) -> impl FnMut() -> f64 {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     move || {
         state ^= state << 13;

@@ -93,7 +93,8 @@ fn role(name: &str) -> SymbolRole {
     }
 }
 
-pub(super) fn dtype(dtype: DType) -> artifact::DType {
+/// An element type as the artefact, and with it the runtime, has it.
+pub fn dtype(dtype: DType) -> artifact::DType {
     match dtype {
         DType::F64 => artifact::DType::F64,
         DType::F32 => artifact::DType::F32,

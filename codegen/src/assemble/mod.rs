@@ -9,7 +9,7 @@ mod packing;
 mod recurrence;
 mod write;
 
-pub use convert::Symbols;
+pub use convert::{Symbols, dtype};
 pub use kernels::{AssembleError, KernelEntry, Kernels, LaunchEntry, ProgramEntry, StoredWeight};
 pub use packing::{PANEL, Packing};
 pub use write::{ArtifactInput, OnDone, WriteError, legal, write};

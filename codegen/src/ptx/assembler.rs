@@ -1,8 +1,8 @@
 //! NVIDIA's assembler, for tests: `scripts/ptxas.sh` fetches it.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
+use super::cubin::Assembler;
 use crate::target::GpuTarget;
 
 /// What the assembler says about one kernel.
@@ -15,9 +15,9 @@ pub(crate) struct Usage {
 }
 
 /// The assembler, if it is there.
-fn find() -> Option<PathBuf> {
+fn find() -> Option<Assembler> {
     let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.cache/ptxas/bin/ptxas"));
-    path.is_file().then_some(path)
+    path.is_file().then(|| Assembler::at(path))
 }
 
 /// Assembles a module; `None`, said aloud, without an assembler.
@@ -29,17 +29,8 @@ pub(crate) fn assemble(name: &str, text: &str, target: &GpuTarget) -> Option<Vec
         eprintln!("SKIPPED: {name} is not assembled; scripts/ptxas.sh fetches the assembler");
         return None;
     };
-    let file = std::env::temp_dir().join(format!("ssmc-{}-{:016x}.ptx", std::process::id(), hash(text)));
-    std::fs::write(&file, text).unwrap();
-    let output = Command::new(ptxas)
-        .args(["-v", "-o", "/dev/null", &format!("-arch={}", target.arch.name())])
-        .arg(&file)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    std::fs::remove_file(&file).unwrap();
-    let log = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{name}: {log}\n{text}");
+    let (_, log) =
+        ptxas.assemble_aloud(text, target.arch).unwrap_or_else(|error| panic!("{name}: {error}\n{text}"));
     Some(usages(&log))
 }
 
@@ -50,10 +41,6 @@ pub(crate) fn assemble_if_all(name: &str, text: &str, target: &GpuTarget) {
             assert_eq!(usage.spilled_bytes, 0, "{name}: {usage:?}");
         }
     }
-}
-
-fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// The lines `Compiling entry function 'k'`, `N bytes spill stores`, `Used N registers, N bytes smem` of a log.

@@ -4,7 +4,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use thiserror::Error;
 
@@ -59,8 +58,18 @@ impl Assembler {
     /// # Errors
     /// The program cannot be started or does not take the module.
     pub fn assemble(&self, ptx: &str, arch: GpuArch) -> Result<Vec<u8>, AssemblerError> {
-        let folder = Folder::create()?;
-        let [source, output] = ["module.ptx", "module.cubin"].map(|name| folder.0.join(name));
+        self.assemble_aloud(ptx, arch).map(|(cubin, _)| cubin)
+    }
+
+    /// As [`Assembler::assemble`], with what the program says of each kernel.
+    pub(crate) fn assemble_aloud(
+        &self,
+        ptx: &str,
+        arch: GpuArch,
+    ) -> Result<(Vec<u8>, String), AssemblerError> {
+        let folder = tempfile::tempdir()
+            .map_err(|source| AssemblerError::File { path: std::env::temp_dir(), source })?;
+        let [source, output] = ["module.ptx", "module.cubin"].map(|name| folder.path().join(name));
         let file = |path: &Path| {
             let path = path.to_owned();
             move |source| AssemblerError::File { path, source }
@@ -70,36 +79,16 @@ impl Assembler {
             .arg(format!("-arch={}", arch.name()))
             .arg("-o")
             .args([&output, &source])
+            .arg("-v")
             .stdin(Stdio::null())
             .output()
             .map_err(|source| AssemblerError::Start { program: self.0.clone(), source })?;
+        let log = String::from_utf8_lossy(&said.stderr).into_owned();
         if !said.status.success() {
-            let log = String::from_utf8_lossy(&said.stderr).trim().to_owned();
+            let log = log.trim().to_owned();
             return Err(AssemblerError::Refused { program: self.0.clone(), arch: arch.name(), log });
         }
-        fs::read(&output).map_err(file(&output))
-    }
-}
-
-/// A folder of this process alone, removed in the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn create() -> Result<Self, AssemblerError> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("ssmc-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        match fs::create_dir(&path) {
-            Ok(()) => Ok(Self(path)),
-            Err(source) => Err(AssemblerError::File { path, source }),
-        }
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // Nobody is left to tell of a failure.
-        let _ = fs::remove_dir_all(&self.0);
+        Ok((fs::read(&output).map_err(file(&output))?, log))
     }
 }
 
@@ -107,10 +96,11 @@ impl Drop for Folder {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+    use tempfile::TempDir;
 
-    fn script(name: &str, text: &str) -> (Folder, Assembler) {
-        let folder = Folder::create().expect("there is room for a folder");
-        let program = folder.0.join(name);
+    fn script(name: &str, text: &str) -> (TempDir, Assembler) {
+        let folder = tempfile::tempdir().expect("there is room for a folder");
+        let program = folder.path().join(name);
         fs::write(&program, format!("#!/bin/sh\n{text}\n")).expect("the folder can be written to");
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("the file is ours");
         (folder, Assembler::at(program))

@@ -8,6 +8,7 @@ pub mod policy;
 pub mod products;
 mod round;
 
+use crate::names::{self, UnknownName};
 use crate::pass::PassError;
 use policy::Matrix;
 use ssmc_ir::edit::{Action, EditError, rewrite};
@@ -61,32 +62,24 @@ impl fmt::Display for WeightFormat {
     }
 }
 
-/// A name that is no weight format.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected one of {}, found {found}", WeightFormat::NAMES.join(", "))]
-pub struct UnknownFormat {
-    /// The name as given.
-    pub found: String,
-}
-
 impl FromStr for WeightFormat {
-    type Err = UnknownFormat;
+    type Err = UnknownName;
 
     /// Reads one of [`WeightFormat::NAMES`].
     ///
     /// # Errors
     /// Any other name.
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Ok(match name {
-            "f32" => WeightFormat::F32,
-            "bf16" => WeightFormat::Bf16,
-            "f16" => WeightFormat::F16,
-            "int8" => WeightFormat::Int8,
-            "int4" => WeightFormat::Int4 { group: 32 },
-            "int4-64" => WeightFormat::Int4 { group: 64 },
-            "int4-128" => WeightFormat::Int4 { group: 128 },
-            _ => return Err(UnknownFormat { found: name.to_owned() }),
-        })
+        const ALL: [WeightFormat; 7] = [
+            WeightFormat::F32,
+            WeightFormat::Bf16,
+            WeightFormat::F16,
+            WeightFormat::Int8,
+            WeightFormat::Int4 { group: 32 },
+            WeightFormat::Int4 { group: 64 },
+            WeightFormat::Int4 { group: 128 },
+        ];
+        names::choose(&ALL, &Self::NAMES, name)
     }
 }
 

@@ -8,11 +8,11 @@ use ssmc_artifact::{BufferKind, Manifest, Program};
 use super::execute::{STATEFUL, check_outputs, kernel_name};
 use super::{Backend, Session};
 use crate::code::{BufPtr, Entry};
-use crate::cuda::{CallKey, DeviceMemory, Gpu};
+use crate::cuda::{CallKey, DeviceMemory, Gpu, GpuKernel};
 use crate::error::RuntimeError;
 use crate::memory::ALIGN;
 use crate::observe::{LaunchObserver, LaunchView};
-use crate::plan::{Call, Region};
+use crate::plan::{Call, Plan, Region};
 use crate::state::{StateMemory, Turn};
 use crate::symbols;
 use crate::tensor::{TensorMut, TensorRef};
@@ -64,23 +64,13 @@ impl Session {
         })?;
         let states = state.as_ref().map_or([0; 2], StateMemory::addresses);
         let copy = || turn.as_ref().map_or(Ok(()), Turn::copy_in_place);
-        let entry = |call: &Call<'_>| match call.entry {
-            Entry::Gpu(kernel) => kernel,
-            Entry::Cpu(_) => unreachable!("a plan has kernels of one device"),
-        };
         let what = format!("running program {}", program.name);
         match observer {
             None => {
                 let key = CallKey { plan: index, then: None, symbols: self.symbols.clone(), states };
                 gpu.run(key, &what, |gpu| {
                     copy()?;
-                    for index in 0..plan.n_launches() {
-                        let call = plan.call(index);
-                        if call.grid > 0 {
-                            gpu.launch(entry(&call), &call, || launch_name(manifest, program, index))?;
-                        }
-                    }
-                    Ok(())
+                    launch_all(gpu, manifest, plan)
                 })?;
             }
             Some(observer) => {
@@ -91,7 +81,7 @@ impl Session {
                     show(gpu, &call, (index, None), observer, |o, view| o.before(view))?;
                     let mut time = None;
                     if call.grid > 0 {
-                        time = Some(gpu.measure(entry(&call), &call, observer.repetitions(), name)?);
+                        time = Some(gpu.measure(kernel_of(&call), &call, observer.repetitions(), name)?);
                         gpu.finish(&format!("running kernel {}", name()))?;
                     }
                     show(gpu, &call, (index, time), observer, |o, view| o.after(view))?;
@@ -154,16 +144,7 @@ impl Session {
                 BufferKind::StateIn | BufferKind::StateOut => unreachable!("{STATEFUL}"),
                 BufferKind::Unspecified => unreachable!("the reader refuses unknown buffer kinds"),
             })?;
-            for index in 0..plan.n_launches() {
-                let bound = plan.call(index);
-                let Entry::Gpu(kernel) = bound.entry else {
-                    unreachable!("a plan has kernels of one device")
-                };
-                if bound.grid > 0 {
-                    gpu.launch(kernel, &bound, || kernel_name(manifest, program, index))?;
-                }
-            }
-            Ok(())
+            launch_all(gpu, manifest, plan)
         })
     }
 }
@@ -235,19 +216,8 @@ impl Session {
             let plans = &self.plans;
             gpu.run(key, what, |gpu| {
                 turn.copy_in_place()?;
-                for plan in [&plans[step], &plans[choose]] {
-                    let program = &manifest.programs[plan.program];
-                    for index in 0..plan.n_launches() {
-                        let call = plan.call(index);
-                        let Entry::Gpu(kernel) = call.entry else {
-                            unreachable!("a plan has kernels of one device")
-                        };
-                        if call.grid > 0 {
-                            gpu.launch(kernel, &call, || launch_name(manifest, program, index))?;
-                        }
-                    }
-                }
-                Ok(())
+                launch_all(gpu, manifest, &plans[step])?;
+                launch_all(gpu, manifest, &plans[choose])
             })?;
         }
         gpu.keep(&greedy.tokens, greedy.written, ids)?;
@@ -263,6 +233,25 @@ impl Session {
         greedy.tokens.read(0, &mut bytes)?;
         Ok(bytes)
     }
+}
+
+fn kernel_of(call: &Call<'_>) -> GpuKernel {
+    match call.entry {
+        Entry::Gpu(kernel) => kernel,
+        Entry::Cpu(_) => unreachable!("a plan has kernels of one device"),
+    }
+}
+
+/// Starts all launches of a plan whose arguments are worked out.
+fn launch_all(gpu: &mut Gpu, manifest: &Manifest, plan: &Plan) -> Result<(), RuntimeError> {
+    let program = &manifest.programs[plan.program];
+    for index in 0..plan.n_launches() {
+        let call = plan.call(index);
+        if call.grid > 0 {
+            gpu.launch(kernel_of(&call), &call, || launch_name(manifest, program, index))?;
+        }
+    }
+    Ok(())
 }
 
 /// The kernel of a launch, and which launch it is.

@@ -2,10 +2,10 @@
 //! `compute-sanitizer`.
 
 use crate::Result;
-use ssmc_codegen::assemble::{ArtifactInput, write};
+use ssmc_codegen::assemble::{ArtifactInput, dtype as buffer_type, write};
 use ssmc_codegen::target::GpuArch;
 use ssmc_ir::{DType, Tensor};
-use ssmc_runtime::{Artifact, DType as BufferType, Session, SessionOptions, Tensor as Buffer};
+use ssmc_runtime::{Artifact, Session, SessionOptions, Tensor as Buffer};
 use ssmc_tests::gpu_grid::{Case, DTYPES, SYMBOLS, cases, kernels};
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -128,13 +128,6 @@ impl Problem<'_> {
 }
 
 fn buffer(tensor: &Tensor) -> Result<Buffer> {
-    let dtype = match tensor.dtype() {
-        DType::F32 => BufferType::F32,
-        DType::F16 => BufferType::F16,
-        DType::BF16 => BufferType::Bf16,
-        DType::I32 => BufferType::I32,
-        DType::I64 => BufferType::I64,
-        other => return Err(format!("no input of the grid is {other}").into()),
-    };
+    let dtype = buffer_type(tensor.dtype());
     Ok(Buffer::from_bytes(dtype, tensor.shape(), &tensor.to_bytes())?)
 }

@@ -19,7 +19,7 @@ mod rows;
 mod window;
 
 use rows::{Row, large_rows, long_rows, rows};
-use ssmc_codegen::assemble::{ArtifactInput, Kernels, ProgramInput, write};
+use ssmc_codegen::assemble::{ArtifactInput, Kernels, ProgramInput, dtype as buffer_type, write};
 use ssmc_codegen::target::{GpuArch, GpuTarget, Target};
 use ssmc_ir::{Model, Tensor, parse};
 use ssmc_passes::partition::partition;
@@ -163,9 +163,9 @@ fn measure(row: &Row, session: &mut Session, facts: &GpuFacts, repetitions: usiz
     let mut buffers = Vec::new();
     for (seed, input) in row.inputs.iter().enumerate() {
         let dims: Vec<usize> = input.axes.iter().map(|axis| row.extent(axis)).collect();
-        let dtype = row.buffer_type(input);
-        let bytes = window::noise(seed as u64 + 1, dims.iter().product(), (input, dtype));
-        buffers.push((input.name, Buffer::from_bytes(dtype, &dims, &bytes)?));
+        let dtype = row.dtype(input);
+        let bytes = window::noise(seed as u64 + 1, dims.iter().product(), (input, dtype))?;
+        buffers.push((input.name, Buffer::from_bytes(buffer_type(dtype), &dims, &bytes)?));
     }
     let views: Vec<_> = buffers.iter().map(|(name, buffer)| (*name, buffer.view())).collect();
     let outputs = session.run("f", &views)?;

@@ -3,47 +3,25 @@
 use crate::rows::{Input, Row};
 use crate::{Result, Tensors};
 use ssmc_ir::{DType, Interpreter, Tensor, Weights, parse};
-use ssmc_runtime::{DType as BufferType, Tensor as Buffer};
+use ssmc_runtime::Tensor as Buffer;
+use ssmc_tests::gpu_grid;
 
 /// Elements of noise that are repeated to fill a tensor; no power of two, so that rows differ.
 const PERIOD: usize = 1_000_003;
 
 /// The elements of an input, from `low` to `high`.
-pub(crate) fn noise(seed: u64, n: usize, (input, dtype): (&Input, BufferType)) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 11) as f64 / (1u64 << 53) as f64
-    };
+pub(crate) fn noise(seed: u64, n: usize, (input, dtype): (&Input, DType)) -> Result<Vec<u8>> {
     let (low, high) = input.range;
-    let mut period = Vec::new();
-    for _ in 0..PERIOD.min(n) {
-        let bits = ((low + (high - low) * next()) as f32).to_bits();
-        match dtype {
-            // Cutting the lower bits off rounds towards zero, which is as random.
-            BufferType::Bf16 => period.extend_from_slice(&bits.to_le_bytes()[2..]),
-            BufferType::F16 => period.extend_from_slice(&half_of(bits).to_le_bytes()),
-            _ => period.extend_from_slice(&bits.to_le_bytes()),
-        }
-    }
-    let len = n * if dtype == BufferType::F32 { 4 } else { 2 };
+    let mut next = gpu_grid::noise(seed);
+    let some: Vec<f64> = (0..PERIOD.min(n)).map(|_| low + (high - low) * next()).collect();
+    let period = Tensor::floats(dtype, [some.len()], some)?.rounded().to_bytes();
+    let len = n * dtype.bits() / 8;
     let mut bytes = Vec::with_capacity(len);
     while bytes.len() < len {
         let part = period.len().min(len - bytes.len());
         bytes.extend_from_slice(&period[..part]);
     }
-    bytes
-}
-
-/// The bits of an `f16` from those of an `f32` below 65536, towards zero; 0 where it would be subnormal.
-fn half_of(bits: u32) -> u16 {
-    let (sign, exponent, fraction) = (bits >> 31, (bits >> 23) & 0xff, bits & 0x7f_ffff);
-    match exponent.checked_sub(112) {
-        None | Some(0) => (sign << 15) as u16,
-        Some(exponent) => (sign << 15 | exponent << 10 | fraction >> 13) as u16,
-    }
+    Ok(bytes)
 }
 
 /// The elements at the row's window: some indices along some axes, all along the others.

@@ -272,7 +272,7 @@ pub(super) fn add_up<'a>(
     sink: &mut Sink<'a>,
     (block, shape): (&Block<'_>, Shape),
 ) -> Result<(), LowerError> {
-    let Some(parts) = &block.parts else { return Ok(()) };
+    let parts = block.parts.as_ref().expect("the schedule of sums is that of products with parts");
     let thread = b.thread_idx(Axis::X);
     let col = b.mul(thread, SUM_LANES);
     let col = b.add(block.first_col, col);
