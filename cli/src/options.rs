@@ -168,6 +168,11 @@ impl CompileArgs {
             [] => named.iter().any(|level| level.arch() == arch),
             targets => targets.iter().any(|target| target == arch.system_triple()),
         };
+        if let Some(level) = named.iter().find(|level| !wants(level.arch())) {
+            let (level, triple) = (level.name(), level.arch().system_triple());
+            let message = format!("--target-cpu {level}: expected --target to name {triple} too");
+            return Err(Failure::usage(message));
+        }
         let mut levels: Vec<CpuLevel> = Vec::new();
         for arch in CpuArch::ALL.into_iter().filter(|arch| wants(*arch)) {
             let known = levels.len();

@@ -99,6 +99,11 @@ fn levels_follow_from_architectures_and_names() {
     assert_eq!(levels(&mixed), "aarch64-dotprod x86-64-v2");
     let named_of_one = ["--target", &format!("{x86},{arm}"), "--target-cpu", "x86-64-v2"];
     assert_eq!(levels(&named_of_one), "aarch64 x86-64-v2");
+    let (_, stderr) = expect(2, &["compile", &model, "--target", x86, "--target-cpu", "aarch64"]);
+    assert!(
+        stderr.contains("--target-cpu aarch64: expected --target to name aarch64-unknown-linux-gnu too"),
+        "{stderr}"
+    );
 }
 
 #[test]
