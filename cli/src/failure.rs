@@ -212,7 +212,7 @@ fn runtime_kind(error: &RuntimeError) -> Kind {
         | RuntimeError::Size { .. }
         | RuntimeError::Context { .. }
         | RuntimeError::Thread(_) => Kind::Limit,
-        RuntimeError::Panic { .. } => Kind::Internal,
+        RuntimeError::Panic { .. } | RuntimeError::StateLost => Kind::Internal,
         _ => Kind::Input,
     }
 }

@@ -246,6 +246,8 @@ impl SessionArgs {
             threads: self.threads,
             level: self.level.clone(),
             check_launches: self.check_launches,
+            // No verb undoes a call.
+            rollback_depth: 0,
             ..SessionOptions::default()
         }
     }

@@ -105,6 +105,9 @@ pub enum RuntimeError {
         /// The kernel.
         kernel: String,
     },
+    /// A call on this state failed when it had written a part of it over what was there before.
+    #[error("the state is lost: a call failed while it updated the state in place")]
+    StateLost,
     /// The artefact has no such program.
     #[error("no program {program}, expected one of {known:?}")]
     UnknownProgram {

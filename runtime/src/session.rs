@@ -36,7 +36,8 @@ pub struct SessionOptions {
     pub threads: usize,
     /// Code level by name; `None` takes the best that the machine can run.
     pub level: Option<String>,
-    /// How many `prefill` and `step` calls a state can undo.
+    /// How many `prefill` and `step` calls a state can undo. With 0 a CPU updates states in place if the kernels allow
+    /// that, which saves memory and time.
     pub rollback_depth: usize,
     /// Greatest values of symbols by name, for those that are neither batch nor length or to override these.
     pub maxima: Vec<(String, usize)>,
@@ -203,8 +204,12 @@ impl Session {
         #[cfg(feature = "cuda")]
         let (backend, arena) = backend.allocate(manifest, &plans, (arena, &ranges))?;
         let depth = options.rollback_depth;
-        let state_layout = Arc::new(StateLayout::new(manifest, &ranges, depth, backend.state_place())?);
         let programs = || plans.iter().map(|plan| &manifest.programs[plan.program]);
+        let place = backend.state_place();
+        let in_place = depth == 0
+            && matches!(place, Place::Host)
+            && programs().filter(|program| program.stateful).all(|program| program.in_place);
+        let state_layout = Arc::new(StateLayout::new(manifest, &ranges, (depth, in_place), place)?);
         let most = |count: fn(&Program) -> usize| programs().map(count).max().unwrap_or(0);
         let (n_inputs, n_outputs) =
             (most(|program| program.inputs.len()), most(|program| program.outputs.len()));
@@ -463,28 +468,7 @@ impl Session {
         if max > 0 && position.saturating_add(n_tokens) > max {
             return Err(RuntimeError::Context { max, position, found: n_tokens });
         }
-        let mut after = state.take_free()?;
-        let mut result = run(self, state.turn(state.current(), &mut after), 0);
-        for block in 1..n_blocks {
-            if result.is_err() {
-                break;
-            }
-            let next = match state.take_free() {
-                Ok(next) => next,
-                Err(error) => {
-                    result = Err(error);
-                    break;
-                }
-            };
-            let before = std::mem::replace(&mut after, next);
-            result = run(self, state.turn(&before, &mut after), block);
-            state.recycle(before);
-        }
-        match result {
-            Ok(_) => state.commit(after, n_tokens),
-            Err(_) => state.recycle(after),
-        }
-        result
+        state.transition(n_tokens, n_blocks, &mut |turn, block| run(self, turn, block))
     }
 
     fn run_allocating(

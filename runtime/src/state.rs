@@ -26,6 +26,8 @@ pub(crate) struct StateLayout {
     max_batch: usize,
     depth: usize,
     place: Place,
+    /// Calls write the state over the one before.
+    in_place: bool,
 }
 
 #[derive(Debug, PartialEq)]
@@ -54,7 +56,9 @@ struct Generation {
 /// The recurrent state of a batch of sequences that move together, and the states before the last calls.
 ///
 /// A call reads the newest generation and writes the next one, so that undoing a call copies nothing and a
-/// call that fails leaves the state as it was. The generations lie where the kernels run: on CPUs they are allocated
+/// call that fails leaves the state as it was. Where no call can be undone, a CPU writes the state over the one before if
+/// the kernels of all programs can: a step then touches half of the memory, and a kernel that fails leaves no state. The
+/// generations lie where the kernels run: on CPUs they are allocated
 /// when the state is made, on a GPU when they are needed first. A clone is an independent copy: a fork of the sequences;
 /// on a GPU the copies share what neither has changed.
 #[derive(Debug)]
@@ -69,6 +73,8 @@ pub struct State {
     len: usize,
     allocated: usize,
     limit: MemoryLimit,
+    /// A call failed when it had written a part of the state over the one before.
+    is_lost: bool,
 }
 
 impl Clone for State {
@@ -84,6 +90,7 @@ impl Clone for State {
             free,
             len: self.len,
             limit: self.limit,
+            is_lost: self.is_lost,
         }
     }
 }
@@ -92,7 +99,7 @@ impl StateLayout {
     pub(crate) fn new(
         manifest: &Manifest,
         ranges: &[(i64, i64)],
-        depth: usize,
+        (depth, in_place): (usize, bool),
         place: Place,
     ) -> Result<Self, RuntimeError> {
         let growing = manifest.states.iter().find(|state| state.kind() == StateKind::Growing);
@@ -112,7 +119,7 @@ impl StateLayout {
         let batch_symbol = symbols::batch_symbol(manifest);
         let max_batch = batch_symbol.map_or(1, |symbol| ranges[symbol].1 as usize);
         let (model_hash, n_symbols) = (manifest.model_hash.clone(), ranges.len());
-        Ok(Self { model_hash, entries, batch_symbol, n_symbols, max_batch, depth, place })
+        Ok(Self { model_hash, entries, batch_symbol, n_symbols, max_batch, depth, place, in_place })
     }
 
     /// Checks that what lies in `memory` is a state of sessions with the layout `other`.
@@ -170,8 +177,6 @@ impl State {
             return Err(mismatch("batch", format!("1 to {}", layout.max_batch), batch));
         }
         let (placed, len) = layout.place(batch)?;
-        // The present and `depth` past generations, and one to write; blocks of a prefill alternate between
-        // two.
         let n_generations = generations(layout);
         let total = (len as u64).saturating_mul(n_generations as u64);
         let now = if layout.place.is_lazy() { 1 } else { n_generations };
@@ -185,7 +190,8 @@ impl State {
         let present = free.pop().expect("one generation at least was allocated");
         let history = VecDeque::from([Generation { memory: present, position: 0 }]);
         let layout = Arc::clone(layout);
-        let mut state = Self { layout, batch, placed, history, free, len, allocated: now, limit };
+        let mut state =
+            Self { layout, batch, placed, history, free, len, allocated: now, limit, is_lost: false };
         state.history.reserve_exact(n_generations);
         Ok(state)
     }
@@ -229,8 +235,9 @@ impl State {
     /// Names of the state tensors and what they hold now, copied from where the kernels run.
     ///
     /// # Errors
-    /// If the driver of a GPU reports a fault.
+    /// If the driver of a GPU reports a fault, or a call failed when it had written a part of the state in place.
     pub fn tensors(&self) -> Result<Vec<(&str, Tensor)>, RuntimeError> {
+        self.check_present()?;
         let memory = self.current().bytes()?;
         let entries = self.layout.entries.iter().zip(&self.placed);
         entries
@@ -294,7 +301,12 @@ impl State {
 
     /// Checks that the state was made for sessions with `layout`.
     pub(crate) fn check_layout(&self, layout: &Arc<StateLayout>) -> Result<(), RuntimeError> {
+        self.check_present()?;
         self.layout.check(layout, self.current())
+    }
+
+    fn check_present(&self) -> Result<(), RuntimeError> {
+        if self.is_lost { Err(RuntimeError::StateLost) } else { Ok(()) }
     }
 
     fn present(&self) -> &Generation {
@@ -341,16 +353,78 @@ impl State {
         }
     }
 
+    /// Calls `run` for each of `n_blocks` parts of a call with the memory before and after it. Only if all succeed the
+    /// state moves on, by `n_tokens`.
+    pub(crate) fn transition<T>(
+        &mut self,
+        n_tokens: u64,
+        n_blocks: usize,
+        run: &mut dyn FnMut(Turn<'_>, usize) -> Result<T, RuntimeError>,
+    ) -> Result<T, RuntimeError> {
+        if self.layout.in_place {
+            return self.transition_in_place(n_tokens, n_blocks, run);
+        }
+        let mut after = self.take_free()?;
+        let mut result = run(self.turn(self.current(), &mut after), 0);
+        for block in 1..n_blocks {
+            if result.is_err() {
+                break;
+            }
+            let next = match self.take_free() {
+                Ok(next) => next,
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            };
+            let before = std::mem::replace(&mut after, next);
+            result = run(self.turn(&before, &mut after), block);
+            self.recycle(before);
+        }
+        match result {
+            Ok(_) => self.commit(after, n_tokens),
+            Err(_) => self.recycle(after),
+        }
+        result
+    }
+
+    fn transition_in_place<T>(
+        &mut self,
+        n_tokens: u64,
+        n_blocks: usize,
+        run: &mut dyn FnMut(Turn<'_>, usize) -> Result<T, RuntimeError>,
+    ) -> Result<T, RuntimeError> {
+        let Self { layout, placed, batch, history, .. } = self;
+        let present = history.back_mut().expect("a state has a present");
+        // Until a call has ended it is not known what the memory holds.
+        self.is_lost = true;
+        let mut block = 0;
+        let result = loop {
+            let after = &mut present.memory;
+            let result = run(Turn { layout, placed, batch: *batch, before: None, after }, block);
+            block += 1;
+            if result.is_err() || block >= n_blocks {
+                break result;
+            }
+        };
+        if result.is_ok() {
+            present.position = present.position.saturating_add(n_tokens);
+        }
+        // Errors but this one are found before the first kernel of a block starts.
+        self.is_lost = result.is_err() && (block > 1 || matches!(result, Err(RuntimeError::Panic { .. })));
+        result
+    }
+
     /// A call that reads `before` and writes `after`.
-    pub(crate) fn turn<'a>(&'a self, before: &'a Store, after: &'a mut Store) -> Turn<'a> {
-        Turn { layout: &self.layout, placed: &self.placed, batch: self.batch, before, after }
+    fn turn<'a>(&'a self, before: &'a Store, after: &'a mut Store) -> Turn<'a> {
+        Turn { layout: &self.layout, placed: &self.placed, batch: self.batch, before: Some(before), after }
     }
 }
 
 /// How many generations a state has: those that calls can be undone to, the present, and one to write; three at least,
-/// as calls in several parts take two.
+/// as calls in several parts take two. One, if calls write over it.
 fn generations(layout: &StateLayout) -> usize {
-    layout.depth.saturating_add(2).max(3)
+    if layout.in_place { 1 } else { layout.depth.saturating_add(2).max(3) }
 }
 
 /// The state's part in one call.
@@ -358,7 +432,8 @@ pub(crate) struct Turn<'a> {
     layout: &'a StateLayout,
     placed: &'a [Placed],
     batch: usize,
-    before: &'a Store,
+    /// None if the state is updated in place.
+    before: Option<&'a Store>,
     after: &'a mut Store,
 }
 
@@ -370,7 +445,11 @@ impl Turn<'_> {
     /// The memory that kernels get; tensors of this process that are updated in place are copied first.
     pub(crate) fn memory(&mut self) -> StateMemory<'_> {
         let (before, after) = match (self.before, &mut *self.after) {
-            (Store::Host(before), Store::Host(after)) => {
+            (None, Store::Host(after)) => {
+                let after = BufPtr::write(after.as_mut_slice());
+                (after, after)
+            }
+            (Some(Store::Host(before)), Store::Host(after)) => {
                 let (before, after) = (before.as_slice(), after.as_mut_slice());
                 for (entry, placed) in self.layout.entries.iter().zip(self.placed) {
                     let range = placed.offset..placed.offset + placed.len;
@@ -381,7 +460,7 @@ impl Turn<'_> {
                 (BufPtr::read(before), BufPtr::write(after))
             }
             #[cfg(feature = "cuda")]
-            (Store::Device(before), Store::Device(after)) => {
+            (Some(Store::Device(before)), Store::Device(after)) => {
                 (BufPtr::device(before.address(0)), BufPtr::device(after.address(0)))
             }
             #[cfg(feature = "cuda")]
@@ -393,7 +472,7 @@ impl Turn<'_> {
     /// Copies on the device what kernels update in place.
     #[cfg(feature = "cuda")]
     pub(crate) fn copy_in_place(&self) -> Result<(), RuntimeError> {
-        let (Store::Device(before), Store::Device(after)) = (self.before, &*self.after) else {
+        let (Some(Store::Device(before)), Store::Device(after)) = (self.before, &*self.after) else {
             return Ok(());
         };
         let entries = self.layout.entries.iter().zip(self.placed);

@@ -46,8 +46,6 @@ impl WorkloadArgs {
             return Err(Failure::usage("--len and --batch must be at least 1"));
         }
         let mut options = args.options(self.batch, self.len);
-        // Nothing is undone.
-        options.rollback_depth = 0;
         for name in names {
             let (program, inputs) = self.inputs(artifact, name)?;
             tensors::fit(&mut options, artifact.manifest(), program, &inputs);

@@ -2,7 +2,7 @@
 
 use super::convert::{Symbols, access, dtype, elem};
 use super::packing::Packing;
-use super::{ProgramInput, recurrence};
+use super::{ProgramInput, in_place, recurrence};
 use crate::kernel::{Inst, Kernel, Stmt};
 use crate::lower::{self, Arg, Chain, LowerError, Lowered};
 use crate::ptx;
@@ -50,6 +50,8 @@ pub struct LaunchEntry {
     pub launch: artifact::Launch,
     /// Index into [`Kernels::kernels`].
     pub kernel: usize,
+    /// The state that the kernel may update in place.
+    pub updates: Option<usize>,
 }
 
 /// One program, as the artefact holds it.
@@ -62,6 +64,8 @@ pub struct ProgramEntry {
     pub slots: Vec<Expr>,
     pub launches: Vec<LaunchEntry>,
     pub stateful: bool,
+    /// Whether states before and after may lie in the same memory.
+    pub in_place: bool,
     /// The targets that it is for.
     pub device: Device,
 }
@@ -234,7 +238,9 @@ impl Kernels {
         let slots = plan.slots.iter().chain(&scratch);
         let slots = slots.map(|d| self.expr(program, d)).collect::<Result<_, _>>()?;
         let stateful = !program.states.is_empty();
-        Ok(ProgramEntry { name: program.name.to_owned(), inputs, outputs, slots, launches, stateful, device })
+        let in_place = stateful && device == Device::Cpu && in_place::holds(&launches);
+        let name = program.name.to_owned();
+        Ok(ProgramEntry { name, inputs, outputs, slots, launches, stateful, in_place, device })
     }
 
     /// The launches of a group: one, alternatives for other sizes, or several that share memory; `scratch` grows to what
@@ -361,8 +367,12 @@ impl Kernels {
             recurrence: class,
             generic_loop: matches!(root.op, Op::Loop(_)),
         };
+        let updates = widest.in_place.and_then(|pair| {
+            let name = in_place::state_of(program, group, pair)?;
+            self.states.iter().position(|state| state.name == name)
+        });
         let kernel = self.intern(lowered.into_iter().map(|l| l.kernel).collect(), device);
-        Ok(LaunchEntry { launch: artifact::Launch { kernel: kernel as u32, ..launch }, kernel })
+        Ok(LaunchEntry { launch: artifact::Launch { kernel: kernel as u32, ..launch }, kernel, updates })
     }
 
     /// The index of a kernel, added with a name of its own if no equal one exists.

@@ -4,6 +4,7 @@
 //! stored once; [`write()`] compiles the kernels for every level and writes the file.
 
 mod convert;
+mod in_place;
 mod kernels;
 mod packing;
 mod recurrence;

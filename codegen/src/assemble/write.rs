@@ -176,6 +176,7 @@ pub fn write(
         launches: p.launches.iter().map(|l| l.launch.clone()).collect(),
         levels: levels_of(kernels, p.device),
         stateful: p.stateful,
+        in_place: p.in_place,
     });
     let manifest = Manifest {
         model_name: input.model_name,

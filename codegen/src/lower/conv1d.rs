@@ -202,6 +202,8 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &CausalConv1d) -> Result<Launch, L
     let conv = Conv::of(l)?;
     let Conv { x, state, shape, channels, width, state_out, .. } = conv;
     let tiles = Dim::from(channels).ceildiv(&Dim::from(CHANNEL_TILE));
+    // A block has its own channels; it goes through all steps first, and columns move towards the front.
+    l.in_place = state.map(|state| (state, state_out));
     let (b, cx, sink) = l.parts();
     cx.narrow(&shape[2]);
     let place = row_index(cx, b, &[shape[0].clone(), tiles.clone()]);

@@ -67,6 +67,9 @@ pub struct Lowered {
     pub flops: Dim,
     /// Bytes of the memory that the launches of the group share.
     pub scratch: Vec<Dim>,
+    /// An operand and a result of the root that may lie in the same memory: every block reads an element of the operand
+    /// before it writes that of the result, and none that another block writes.
+    pub in_place: Option<(ValueId, ValueId)>,
 }
 
 /// Why a group has no kernel.
@@ -134,6 +137,8 @@ struct Lowering<'a> {
     cx: Cx<'a>,
     b: KernelBuilder,
     sink: Sink<'a>,
+    /// See [`Lowered::in_place`].
+    in_place: Option<(ValueId, ValueId)>,
 }
 
 impl<'a> Lowering<'a> {
@@ -157,14 +162,15 @@ impl<'a> Lowering<'a> {
             .filter(|id| **id != group.root || is_elementwise)
             .flat_map(|id| graph.node(*id).results.first().copied())
             .collect();
-        Self { graph, node, group, cx: Cx::new(graph, inside, lanes), b, sink: Sink::new(graph, group) }
+        let (cx, sink) = (Cx::new(graph, inside, lanes), Sink::new(graph, group));
+        Self { graph, node, group, cx, b, sink, in_place: None }
     }
 
     /// The kernel with its launch.
     fn finish(self, launch: Launch) -> Lowered {
         let (args, dims, scratch) = self.cx.into_args();
         let Launch { grid, flops } = launch;
-        Lowered { kernel: self.b.finish(), args, dims, grid, flops, scratch }
+        Lowered { kernel: self.b.finish(), args, dims, grid, flops, scratch, in_place: self.in_place }
     }
 
     fn operand(&self, i: usize) -> Result<ValueId, LowerError> {

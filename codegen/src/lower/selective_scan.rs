@@ -182,6 +182,8 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &SelectiveScan) -> Result<Launch, 
     let acc = accumulator(elem);
     let h_last = l.node.results[1];
     let rows = Rows { batch: &shape[0], slots: l.optional(10).map(|slots| (slots, &l.shape(h_last)[0])) };
+    // Every block has channels of its own, unless sequences share slots.
+    l.in_place = h0.filter(|_| rows.slots.is_none()).map(|h0| (h0, h_last));
     let (b, cx, sink) = l.parts();
     cx.narrow(&shape[3]);
     // One channel for each thread where threads go through whole sequences.

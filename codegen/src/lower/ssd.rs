@@ -56,6 +56,11 @@ impl Operands {
         Ok(b.cast(v, self.acc))
     }
 
+    /// First and last states may lie in the same memory: every block has rows of its own, unless sequences share slots.
+    fn in_place(&self) -> Option<(ValueId, ValueId)> {
+        self.h0.filter(|_| self.slots.is_none()).map(|h0| (h0, self.h_last))
+    }
+
     /// Elements, one per lane.
     fn wide(
         &self,
@@ -131,6 +136,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Ssd) -> Result<Launch, LowerError
         Mode::Recurrent => lower_recurrent(l, op),
         Mode::Chunked => {
             let o = operands(l)?;
+            l.in_place = o.in_place();
             chunked::lower(l, op, &o)
         }
     }
@@ -139,6 +145,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, op: &Ssd) -> Result<Launch, LowerError
 /// The recurrent variant, whatever the mode.
 pub(super) fn lower_recurrent(l: &mut Lowering<'_>, op: &Ssd) -> Result<Launch, LowerError> {
     let o = operands(l)?;
+    l.in_place = o.in_place();
     if step::applies(l, &o) { step::lower(l, op, &o) } else { recurrent(l, op, &o) }
 }
 

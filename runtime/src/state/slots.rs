@@ -297,7 +297,8 @@ impl Slots {
                 copy_row((&self.present, placed, capacity, row), (&mut after, (placed, capacity, row)))
             })
         };
-        let turn = |after| Turn { layout: &self.layout, placed, batch: n, before: &self.present, after };
+        let turn =
+            |after| Turn { layout: &self.layout, placed, batch: n, before: Some(&self.present), after };
         let result = keep().and_then(|()| run(turn(&mut after)));
         match &result {
             Ok(_) => self.commit(after, n),

@@ -244,3 +244,52 @@ fn a_state_takes_in_as_many_tokens_as_the_model_says() {
     session.step(&mut state, &[5]).unwrap();
     assert_eq!(state.position(), 4);
 }
+
+/// A session of the toy whose programs may write states over those before.
+fn in_place(depth: usize) -> Session {
+    let mut manifest = toy::manifest();
+    manifest.programs.iter_mut().for_each(|program| program.in_place = program.stateful);
+    let artifact = Toy::write(manifest, toy::golden(15)).open();
+    Session::new(&artifact, &SessionOptions { rollback_depth: depth, ..toy::options() }).unwrap()
+}
+
+#[test]
+fn states_that_nobody_goes_back_to_are_written_over() {
+    let (mut keeping, mut updating) = (in_place(1), in_place(0));
+    let (mut kept, mut updated) = (keeping.new_state(1).unwrap(), updating.new_state(1).unwrap());
+    for ids in [&[1][..], &[2; 20], &[3; 3], &[4], &[5; 33], &[6]] {
+        let expected = keeping.prefill(&mut kept, ids).unwrap();
+        assert_eq!(updating.prefill(&mut updated, ids).unwrap().bytes(), expected.bytes());
+        assert_eq!((updated.position(), h(&updated)), (kept.position(), h(&kept)));
+        assert_eq!((kept.rollback_available(), updated.rollback_available()), (1, 0));
+    }
+    assert_eq!(updated.save().unwrap(), kept.save().unwrap());
+    updating.prefill(&mut updated, &[7, 8, 9, -1i32 as u32]).unwrap_err();
+    assert_eq!(updated.save().unwrap(), kept.save().unwrap());
+}
+
+struct Interrupted;
+
+impl ssmc_runtime::LaunchObserver for Interrupted {
+    fn before(&mut self, _: &ssmc_runtime::LaunchView<'_>) {}
+
+    fn after(&mut self, _: &ssmc_runtime::LaunchView<'_>) {
+        panic!("the first launch has written its part");
+    }
+}
+
+#[test]
+fn a_state_that_was_partly_written_over_is_lost() {
+    let mut session = in_place(0);
+    let mut state = session.new_state(1).unwrap();
+    let ids = [1i32];
+    let input = [("input_ids", TensorRef::new(&[1, 1], &ids).unwrap())];
+    let call = std::panic::AssertUnwindSafe(|| {
+        session.run_observed("step", Some((&mut state, 1)), &input, &mut Interrupted)
+    });
+    assert!(std::panic::catch_unwind(call).is_err());
+    assert!(matches!(session.step(&mut state, &[1]), Err(RuntimeError::StateLost)));
+    assert!(matches!(state.save(), Err(RuntimeError::StateLost)));
+    assert!(matches!(state.clone().tensors(), Err(RuntimeError::StateLost)));
+    session.step(&mut session.new_state(1).unwrap(), &[1]).unwrap();
+}

@@ -11,7 +11,8 @@ use crate::job::{Job, Rows};
 
 /// Options with the greatest sizes that any job needs.
 pub(crate) fn options(manifest: &Manifest, jobs: &[Job]) -> Result<SessionOptions, Error> {
-    let mut options = SessionOptions { max_batch: 1, max_len: 1, ..SessionOptions::default() };
+    let mut options =
+        SessionOptions { max_batch: 1, max_len: 1, rollback_depth: 0, ..SessionOptions::default() };
     let mut maxima = BTreeMap::new();
     for job in jobs {
         match job {
