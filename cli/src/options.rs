@@ -11,7 +11,7 @@ use ssmc_ir::ops::Mode;
 use ssmc_passes::egraph::RewriteOptions;
 use ssmc_passes::stream::StreamOptions;
 use ssmc_passes::weights::WeightFormat;
-use ssmc_runtime::SessionOptions;
+use ssmc_runtime::{Gemm, SessionOptions};
 use std::path::PathBuf;
 
 /// GPUs; CPUs are named by the triples of their systems.
@@ -236,6 +236,18 @@ pub(crate) struct SessionArgs {
     /// Wait for each launch on a GPU, so that an error names the kernel at fault; slow
     #[arg(long)]
     pub(crate) check_launches: bool,
+    /// What multiplies large matrices of halves on a GPU; `cublaslt` needs libcublasLt, `own` the driver alone
+    #[arg(long, value_name = "GEMM", value_enum, default_value_t = GemmArg::Own)]
+    pub(crate) gemm: GemmArg,
+}
+
+/// What multiplies large matrices on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum GemmArg {
+    /// The kernels of the artefact
+    Own,
+    /// NVIDIA's library, where it has the product
+    Cublaslt,
 }
 
 impl SessionArgs {
@@ -248,6 +260,10 @@ impl SessionArgs {
             check_launches: self.check_launches,
             // No verb undoes a call.
             rollback_depth: 0,
+            gemm: match self.gemm {
+                GemmArg::Own => Gemm::Own,
+                GemmArg::Cublaslt => Gemm::CublasLt,
+            },
             ..SessionOptions::default()
         }
     }

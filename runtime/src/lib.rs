@@ -46,7 +46,7 @@ pub use machine::{DotRates, MachineRates};
 pub use observe::{LaunchObserver, LaunchView};
 pub use profile::LaunchProfile;
 pub use selftest::SelftestOutput;
-pub use session::{GpuCode, Outputs, Session, SessionOptions};
+pub use session::{Gemm, GpuCode, Outputs, Session, SessionOptions};
 pub use ssmc_artifact::{ArtifactError, DType, Manifest};
 pub use state::State;
 pub use state::slots::{SlotId, Slots};

@@ -5,6 +5,8 @@ use std::ops::Range;
 use ssmc_artifact::{BufferKind, Expr, ExprError, Manifest, Program};
 
 use crate::code::{BufPtr, Entry};
+#[cfg(feature = "cuda")]
+use crate::cuda::LibraryCall;
 use crate::error::RuntimeError;
 use crate::memory::ALIGN;
 
@@ -31,6 +33,12 @@ pub(crate) struct Plan {
     pointers: Vec<BufPtr>,
     /// Bytes from each pointer to the end of its buffer.
     lengths: Vec<usize>,
+    /// What a library does instead of kernels, by launch; empty if it does nothing.
+    #[cfg(feature = "cuda")]
+    products: Vec<Option<LibraryCall>>,
+    /// Rows of each launch that is a product.
+    #[cfg(feature = "cuda")]
+    rows: Vec<i64>,
 }
 
 struct PlannedLaunch {
@@ -50,6 +58,9 @@ pub(crate) struct Call<'a> {
     /// Whether it may begin before the launch before it has ended, on devices that can do so.
     #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "launches on CPUs follow each other"))]
     pub(crate) may_overlap: bool,
+    /// The product that a library does instead of the kernel, and its rows.
+    #[cfg(feature = "cuda")]
+    pub(crate) product: Option<(LibraryCall, i64)>,
 }
 
 /// The memory of a buffer.
@@ -106,8 +117,24 @@ impl Plan {
             offsets: Vec::with_capacity(n_args),
             pointers: Vec::with_capacity(n_args),
             lengths: Vec::with_capacity(n_args),
+            #[cfg(feature = "cuda")]
+            products: Vec::new(),
+            #[cfg(feature = "cuda")]
+            rows: Vec::with_capacity(launches.len()),
             launches,
         })
+    }
+
+    /// Leaves these launches to a library.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn set_products(&mut self, products: Vec<Option<LibraryCall>>) {
+        self.products = products;
+    }
+
+    /// What a library does instead of the kernel of a launch.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn product(&self, launch: usize) -> Option<LibraryCall> {
+        self.products.get(launch).copied().flatten()
     }
 
     /// Number of launches.
@@ -124,6 +151,8 @@ impl Plan {
         self.grids.clear();
         self.dims.clear();
         self.offsets.clear();
+        #[cfg(feature = "cuda")]
+        self.rows.clear();
         let mut flops = 0.0;
         for (index, launch) in program.launches.iter().enumerate() {
             let value = |expr: &Expr| {
@@ -133,6 +162,11 @@ impl Plan {
             let of_launch = launch.flops.as_ref().map(|flops| flops.eval(symbols));
             flops += of_launch.map_or(0.0, |flops| flops.map_or(f64::INFINITY, |flops| flops as f64));
             self.grids.push(launch.grid.as_ref().map_or(Ok(0), value)?);
+            #[cfg(feature = "cuda")]
+            {
+                let rows = launch.product.as_ref().and_then(|product| product.rows.as_ref());
+                self.rows.push(rows.map_or(Ok(0), value)?);
+            }
             for dim in &launch.dims {
                 self.dims.push(value(dim)?);
             }
@@ -184,6 +218,8 @@ impl Plan {
             bufs: &self.pointers[launch.args.clone()],
             lengths: &self.lengths[launch.args.clone()],
             may_overlap: self.is_brief,
+            #[cfg(feature = "cuda")]
+            product: self.product(index).map(|product| (product, self.rows[index])),
         }
     }
 }

@@ -12,8 +12,10 @@ use crate::observe::{LaunchObserver, LaunchView};
 pub struct LaunchProfile {
     /// Index in the program's launch list.
     pub launch: usize,
-    /// Name of the kernel.
+    /// Name of the kernel, or of what a library did instead.
     pub kernel: String,
+    /// Whether a library did the launch.
+    pub by_library: bool,
     /// Graph nodes that the launch computes.
     pub nodes: Vec<String>,
     /// Where they come from in the model's files.
@@ -69,12 +71,13 @@ impl Profiler {
         Self { repetitions, ..Self::default() }
     }
 
-    /// Joins the measurements with what the launch list says for the symbol values `symbols`.
+    /// Joins the measurements with what the launch list says for the symbol values `symbols`; `in_library` names what a
+    /// library did instead of a kernel.
     pub(crate) fn finish(
         self,
         manifest: &Manifest,
-        program: &Program,
-        symbols: &[i64],
+        (program, symbols): (&Program, &[i64]),
+        in_library: &dyn Fn(usize) -> Option<String>,
     ) -> Result<Vec<LaunchProfile>, RuntimeError> {
         let mut profiles = Vec::with_capacity(self.launches.len());
         for (index, (launch, (time, grid))) in program.launches.iter().zip(self.launches).enumerate() {
@@ -87,9 +90,11 @@ impl Profiler {
                     RuntimeError::Size { what: format!("launch {index} of program {}", program.name), source }
                 })
             };
+            let in_library = in_library(index);
             profiles.push(LaunchProfile {
                 launch: index,
-                kernel: manifest.kernels[launch.kernel as usize].name.clone(),
+                by_library: in_library.is_some(),
+                kernel: in_library.unwrap_or_else(|| manifest.kernels[launch.kernel as usize].name.clone()),
                 nodes: launch.nodes.clone(),
                 locations: launch.locations.clone(),
                 recurrence: launch.recurrence.clone(),

@@ -45,6 +45,18 @@ pub struct SessionOptions {
     pub memory_limit: Option<u64>,
     /// Waits for each launch on a GPU before the next one, so that an error names the kernel and launch at fault; slow.
     pub check_launches: bool,
+    /// What multiplies large matrices on a GPU.
+    pub gemm: Gemm,
+}
+
+/// What multiplies large matrices on a GPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gemm {
+    /// The kernels of the artefact; they need the driver alone.
+    #[default]
+    Own,
+    /// cublasLt, which must be installed, where it has the product; the kernels of the artefact do the others.
+    CublasLt,
 }
 
 impl Default for SessionOptions {
@@ -59,6 +71,7 @@ impl Default for SessionOptions {
             maxima: Vec::new(),
             memory_limit: None,
             check_launches: false,
+            gemm: Gemm::Own,
         }
     }
 }
@@ -170,6 +183,31 @@ impl Backend {
         Ok((self, 0))
     }
 
+    /// Leaves products to cublasLt if that is asked for.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "CPUs have no other gemm"))]
+    fn choose_gemm(
+        &mut self,
+        gemm: Gemm,
+        (manifest, plans): (&Manifest, &mut [Plan]),
+        ranges: &[(i64, i64)],
+    ) -> Result<(), RuntimeError> {
+        match (self, gemm) {
+            (_, Gemm::Own) => Ok(()),
+            (Self::Cpu(_), Gemm::CublasLt) => Err(RuntimeError::Option {
+                option: "gemm".into(),
+                expected: "own for code of a CPU".into(),
+                found: "cublaslt".into(),
+            }),
+            #[cfg(feature = "cuda")]
+            (Self::Gpu(gpu), Gemm::CublasLt) => {
+                let programs: Vec<usize> = plans.iter().map(|plan| plan.program).collect();
+                let products = gpu.use_library(manifest, &programs, ranges)?;
+                plans.iter_mut().zip(products).for_each(|(plan, products)| plan.set_products(products));
+                Ok(())
+            }
+        }
+    }
+
     /// Where the states of the session lie.
     fn state_place(&self) -> Place {
         match self {
@@ -191,15 +229,16 @@ impl Session {
         let ranges = symbols::session_ranges(manifest, options)?;
         let limit = MemoryLimit::new(options.memory_limit);
         let level = level::choose(&manifest.levels, options.level.as_deref())?;
-        let backend = Backend::load(artifact, level, options.check_launches)?;
+        let mut backend = Backend::load(artifact, level, options.check_launches)?;
         let for_level =
             |program: &Program| program.levels.is_empty() || program.levels.contains(&(level as u32));
-        let plans = (0..manifest.programs.len())
+        let mut plans = (0..manifest.programs.len())
             .filter(|&index| for_level(&manifest.programs[index]))
             .map(|index| {
                 Plan::new(manifest, index, level, &|kernel| backend.entry(manifest, level, kernel), &ranges)
             })
             .collect::<Result<Vec<_>, _>>()?;
+        backend.choose_gemm(options.gemm, (manifest, &mut plans), &ranges)?;
         let arena = plans.iter().map(|plan| plan.arena).max().unwrap_or(0);
         #[cfg(feature = "cuda")]
         let (backend, arena) = backend.allocate(manifest, &plans, (arena, &ranges))?;
@@ -247,6 +286,28 @@ impl Session {
             Backend::Cpu(_) => None,
             #[cfg(feature = "cuda")]
             Backend::Gpu(gpu) => Some(gpu.code()),
+        }
+    }
+
+    /// The version of cublasLt as one number, such as 120403, if it does products here.
+    pub fn cublaslt(&self) -> Option<usize> {
+        match &self.backend {
+            Backend::Cpu(_) => None,
+            #[cfg(feature = "cuda")]
+            Backend::Gpu(gpu) => gpu.library_version(),
+        }
+    }
+
+    /// The name of what a library does instead of the kernel of a launch.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "no library does launches"))]
+    fn library_name(&self, program: &str, launch: usize) -> Option<String> {
+        match &self.backend {
+            Backend::Cpu(_) => None,
+            #[cfg(feature = "cuda")]
+            Backend::Gpu(gpu) => {
+                let call = self.plans[self.find(program).ok()?].product(launch)?;
+                gpu.library_name(call)
+            }
         }
     }
 
@@ -377,8 +438,7 @@ impl Session {
     ) -> Result<(Outputs, Vec<LaunchProfile>), RuntimeError> {
         let mut profiler = Profiler::default();
         let outputs = self.run_observed(program, state, inputs, &mut profiler)?;
-        let program = self.program(program)?;
-        Ok((outputs, profiler.finish(self.manifest(), program, &self.symbols)?))
+        Ok((outputs, self.finish_profile(profiler, program)?))
     }
 
     /// Times every launch of a program on a GPU: the median of `repetitions` runs with an empty cache each. Results and
@@ -392,8 +452,12 @@ impl Session {
     ) -> Result<Vec<LaunchProfile>, RuntimeError> {
         let mut profiler = Profiler::repeating(repetitions);
         self.run_observed(program, state, inputs, &mut profiler)?;
-        let program = self.program(program)?;
-        profiler.finish(self.manifest(), program, &self.symbols)
+        self.finish_profile(profiler, program)
+    }
+
+    fn finish_profile(&self, profiler: Profiler, name: &str) -> Result<Vec<LaunchProfile>, RuntimeError> {
+        let in_library = |launch| self.library_name(name, launch);
+        profiler.finish(self.manifest(), (self.program(name)?, &self.symbols), &in_library)
     }
 
     /// What a call of a stateless program takes on the GPU in use, if one is, among calls that follow each other as

@@ -73,7 +73,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
                 "level": level, "threads": threads, "batch": batch, "len": len,
                 "arena_bytes": session.arena_bytes(), "machine": workload::rates_json(rates.as_ref()),
                 "gpu": workload::gpu_json(gpu.as_ref()), "gpu_code": session::code_json(&session),
-                "load_seconds": loaded.as_secs_f64(), "programs": programs,
+                "cublaslt": session.cublaslt(), "load_seconds": loaded.as_secs_f64(), "programs": programs,
             }),
         );
     }
@@ -149,6 +149,7 @@ fn report(m: &Measured, rates: Option<&MachineRates>, copy: Option<f64>) -> Stri
                 bytes(moved.max(0) as u64)
             ));
         }
+        text.push_str(&workload::products(&profile.launches));
         text.push_str(&workload::kernels_table(&profile.launches, rates));
     }
     text

@@ -62,7 +62,8 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
             json!({
                 "level": level, "threads": threads, "batch": batch, "len": len,
                 "machine": workload::rates_json(Some(&rates)), "gpu": workload::gpu_json(gpu.as_ref()),
-                "gpu_code": session::code_json(&session), "programs": programs,
+                "gpu_code": session::code_json(&session), "cublaslt": session.cublaslt(),
+                "programs": programs,
             }),
         );
     }
@@ -93,6 +94,7 @@ fn report(args: &Args, name: &str, launches: &[LaunchProfile], rates: Option<&Ma
     // Its share of itself.
     cells.remove(1);
     let mut text = format!("\n{name}: {} launches, {}\n", all.launches, cells.join(", "));
+    text.push_str(&workload::products(launches));
     text.push_str(&workload::kernels_table(launches, rates));
     if args.launches {
         let rows: Vec<Vec<String>> = launches
@@ -123,6 +125,7 @@ fn to_json(args: &Args, name: &str, launches: &[LaunchProfile], rates: Option<&M
             let mut row = single(launch, rates).json(rates);
             row["launch"] = launch.launch.into();
             row["kernel"] = launch.kernel.as_str().into();
+            row["by_library"] = launch.by_library.into();
             row["grid"] = launch.grid.into();
             row["recurrence"] = launch.recurrence.as_str().into();
             row["nodes"] = launch.nodes.clone().into();
@@ -144,6 +147,7 @@ mod tests {
         let launch = |milliseconds| LaunchProfile {
             launch: 0,
             kernel: "k".to_owned(),
+            by_library: false,
             nodes: Vec::new(),
             locations: Vec::new(),
             recurrence: String::new(),

@@ -231,6 +231,19 @@ pub(crate) fn kernels_table(launches: &[LaunchProfile], rates: Option<&MachineRa
     table(&rows)
 }
 
+/// How kernels of products begin.
+const PRODUCTS: &str = "ssmc_contract_";
+
+/// A line that says how many products a library did, if it did any.
+pub(crate) fn products(launches: &[LaunchProfile]) -> String {
+    let by_library = launches.iter().filter(|launch| launch.by_library).count();
+    let own = launches.iter().filter(|launch| launch.kernel.starts_with(PRODUCTS)).count();
+    match by_library {
+        0 => String::new(),
+        n => format!("  products: {n} by cublasLt, {own} by kernels of the artefact\n"),
+    }
+}
+
 /// An object per kernel, the slowest first.
 pub(crate) fn kernels_json(launches: &[LaunchProfile], rates: Option<&MachineRates>) -> Vec<Value> {
     let object = |(name, total): (&str, Total)| {
@@ -270,6 +283,7 @@ mod tests {
         LaunchProfile {
             launch: 0,
             kernel: kernel.to_owned(),
+            by_library: false,
             nodes: Vec::new(),
             locations: Vec::new(),
             recurrence: String::new(),

@@ -4,7 +4,7 @@ use super::convert::{Symbols, access, dtype, elem};
 use super::packing::Packing;
 use super::{ProgramInput, in_place, recurrence};
 use crate::kernel::{Inst, Kernel, Stmt};
-use crate::lower::{self, Arg, Chain, LowerError, Lowered};
+use crate::lower::{self, Arg, Chain, LibraryProduct, LowerError, Lowered};
 use crate::ptx;
 use crate::target::{Device, GpuTarget, Target};
 use ssmc_artifact as artifact;
@@ -366,6 +366,12 @@ impl Kernels {
             recurrence_count: u32::from(!class.is_empty()),
             recurrence: class,
             generic_loop: matches!(root.op, Op::Loop(_)),
+            product: widest
+                .product
+                .as_ref()
+                .map(|p| self.product(program, p, &widest.args))
+                .transpose()?
+                .flatten(),
         };
         let updates = widest.in_place.and_then(|pair| {
             let name = in_place::state_of(program, group, pair)?;
@@ -373,6 +379,36 @@ impl Kernels {
         });
         let kernel = self.intern(lowered.into_iter().map(|l| l.kernel).collect(), device);
         Ok(LaunchEntry { launch: artifact::Launch { kernel: kernel as u32, ..launch }, kernel, updates })
+    }
+
+    /// A product that a library can do instead of a launch with these arguments.
+    fn product(
+        &self,
+        program: &ProgramInput<'_>,
+        p: &LibraryProduct,
+        args: &[Arg],
+    ) -> Result<Option<artifact::Product>, AssembleError> {
+        let place =
+            |value: ValueId| args.iter().position(|arg| *arg == Arg::Value(value)).map(|at| at as u32);
+        let places = [Some(p.x), Some(p.w), Some(p.y), p.addend, p.bias].map(|value| value.map(place));
+        // A kernel may have a weight in another form.
+        let [Some(Some(x)), Some(Some(w)), Some(Some(y)), addend, bias] = places else { return Ok(None) };
+        if [addend, bias].contains(&Some(None)) {
+            return Ok(None);
+        }
+        Ok(Some(artifact::Product {
+            rows: Some(self.expr(program, &p.rows)?),
+            cols: p.cols as u64,
+            depth: p.depth as u64,
+            x,
+            x_pitch: p.x_pitch as u64,
+            x_offset: p.x_offset as u64,
+            w,
+            w_is_deep: p.w_is_deep,
+            y,
+            addend: addend.flatten(),
+            bias: bias.flatten(),
+        }))
     }
 
     /// The index of a kernel, added with a name of its own if no equal one exists.

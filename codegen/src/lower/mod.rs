@@ -29,7 +29,9 @@ mod states;
 mod sums;
 mod wkv;
 
-pub use block::{Chain, chains, lower_alternatives, lower_block, lower_chain, lower_unchained};
+pub use block::{
+    Chain, LibraryProduct, chains, lower_alternatives, lower_block, lower_chain, lower_unchained,
+};
 
 use crate::assemble::Packing;
 use crate::kernel::{Elem, Kernel, KernelBuilder, Reg};
@@ -70,6 +72,8 @@ pub struct Lowered {
     /// An operand and a result of the root that may lie in the same memory: every block reads an element of the operand
     /// before it writes that of the result, and none that another block writes.
     pub in_place: Option<(ValueId, ValueId)>,
+    /// What a library needs to do the launch instead, if it can.
+    pub product: Option<LibraryProduct>,
 }
 
 /// Why a group has no kernel.
@@ -170,7 +174,8 @@ impl<'a> Lowering<'a> {
     fn finish(self, launch: Launch) -> Lowered {
         let (args, dims, scratch) = self.cx.into_args();
         let Launch { grid, flops } = launch;
-        Lowered { kernel: self.b.finish(), args, dims, grid, flops, scratch, in_place: self.in_place }
+        let in_place = self.in_place;
+        Lowered { kernel: self.b.finish(), args, dims, grid, flops, scratch, in_place, product: None }
     }
 
     fn operand(&self, i: usize) -> Result<ValueId, LowerError> {

@@ -252,6 +252,16 @@ pub enum ManifestFault {
         /// The kind of memory.
         what: &'static str,
     },
+    /// An operand of a product has a type that products lack, or an extent is 0 or too large.
+    #[error("product: {what} {found}, expected {expected}")]
+    Product {
+        /// The operand or extent.
+        what: &'static str,
+        /// What is legal.
+        expected: String,
+        /// The type or the extent.
+        found: String,
+    },
     /// A program that has no state refers to one.
     #[error("state used by a program that is not stateful")]
     Stateless,

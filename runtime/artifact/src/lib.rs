@@ -72,8 +72,8 @@ pub use expr::{ExprError, MAX_EXPR_DEPTH};
 pub use format::{MAGIC, MAX_SECTIONS, SECTION_ALIGN, Section, SectionKind, VERSION, WEIGHT_ALIGN};
 pub use proto::{
     Access, BufferKind, BufferRef, Dtype as DType, Expr, ExprOp, Golden, GoldenCall, GoldenCase, Kernel,
-    KernelParam, Launch, Level, Manifest, NamedArray, Program, Property, ReportEntry, ReportKind, Slot,
-    State, StateBlob, StateKind, Symbol, SymbolRole, TensorInfo, Text, Texts, Weight,
+    KernelParam, Launch, Level, Manifest, NamedArray, Product, Program, Property, ReportEntry, ReportKind,
+    Slot, State, StateBlob, StateKind, Symbol, SymbolRole, TensorInfo, Text, Texts, Weight,
 };
 pub use reader::ArtifactReader;
 pub use state_blob::{decode_state, encode_state};

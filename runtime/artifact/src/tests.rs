@@ -56,6 +56,7 @@ fn manifest() -> Manifest {
         launches: vec![launch(0, arg(BufferKind::Input, 0)), launch(1, arg(BufferKind::Output, 0))],
         levels: vec![],
         stateful: false,
+        in_place: false,
     };
     Manifest {
         model_name: "toy".into(),
@@ -332,6 +333,64 @@ fn refuses_manifests_that_contradict_themselves() {
         assert_eq!((at.as_str(), &fault), (*place, expected));
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing must be left behind");
+}
+
+/// A manifest with a product of 4 columns and depth 8 in `bf16` to `f32`.
+fn with_product() -> Manifest {
+    let mut manifest = manifest();
+    // There is no level.
+    manifest.kernels.iter_mut().for_each(|kernel| kernel.entries.clear());
+    let param =
+        |dtype: DType| KernelParam { name: "p".into(), dtype: dtype.into(), access: Access::Read.into() };
+    let [x, w, addend, y] = [DType::Bf16, DType::Bf16, DType::F32, DType::F32].map(param);
+    manifest.kernels[1].params = vec![x, w, addend, KernelParam { access: Access::Write.into(), ..y }];
+    let launch = &mut manifest.programs[0].launches[1];
+    let read = || arg(BufferKind::Input, 0);
+    launch.args = vec![read(), read(), read(), arg(BufferKind::Output, 0)];
+    launch.product = Some(Product {
+        rows: Some(Expr::symbol(0)),
+        cols: 4,
+        depth: 8,
+        x_pitch: 8,
+        w: 1,
+        addend: Some(2),
+        y: 3,
+        ..Product::default()
+    });
+    manifest
+}
+
+#[test]
+fn refuses_products_that_no_library_has() {
+    fn product(manifest: &mut Manifest) -> &mut Product {
+        manifest.programs[0].launches[1].product.as_mut().unwrap()
+    }
+    let fault = |change: fn(&mut Manifest)| {
+        let mut manifest = with_product();
+        change(&mut manifest);
+        check_manifest(&manifest).map_err(|error| match error {
+            ArtifactError::Manifest { fault, .. } => fault.to_string(),
+            other => panic!("{other}"),
+        })
+    };
+    assert_eq!(fault(|_| ()), Ok(()));
+    type Case = (&'static str, fn(&mut Manifest));
+    let cases: &[Case] = &[
+        ("rows is missing", |m| product(m).rows = None),
+        ("rows: expression names symbol 1", |m| product(m).rows = Some(Expr::symbol(1))),
+        ("product: columns 0, expected 1 to 2147483648", |m| product(m).cols = 0),
+        ("product: depth 18446744073709551615, expected", |m| product(m).depth = u64::MAX),
+        ("product: x_pitch 7, expected 8 to", |m| product(m).x_pitch = 7),
+        ("arg index 4, expected less than 4", |m| product(m).bias = Some(4)),
+        ("product: x f32, expected f16 or bf16", |m| product(m).x = 2),
+        ("product: w f32, expected bf16", |m| product(m).w = 2),
+        ("product: addend bf16, expected f32", |m| product(m).addend = Some(0)),
+        ("a parameter that is written is bound to the result of a product", |m| product(m).y = 2),
+    ];
+    for (expected, change) in cases {
+        let found = fault(*change).unwrap_err();
+        assert!(found.starts_with(expected), "{found}, expected {expected}");
+    }
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use crate::error::{ArtifactError, ManifestFault as Fault};
 use crate::format::WEIGHT_ALIGN;
 use crate::proto::{
-    Access, BufferKind, BufferRef, Dtype, Expr, Kernel, KernelParam, Launch, Manifest, Program, ReportKind,
-    State, StateKind, Symbol, SymbolRole, TensorInfo, Weight,
+    Access, BufferKind, BufferRef, Dtype, Expr, Kernel, KernelParam, Launch, Manifest, Product, Program,
+    ReportKind, State, StateKind, Symbol, SymbolRole, TensorInfo, Weight,
 };
 
 /// Entry offset of a kernel that a level does not have.
@@ -186,7 +186,8 @@ fn check_symbols_bound(manifest: &Manifest, program: &Program) -> Result<(), Fau
     bound.extend(program.inputs.iter().flat_map(|info| &info.shape).filter_map(Expr::as_symbol));
     let launches = program.launches.iter().flat_map(|launch| {
         let offsets = launch.args.iter().filter_map(|arg| arg.byte_offset.as_ref());
-        let work = [&launch.grid, &launch.flops, &launch.bytes].into_iter().flatten();
+        let rows = launch.product.as_ref().and_then(|product| product.rows.as_ref());
+        let work = [&launch.grid, &launch.flops, &launch.bytes].into_iter().flatten().chain(rows);
         work.chain(&launch.dims).chain(offsets)
     });
     let infos = program.inputs.iter().chain(&program.outputs).flat_map(|info| &info.shape);
@@ -251,6 +252,46 @@ fn check_launch(
     for (index, (arg, param)) in launch.args.iter().zip(&kernel.params).enumerate() {
         check_arg(manifest, program, arg, param)
             .map_err(|fault| located(format!("{at}: args[{index}] {:?}", param.name), fault))?;
+    }
+    let product = launch.product.as_ref();
+    product.map_or(Ok(()), |product| check_product(manifest, kernel, product)).map_err(here)
+}
+
+/// Most columns, depth and elements from row to row of a product, so that what follows from them fits 64 bits.
+const MAX_EXTENT: u64 = 1 << 31;
+
+fn check_product(manifest: &Manifest, kernel: &Kernel, product: &Product) -> Result<(), Fault> {
+    check_required(manifest, "rows", product.rows.as_ref())?;
+    let Product { cols, depth, x_pitch, x_offset, .. } = *product;
+    let least =
+        [("columns", cols, 1), ("depth", depth, 1), ("x_pitch", x_pitch, depth), ("x_offset", x_offset, 0)];
+    for (what, found, least) in least {
+        if found < least || found > MAX_EXTENT {
+            let expected = format!("{least} to {MAX_EXTENT}");
+            return Err(Fault::Product { what, expected, found: found.to_string() });
+        }
+    }
+    let param = |index: u32| {
+        check_index("arg", index, kernel.params.len())?;
+        Ok(&kernel.params[index as usize])
+    };
+    let (x, w, y) = (param(product.x)?, param(product.w)?, param(product.y)?);
+    let one_of = |what: &'static str, param: &KernelParam, types: &[Dtype]| {
+        let names: Vec<&str> = types.iter().map(|dtype| dtype.name()).collect();
+        let (expected, found) = (names.join(" or "), param.dtype().name().to_owned());
+        let is_one = types.contains(&param.dtype());
+        if is_one { Ok(()) } else { Err(Fault::Product { what, expected, found }) }
+    };
+    one_of("x", x, &[Dtype::F16, Dtype::Bf16])?;
+    one_of("w", w, &[x.dtype()])?;
+    one_of("y", y, &[x.dtype(), Dtype::F32])?;
+    for (what, operand) in [("addend", product.addend), ("bias", product.bias)] {
+        if let Some(index) = operand {
+            one_of(what, param(index)?, &[y.dtype()])?;
+        }
+    }
+    if y.access == i32::from(Access::Read) {
+        return Err(Fault::ReadOnly { what: "the result of a product" });
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "kernels are launched with device addresses")]
 
 mod driver;
+mod library;
 mod measure;
 mod memory;
 mod stream;
@@ -14,7 +15,7 @@ use std::ffi::c_void;
 use std::ops::Range;
 use std::sync::Arc;
 
-use ssmc_artifact::{DType, Program, TensorInfo};
+use ssmc_artifact::{DType, Launch, Manifest, Program, TensorInfo};
 
 use crate::artifact::Artifact;
 use crate::code::BufPtr;
@@ -24,10 +25,12 @@ use crate::memory::ALIGN;
 use crate::plan::{Call, Region};
 use crate::session::GpuCode;
 use driver::{Device, Handle, Module};
+use library::Library;
 use memory::Pinned;
 use stream::Graph;
 
 pub(crate) use driver::capability;
+pub(crate) use library::LibraryCall;
 pub use measure::GpuFacts;
 pub(crate) use memory::DeviceMemory;
 
@@ -61,6 +64,23 @@ pub enum GpuError {
         /// What was tried, with the kernel if one is concerned.
         what: String,
         /// The driver's words.
+        message: String,
+    },
+    /// The library of matrix products is not installed.
+    #[error("libcublasLt is not installed, which only the gemm cublaslt needs; the gemm own does not")]
+    NoLibrary,
+    /// The library of matrix products lacks a function that is needed.
+    #[error("libcublasLt cannot be used: it lacks {symbol}")]
+    OldLibrary {
+        /// The function.
+        symbol: &'static str,
+    },
+    /// A call to the library of matrix products failed.
+    #[error("{what}: {message}")]
+    Library {
+        /// What was tried, with the kernel if one is concerned.
+        what: String,
+        /// The library's words.
         message: String,
     },
     /// A kernel went wrong while it ran, or the device did.
@@ -117,6 +137,8 @@ pub(crate) struct Gpu {
     recorded: Vec<(CallKey, Graph)>,
     /// Calls that came before, whatever their state was.
     known: Vec<CallKey>,
+    /// What does products instead of kernels, if that was asked for.
+    library: Option<Library>,
     weights: DeviceMemory,
     weight_ranges: Vec<Range<usize>>,
     arena: DeviceMemory,
@@ -207,6 +229,7 @@ impl Gpu {
             kernels,
             recorded: Vec::new(),
             known: Vec::new(),
+            library: None,
             weights,
             weight_ranges,
             arena: empty()?,
@@ -228,6 +251,44 @@ impl Gpu {
         self.io = DeviceMemory::zeroed(&self.device, "inputs and outputs", io)?;
         self.pinned = Pinned::new(&self.device, io.min(PINNED))?;
         Ok(())
+    }
+
+    /// Lets a library do the products of these programs that it can do, for symbol values within `ranges`: for each
+    /// program which of its launches.
+    pub(crate) fn use_library(
+        &mut self,
+        manifest: &Manifest,
+        programs: &[usize],
+        ranges: &[(i64, i64)],
+    ) -> Result<Vec<Vec<Option<LibraryCall>>>, RuntimeError> {
+        let library = self.library.insert(Library::open(&self.device)?);
+        let mut prepare = |program: &Program, launch: &Launch| -> Result<Option<LibraryCall>, RuntimeError> {
+            let Some((product, rows)) =
+                launch.product.as_ref().and_then(|p| p.rows.as_ref().map(|rows| (p, rows)))
+            else {
+                return Ok(None);
+            };
+            let what = || format!("a product of program {}", program.name);
+            let (_, most) =
+                rows.range(ranges).map_err(|source| RuntimeError::Size { what: what(), source })?;
+            let kernel = &manifest.kernels[launch.kernel as usize];
+            Ok(library.prepare(product, kernel, most.max(0) as u64)?)
+        };
+        let of_program = |index: &usize| {
+            let program = &manifest.programs[*index];
+            program.launches.iter().map(|launch| prepare(program, launch)).collect()
+        };
+        programs.iter().map(of_program).collect()
+    }
+
+    /// The version of the library that does products, if one does.
+    pub(crate) fn library_version(&self) -> Option<usize> {
+        self.library.as_ref().map(Library::version)
+    }
+
+    /// What does a launch instead of its kernel.
+    pub(crate) fn library_name(&self, call: LibraryCall) -> Option<String> {
+        self.library.as_ref().map(|library| library.name(call))
     }
 
     /// Memory of the device for states.
@@ -350,6 +411,11 @@ impl Gpu {
         call: &Call<'_>,
         name: impl Fn() -> String,
     ) -> Result<(), RuntimeError> {
+        if let (Some(product), Some(library)) = (call.product, &mut self.library) {
+            // SAFETY: as for kernels below; the library looks whether the operands fit their buffers.
+            unsafe { library.multiply(product, call, &name) }?;
+            return self.check_launch(name);
+        }
         let grid = u32::try_from(call.grid).ok().filter(|grid| *grid <= i32::MAX as u32);
         let grid = grid.ok_or_else(|| GpuError::Grid { kernel: name(), grid: call.grid })?;
         let Scratch { args, pointers } = &mut self.scratch;
@@ -363,6 +429,11 @@ impl Gpu {
         // compiler's part.
         unsafe { kernel.handle.launch(grid, shape, args, pointers, place) }
             .map_err(|error| driver::launch_error(&name(), (grid, shape), error))?;
+        self.check_launch(name)
+    }
+
+    /// Waits for what was started last, if launches are checked.
+    fn check_launch(&self, name: impl Fn() -> String) -> Result<(), RuntimeError> {
         if self.checks {
             self.device.synchronize(&format!("running kernel {}", name()))?;
         }

@@ -1,7 +1,9 @@
 use std::fs;
 
 use ssmc_artifact::{Expr, NO_ENTRY, StateKind};
-use ssmc_runtime::{Artifact, DType, RuntimeError, Session, SessionOptions, Tensor, TensorMut, TensorRef};
+use ssmc_runtime::{
+    Artifact, DType, Gemm, RuntimeError, Session, SessionOptions, Tensor, TensorMut, TensorRef,
+};
 
 use crate::toy::{self, Toy};
 
@@ -30,6 +32,8 @@ fn sessions_that_cannot_be_planned_are_refused() {
     assert!(error.starts_with("the arena needs 4503599627370560 bytes of memory"), "{error}");
     let error = new_error(SessionOptions { memory_limit: Some(1 << 20), ..base() });
     assert_eq!(error, "the arena needs 4194304 bytes of memory, the limit is 1048576");
+    let error = new_error(SessionOptions { gemm: Gemm::CublasLt, ..base() });
+    assert_eq!(error, "session option gemm: expected own for code of a CPU, found cublaslt");
     let error = new_error(SessionOptions { max_len: 0, ..base() });
     assert_eq!(error, "session option max_len: expected seq_len at least 1, found 0");
     let error = new_error(SessionOptions { threads: 100_000, ..base() });

@@ -29,7 +29,13 @@ struct Row {
     peer: f64,
     /// Further arguments of `ssmc bench`.
     options: &'static [&'static str],
+    /// What multiplies large matrices; each has a line of its own.
+    gemms: &'static [&'static str],
 }
+
+/// Our own kernels alone, or cublasLt too.
+const OWN: &[&str] = &["own"];
+const EITHER: &[&str] = &["own", "cublaslt"];
 
 /// Peer: `mamba_ssm` 2.3.2, decoding by CUDA graphs, on a card of the same model.
 const ROWS: [Row; 8] = [
@@ -42,6 +48,7 @@ const ROWS: [Row; 8] = [
         aim: 0.13,
         peer: 0.793,
         options: &[],
+        gemms: OWN,
     },
     Row {
         shape: "mamba-2.8b",
@@ -52,6 +59,7 @@ const ROWS: [Row; 8] = [
         aim: 2.0,
         peer: 3.88,
         options: &[],
+        gemms: OWN,
     },
     Row {
         shape: "mamba2-130m",
@@ -62,6 +70,7 @@ const ROWS: [Row; 8] = [
         aim: 0.0,
         peer: 0.671,
         options: &[],
+        gemms: OWN,
     },
     Row {
         shape: "mamba2-2.7b",
@@ -72,6 +81,7 @@ const ROWS: [Row; 8] = [
         aim: 0.0,
         peer: 3.66,
         options: &[],
+        gemms: OWN,
     },
     Row {
         shape: "mamba2-2.7b",
@@ -82,6 +92,7 @@ const ROWS: [Row; 8] = [
         aim: 6.0,
         peer: 9.97,
         options: HALVES_AND_STATES,
+        gemms: OWN,
     },
     Row {
         shape: "mamba-130m",
@@ -92,6 +103,7 @@ const ROWS: [Row; 8] = [
         aim: 2.2,
         peer: 20.6,
         options: HALVES,
+        gemms: OWN,
     },
     Row {
         shape: "mamba-2.8b",
@@ -102,6 +114,7 @@ const ROWS: [Row; 8] = [
         aim: 170.0,
         peer: 239.0,
         options: HALVES,
+        gemms: EITHER,
     },
     Row {
         shape: "mamba2-2.7b",
@@ -112,6 +125,7 @@ const ROWS: [Row; 8] = [
         aim: 155.0,
         peer: 210.0,
         options: HALVES,
+        gemms: EITHER,
     },
 ];
 
@@ -189,9 +203,12 @@ fn models(tools: &Tools, folder: &Path, filter: &str) -> Result<()> {
             process::check(Command::new(&tools.synthetic).arg(&model).args([row.shape, "bf16"]))?;
             made = Some(row.shape);
         }
-        match row.measure(tools, &model) {
-            Ok(found) => println!("{}", row.line(&found)),
-            Err(reason) => println!("| {} | cannot be had: {reason} | | | | | | |", row.name()),
+        for gemm in row.gemms {
+            let name = row.name_with(gemm);
+            match row.measure(tools, &model, gemm) {
+                Ok(found) => println!("{}", row.line(&name, &found)),
+                Err(reason) => println!("| {name} | cannot be had: {reason} | | | | | | |"),
+            }
         }
     }
     Ok(())
@@ -213,21 +230,26 @@ impl Row {
         format!("{} {what} B{}{len}{options}", self.shape, self.batch)
     }
 
-    fn measure(&self, tools: &Tools, model: &Path) -> Result<Found> {
+    /// The name of the line of a gemm.
+    fn name_with(&self, gemm: &str) -> String {
+        if self.gemms.len() > 1 { format!("{} --gemm {gemm}", self.name()) } else { self.name() }
+    }
+
+    fn measure(&self, tools: &Tools, model: &Path, gemm: &str) -> Result<Found> {
         let mut bench = Command::new(&tools.ssmc);
         bench.arg("bench").arg(model).args(["--target", "cuda", "--gpu", "sm_90a", "--json", "--quiet"]);
         bench.args(["--batch", &self.batch.to_string(), "--len", &self.len.to_string()]);
         bench.args(["--steps", STEPS, "--repetitions", REPETITIONS]).args(self.options);
+        bench.args(["--gemm", gemm]);
         let said = process::capture(&mut bench)?.stdout;
         found(&serde_json::from_slice(&said)?, self.program)
     }
 
-    fn line(&self, found: &Found) -> String {
+    fn line(&self, name: &str, found: &Found) -> String {
         let ms = |seconds: f64| format!("{:.3}", 1e3 * seconds);
         let or_dash = |ms: f64| if ms > 0.0 { format!("{ms}") } else { "-".to_owned() };
         format!(
-            "| {} | {} | {} | {} | {} | {} | {:.2} | {} |",
-            self.name(),
+            "| {name} | {} | {} | {} | {} | {} | {:.2} | {} |",
             ms(found.seconds),
             ms(found.floor),
             or_dash(self.must),
@@ -282,6 +304,8 @@ mod tests {
     fn rows_have_names_of_their_own() {
         let names: std::collections::BTreeSet<String> = ROWS.iter().map(Row::name).collect();
         assert_eq!(names.len(), ROWS.len());
+        let with_library = ROWS.iter().filter(|row| row.gemms.len() > 1).map(|row| row.name_with("cublaslt"));
+        assert_eq!(with_library.filter(|name| name.ends_with("bf16 --gemm cublaslt")).count(), 2);
         assert!(names.contains("mamba2-2.7b decode B64 --compute-dtype bf16 --state-dtype bf16"));
     }
 }

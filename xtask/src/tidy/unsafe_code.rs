@@ -14,6 +14,7 @@ const ALLOWED: &[&str] = &[
     "runtime/artifact/src/host.rs",
     "runtime/src/code.rs",
     "runtime/src/cuda/driver.rs",
+    "runtime/src/cuda/library.rs",
     "runtime/src/cuda/measure.rs",
     "runtime/src/cuda/memory.rs",
     "runtime/src/cuda/mod.rs",

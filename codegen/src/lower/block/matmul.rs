@@ -31,6 +31,7 @@
 
 mod fma;
 pub(super) mod group;
+pub(in crate::lower) mod library;
 mod mma;
 pub(super) mod product;
 pub(super) mod vector;
@@ -189,6 +190,15 @@ impl Schedule {
         let may_split = cols % group::SUM_LANES == 0 && p.output.last() == Some(column);
         let depth = extent(graph, &p.w, depth).filter(|_| may_split);
         Some(group::Shape::of_few_rows(cols, depth))
+    }
+
+    /// Whether it is for products that a library may do as well: neither for few rows nor a part of one.
+    pub(super) fn has_many_rows(self) -> bool {
+        match self {
+            Schedule::Fma | Schedule::Mma(_) => true,
+            Schedule::Group(shape) => !shape.has_few_rows(),
+            Schedule::Sum(_) | Schedule::Vector(_) => false,
+        }
     }
 
     pub(super) fn threads(self) -> u32 {

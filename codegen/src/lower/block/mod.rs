@@ -22,6 +22,7 @@ mod tests;
 mod update;
 
 pub use chain::{Chain, chains, lower_chain};
+pub use matmul::library::LibraryProduct;
 pub(crate) use reduce::block_sum;
 
 use super::access::Cx;
@@ -70,9 +71,11 @@ fn lower_from(
         Op::Contract(op)
             if let Ok(schedules) = matmul::Schedule::alternatives_from(least, graph, group, target) =>
         {
+            let library = LibraryProduct::of(graph, group);
             let lower = |(schedule, share): (matmul::Schedule, Dim)| {
                 let lower = |l: &mut Lowering<'_>| matmul::lower(l, op, group, schedule);
-                Ok(shared(in_block(graph, group, schedule.threads(), lower)?, &share))
+                let lowered = shared(in_block(graph, group, schedule.threads(), lower)?, &share);
+                Ok(Lowered { product: library.clone().filter(|_| schedule.has_many_rows()), ..lowered })
             };
             schedules.into_iter().map(lower).collect()
         }

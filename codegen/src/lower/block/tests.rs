@@ -4,6 +4,7 @@ mod argmax;
 mod chain;
 mod conv1d;
 mod faults;
+mod library;
 mod matmul;
 mod norm;
 mod partitioned;

@@ -1,7 +1,7 @@
 //! A graph of one group, its inputs, and what its kernel makes of them.
 
 use crate::kernel::interp::{Arg as BufferArg, Interpreter as KernelInterpreter};
-use crate::lower::{Arg, LowerError, Lowered};
+use crate::lower::{Arg, LibraryProduct, LowerError, Lowered};
 use ssmc_ir::ops::Op;
 use ssmc_ir::{
     Bindings, DType, Data, Dim, Graph, GraphBuilder, Group, Interpreter, NodeId, Shape, Symbol, Tensor,
@@ -161,7 +161,27 @@ impl Problem {
         Ok(self.outputs.iter().map(|value| written.remove(value).unwrap()).collect())
     }
 
-    fn truth(&self) -> Vec<Tensor> {
+    /// What a library makes of its description of the product, in f64 and rounded once.
+    pub(super) fn by_library(&self, product: &LibraryProduct) -> Tensor {
+        let tensors = self.tensors();
+        let elems = |value: ValueId| tensors[&value].1.to_f64();
+        let (x, w) = (elems(product.x), elems(product.w));
+        let [addend, bias] = [product.addend, product.bias].map(|value| value.map(elems));
+        let rows = product.rows.eval(&self.bindings).unwrap() as usize;
+        let (cols, depth) = (product.cols as usize, product.depth as usize);
+        let (pitch, offset) = (product.x_pitch as usize, product.x_offset as usize);
+        let mut y = Vec::new();
+        for (row, col) in (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col))) {
+            let w_at = |k: usize| if product.w_is_deep { k * cols + col } else { col * depth + k };
+            let sum: f64 = (0..depth).map(|k| x[offset + row * pitch + k] * w[w_at(k)]).sum();
+            let more = |elems: &Option<Vec<f64>>, at: usize| elems.as_ref().map_or(0.0, |elems| elems[at]);
+            y.push(sum + more(&addend, row * cols + col) + more(&bias, col));
+        }
+        let ty = self.builder.ty(product.y);
+        Tensor::new(ty.dtype, self.shape(product.y), Data::Float(y)).unwrap().rounded()
+    }
+
+    pub(super) fn truth(&self) -> Vec<Tensor> {
         let inputs = self.tensors().into_values().collect();
         let mut outputs = Interpreter::new(self.builder.graph(), &Weights::new()).run(&inputs).unwrap();
         (0..self.outputs.len()).map(|i| outputs.remove(&format!("y{i}")).unwrap()).collect()
