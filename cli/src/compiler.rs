@@ -6,10 +6,11 @@ use ssmc_codegen::target::{CpuLevel, CpuTarget, Target};
 use ssmc_ir::edit::{EditError, Rewriter};
 use ssmc_ir::{DType, Graph, Model, Plan, Port, Stage, Weights};
 use ssmc_passes::bisect::Counter;
-use ssmc_passes::compute::{self, ComputeType, Rounded};
+use ssmc_passes::compute::{self, Between, ComputeType};
 use ssmc_passes::egraph::{RewriteOptions, RewriteReport, rewrite};
 use ssmc_passes::manager::Manager;
-use ssmc_passes::partition::partition;
+use ssmc_passes::norms::{self, Norm, Scaled};
+use ssmc_passes::partition::{partition, partition_with_copies};
 use ssmc_passes::pass::{Remark, RemarkKind};
 use ssmc_passes::pipeline::PHASES;
 use ssmc_passes::programs::{self, Program};
@@ -66,6 +67,17 @@ pub struct CompiledProgram {
     /// What the passes say about single places.
     pub remarks: Vec<Remark>,
     pub report: RewriteReport,
+}
+
+/// A plan for GPUs whose values between kernels have types of their own.
+#[derive(Clone, Debug)]
+pub struct GpuPlan {
+    /// The plan.
+    pub plan: Plan,
+    /// The types of what was f32 before, in order.
+    pub between: Vec<Between>,
+    /// What became of norms.
+    pub norms: Vec<Norm>,
 }
 
 /// A model as kernels and launch lists, with the stages that led there.
@@ -178,6 +190,7 @@ impl Compiler {
             None => None,
         };
         let counter = Counter::new(self.options.bisect_limit);
+        let mut scaled = Scaled::default();
         let parts = [
             Some((programs, model)),
             streaming.as_ref().map(|(programs, raised, _)| (programs.clone(), raised)),
@@ -185,7 +198,7 @@ impl Compiler {
         for (programs, model) in parts.into_iter().flatten() {
             observe(Reached::Programs(&programs));
             for program in programs {
-                compiled.extend(self.program(program, model, last, &counter, observe)?);
+                compiled.extend(self.program(program, model, last, (&counter, &mut scaled), observe)?);
             }
         }
         if let Some((_, _, facts)) = &streaming {
@@ -223,14 +236,24 @@ impl Compiler {
         options
     }
 
-    /// The graph of a plan with the types that values between kernels of GPUs are to have, if they are others.
+    /// The plan for GPUs, if the values between their kernels are to have other types than those of a plan. Weights that
+    /// it needs besides are added to `weights`.
     ///
     /// # Errors
-    /// The graph cannot be rebuilt.
-    pub fn round(&self, plan: &Plan) -> Result<Option<Rounded>, Error> {
+    /// The graph cannot be rebuilt, or a weight's bytes do not fit its type.
+    pub fn gpu_plan(
+        &self,
+        plan: &Plan,
+        weights: &mut Weights,
+        scaled: &mut Scaled,
+    ) -> Result<Option<GpuPlan>, Error> {
         let has_gpu = self.options.targets.iter().any(|target| matches!(target, Target::Gpu(_)));
         let half = self.options.compute.half(&plan.graph).filter(|_| has_gpu);
-        Ok(half.map(|half| compute::round(plan, half)).transpose()?)
+        let Some(half) = half else { return Ok(None) };
+        let rounded = compute::round(plan, half)?;
+        let folded = norms::fold(&partition(&rounded.graph)?, weights, scaled)?;
+        let plan = partition_with_copies(&folded.graph)?;
+        Ok(Some(GpuPlan { plan, between: rounded.values, norms: folded.norms }))
     }
 
     /// Whether a program has states in f32 that are to be kept in halves.
@@ -247,7 +270,7 @@ impl Compiler {
         program: Program,
         model: &Model,
         last: Stage,
-        counter: &Counter,
+        (counter, scaled): (&Counter, &mut Scaled),
         observe: &mut dyn FnMut(Reached<'_>),
     ) -> Result<Option<CompiledProgram>, Error> {
         let name = program.name;
@@ -273,7 +296,7 @@ impl Compiler {
         let start = Instant::now();
         let rewritten = rewrite(&staged.graph, &options)?;
         observe(Reached::Done(&Span::since(name, "rewrite", start)));
-        let Model { graph: raised, weights, .. } = staged;
+        let Model { graph: raised, mut weights, .. } = staged;
         let report = rewritten.report;
         let [imported, raised, rewritten] = [imported, raised, rewritten.graph];
         let has_rounded_states = self.has_rounded_states(&program);
@@ -293,10 +316,7 @@ impl Compiler {
         let plan = partition(&rewritten)?;
         observe(Reached::Done(&Span::since(name, "partition", start)));
         observe(Reached::Plan { program: name, plan: &plan });
-        let gpu_plan = match self.round(&plan)? {
-            Some(rounded) => Some(partition(&rounded.graph)?),
-            None => None,
-        };
+        let gpu_plan = self.gpu_plan(&plan, &mut weights, scaled)?.map(|gpu| gpu.plan);
         if let Some(plan) = &gpu_plan {
             observe(Reached::GpuPlan { program: name, plan });
         }

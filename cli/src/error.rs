@@ -6,6 +6,7 @@ use ssmc_ir::InterpError;
 use ssmc_ir::edit::EditError;
 use ssmc_passes::egraph::RewriteError;
 use ssmc_passes::manager::ManagerError;
+use ssmc_passes::norms::FoldError;
 use ssmc_passes::partition::PartitionError;
 use ssmc_passes::stream::StreamError;
 use ssmc_passes::weights::StoreError;
@@ -33,6 +34,8 @@ pub enum Error {
     Rewrite(#[from] RewriteError),
     #[error(transparent)]
     Partition(#[from] PartitionError),
+    #[error("folding norms: {0}")]
+    Fold(#[from] FoldError),
     #[error(transparent)]
     Assemble(#[from] AssembleError),
     #[error(transparent)]

@@ -181,6 +181,7 @@ fn kind(error: &Error) -> Kind {
         },
         Error::Assemble(AssembleError::UnboundSymbol { .. }) => Kind::Unsupported,
         Error::Partition(PartitionError::Edit(_))
+        | Error::Fold(_)
         | Error::Assemble(_)
         | Error::Edit(_)
         | Error::Stream(StreamError::Edit(_))

@@ -20,7 +20,9 @@ mod random;
 mod stages;
 mod write;
 
-pub use compiler::{CompileOptions, Compiled, CompiledProgram, Compiler, Reached, Span, StreamFacts};
+pub use compiler::{
+    CompileOptions, Compiled, CompiledProgram, Compiler, GpuPlan, Reached, Span, StreamFacts,
+};
 pub use error::Error;
 pub use facts::{model_hash, properties, report};
 pub use random::{Rng, random_tensor};
@@ -31,7 +33,8 @@ pub use write::WriteOptions;
 use ssmc_frontend::safetensors::ImportOptions;
 use ssmc_frontend::shapes::InputShape;
 use ssmc_ir::Model;
-pub use ssmc_passes::compute::{Between, ComputeType, Rounded};
+pub use ssmc_passes::compute::{Between, ComputeType};
+pub use ssmc_passes::norms::Norm;
 pub use ssmc_passes::states::StateType;
 pub use ssmc_passes::weights::products::Compared;
 pub use ssmc_passes::weights::{Stored, WeightFormat};

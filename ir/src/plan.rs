@@ -33,7 +33,7 @@ pub struct Group {
     /// result is stored instead of the root's.
     pub epilogue: Vec<NodeId>,
     /// Values that the kernel writes: the end of the epilogue first, then further results of the root, or what a cast
-    /// among the members makes of one.
+    /// among the members makes of one, then what casts among them make of the end of the epilogue.
     pub outputs: Vec<ValueId>,
     /// What the body of the root needs, if that is a loop.
     pub region: Option<Box<Region>>,

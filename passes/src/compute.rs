@@ -169,7 +169,8 @@ fn is_half(dtype: DType) -> bool {
     matches!(dtype, DType::BF16 | DType::F16)
 }
 
-fn is_product(node: &Node) -> bool {
+/// Whether a node is a product of two factors with a sum.
+pub(crate) fn is_product(node: &Node) -> bool {
     matches!(&node.op, Op::Contract(op) if op.spec.inputs.len() == 2 && !op.spec.summed().is_empty())
 }
 

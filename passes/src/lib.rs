@@ -3,6 +3,7 @@
 pub mod bisect;
 pub mod compute;
 pub mod names;
+pub mod norms;
 pub mod partition;
 pub mod programs;
 pub mod states;

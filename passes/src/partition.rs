@@ -4,6 +4,7 @@
 //! computed where they are needed: as epilogue of the root before them if that is their only use, else inside their
 //! consumers, unless that would compute them more than once. An output that only reshapes what a kernel stores is
 //! written by that kernel, and so is one that only converts a further result of a root: a state kept in halves.
+//! Where kernels may keep copies, one that stores a value in f32 also stores what a conversion to halves makes of it.
 
 use ssmc_ir::edit::{EditError, Rewriter};
 use ssmc_ir::ops::{Constant, Op, Reshape};
@@ -28,6 +29,19 @@ pub enum PartitionError {
 /// # Errors
 /// Every branch; the first is named.
 pub fn partition(graph: &Graph) -> Result<Plan, PartitionError> {
+    partition_as(graph, false)
+}
+
+/// As [`partition`], where products and elementwise kernels that store their result in f32 also store a copy in halves,
+/// if the graph has one.
+///
+/// # Errors
+/// As [`partition`].
+pub fn partition_with_copies(graph: &Graph) -> Result<Plan, PartitionError> {
+    partition_as(graph, true)
+}
+
+fn partition_as(graph: &Graph, may_copy: bool) -> Result<Plan, PartitionError> {
     let graph = distinct_outputs(&regions::without_literals(graph)?)?;
     for (_, node) in graph.nodes() {
         if matches!(node.op, Op::If(_)) {
@@ -37,7 +51,10 @@ pub fn partition(graph: &Graph) -> Result<Plan, PartitionError> {
             });
         }
     }
-    let p = Partition::new(&graph);
+    let mut p = Partition::new(&graph);
+    if may_copy {
+        p.choose_copies();
+    }
     let aliases = p.aliases();
     let mut groups = p.groups(&aliases);
     for group in &mut groups {
@@ -93,6 +110,8 @@ struct Partition<'a> {
     epilogues: BTreeMap<NodeId, Vec<NodeId>>,
     /// The conversions that kernels store in the place of further results of their roots.
     conversions: BTreeMap<ValueId, NodeId>,
+    /// The conversions to halves that kernels store beside the ends of their epilogues.
+    copies: BTreeMap<ValueId, Vec<NodeId>>,
 }
 
 impl<'a> Partition<'a> {
@@ -105,6 +124,7 @@ impl<'a> Partition<'a> {
             stored: BTreeSet::new(),
             epilogues: BTreeMap::new(),
             conversions: BTreeMap::new(),
+            copies: BTreeMap::new(),
         };
         p.choose_stored();
         p.choose_conversions();
@@ -148,6 +168,33 @@ impl<'a> Partition<'a> {
                     self.stored.insert(results[0]);
                     self.conversions.insert(value, user);
                 }
+            }
+        }
+    }
+
+    /// What products and elementwise kernels store in f32, converted to halves.
+    fn choose_copies(&mut self) {
+        let stores_elements = |op: &Op| match op {
+            Op::Contract(_) => true,
+            op => op.is_elementwise(),
+        };
+        let in_epilogue: BTreeSet<NodeId> = self.epilogues.values().flatten().copied().collect();
+        let mut ends: BTreeSet<ValueId> = BTreeSet::new();
+        for (id, _) in self.graph.nodes().filter(|(id, node)| {
+            !in_epilogue.contains(id) && !is_literal(&node.op) && stores_elements(&node.op)
+        }) {
+            let last = self.epilogues.get(&id).and_then(|chain| chain.last()).unwrap_or(&id);
+            ends.insert(self.graph.node(*last).results[0]);
+        }
+        for (id, node) in self.graph.nodes() {
+            let (Op::Cast(op), [Some(value)]) = (&node.op, node.operands.as_slice()) else { continue };
+            let is_rounding =
+                matches!(op.to, DType::BF16 | DType::F16) && self.graph.ty(*value).dtype == DType::F32;
+            let is_kept = self.stored.contains(value) && ends.contains(value);
+            let is_free = !self.stored.contains(&node.results[0]) && !in_epilogue.contains(&id);
+            if is_rounding && is_kept && is_free && !self.users[node.results[0]].is_empty() {
+                self.stored.insert(node.results[0]);
+                self.copies.entry(*value).or_default().push(id);
             }
         }
     }
@@ -398,7 +445,8 @@ impl<'a> Partition<'a> {
 
     /// Groups in order of execution.
     fn groups(&self, aliases: &BTreeMap<NodeId, ValueId>) -> Vec<Group> {
-        let behind_roots = self.epilogues.values().flatten().chain(self.conversions.values());
+        let copies = self.copies.values().flatten();
+        let behind_roots = self.epilogues.values().flatten().chain(self.conversions.values()).chain(copies);
         let behind_roots: BTreeSet<NodeId> = behind_roots.copied().collect();
         let mut groups: Vec<(NodeId, Group)> = Vec::new();
         for (id, node) in self.graph.nodes() {
@@ -409,12 +457,15 @@ impl<'a> Partition<'a> {
             let last = epilogue.last().copied().unwrap_or(id);
             let mut outputs: Vec<ValueId> = vec![self.graph.node(last).results[0]];
             outputs.extend(node.results.iter().skip(1).map(|v| self.kept(*v)));
+            let copies = self.copies.get(&outputs[0]).map(Vec::as_slice).unwrap_or_default();
+            outputs.extend(copies.iter().map(|copy| self.graph.node(*copy).results[0]));
             outputs.retain(|v| self.stored.contains(v));
             if outputs.is_empty() {
                 continue;
             }
             let mut members = BTreeSet::from([id]);
             members.extend(node.results.iter().filter_map(|v| self.conversions.get(v)));
+            members.extend(copies);
             for member in std::iter::once(&id).chain(&epilogue) {
                 members.insert(*member);
                 self.collect_inside(*member, &epilogue, &mut members);

@@ -12,7 +12,7 @@ use ssmc_codegen::target::{GpuArch, GpuTarget, Target};
 use ssmc_ir::{
     Bindings, DType, Data, Graph, InterpError, Interpreter, Symbol, Tensor, TensorType, Weights, parse,
 };
-use ssmc_passes::partition::partition;
+use ssmc_passes::partition::partition_with_copies;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Why the grid cannot be built.
@@ -60,7 +60,8 @@ fn tolerance(dtype: DType) -> f64 {
 pub fn cases(dtype: DType, filter: &str) -> Result<Vec<Case>, GridError> {
     let case = |template: &Template| {
         let name = template.name;
-        let text = template.text.replace("T[", &format!("{}[", dtype.name()));
+        let name_of = |after: &str| format!("{}{after}", dtype.name());
+        let text = template.text.replace("T[", &name_of("[")).replace("T}", &name_of("}"));
         let graph =
             parse(&text).map_err(|faults| GridError::Graph { case: name, fault: format!("{faults:?}") })?;
         Ok(Case { name, graph, sizes: template.sizes.to_vec(), tolerance: template.slack * tolerance(dtype) })
@@ -76,7 +77,7 @@ pub fn kernels(cases: &[Case]) -> Result<Kernels, GridError> {
     let fault = |case: &Case, fault: String| GridError::Graph { case: case.name, fault };
     let plans = cases
         .iter()
-        .map(|case| partition(&case.graph).map_err(|error| fault(case, error.to_string())))
+        .map(|case| partition_with_copies(&case.graph).map_err(|error| fault(case, error.to_string())))
         .collect::<Result<Vec<_>, _>>()?;
     let weights = Weights::new();
     let program =

@@ -5,10 +5,11 @@ use crate::model::Job;
 use crate::options::CompileArgs;
 use crate::output::{print, print_json};
 use serde_json::json;
-use ssmc::{Between, Reached};
-use ssmc_ir::{Graph, Stage};
+use ssmc::{Between, Norm, Reached};
+use ssmc_ir::{Graph, Stage, Weights};
 use ssmc_passes::bisect::Counter;
 use ssmc_passes::egraph::{self, Explanation, RewriteReport};
+use ssmc_passes::norms::Scaled;
 use ssmc_passes::partition::partition;
 use std::path::PathBuf;
 
@@ -31,14 +32,14 @@ const SEED: u64 = 1;
 pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     let mut job = Job::new(&args.model, &args.compile)?;
     let model = job.import()?;
-    let mut raised: Option<Graph> = None;
+    let mut raised: Option<(Graph, Weights)> = None;
     let mut known = Vec::new();
     let mut used = 0;
     job.compile_until(&model, Stage::Raised, &mut |reached| match reached {
-        Reached::Graph { program, stage: Stage::Raised, graph, .. } => {
+        Reached::Graph { program, stage: Stage::Raised, graph, weights } => {
             known.push(program.to_owned());
             if program == args.program {
-                raised = Some(graph.clone());
+                raised = Some((graph.clone(), weights.clone()));
             }
         }
         Reached::Counted(counter) => used = counter.taken(),
@@ -47,14 +48,14 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     job.trace.write()?;
     let counter = || Counter::new(args.compile.bisect_limit.map(|limit| limit.saturating_sub(used)));
     let options = job.compiler.rewrite_options(&args.program, &counter());
-    let raised = raised.ok_or_else(|| {
+    let (raised, weights) = raised.ok_or_else(|| {
         Failure::usage(format!("no program {}, expected one of {}", args.program, known.join(", ")))
     })?;
     job.progress.say("rewriting");
     let failed = |error| Failure::from(ssmc::Error::from(error)).in_file(&args.model);
     let rewritten = egraph::rewrite(&raised, &options).map_err(failed)?;
     let report = rewritten.report;
-    let between = between(&job, &rewritten.graph)?;
+    let gpu = on_gpus(&job, &rewritten.graph, weights)?;
     job.progress.say("proving");
     let options = job.compiler.rewrite_options(&args.program, &counter());
     let explanations = egraph::explain(&raised, &options).map_err(failed)?;
@@ -69,9 +70,9 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     }
     drop(job);
     if json {
-        print_json("explain", to_json(args, (&report, &between), &explanations, &replayed))?;
+        print_json("explain", to_json(args, (&report, &gpu), &explanations, &replayed))?;
     } else {
-        print(&text((&report, &between), &explanations, &replayed))?;
+        print(&text((&report, &gpu), &explanations, &replayed))?;
     }
     let faults: Vec<&String> = replayed.iter().filter_map(|r| r.as_ref().err()).collect();
     match faults.first() {
@@ -82,17 +83,20 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     }
 }
 
-/// The types of values between kernels of GPUs, if they are others than those of the graph.
-fn between(job: &Job<'_>, graph: &Graph) -> Outcome<Vec<Between>> {
+/// Of the plan for GPUs, if it is another one, the types of values between kernels and what became of norms.
+fn on_gpus(job: &Job<'_>, graph: &Graph, mut weights: Weights) -> Outcome<OnGpus> {
     let failed = |error: ssmc::Error| Failure::from(error).in_file(job.path);
     let plan = partition(graph).map_err(|error| failed(error.into()))?;
-    Ok(job.compiler.round(&plan).map_err(failed)?.map(|rounded| rounded.values).unwrap_or_default())
+    let plan = job.compiler.gpu_plan(&plan, &mut weights, &mut Scaled::default()).map_err(failed)?;
+    Ok(plan.map(|plan| (plan.between, plan.norms)).unwrap_or_default())
 }
+
+type OnGpus = (Vec<Between>, Vec<Norm>);
 
 type Replayed = Result<usize, String>;
 
 fn text(
-    (report, between): (&RewriteReport, &[Between]),
+    (report, (between, norms)): (&RewriteReport, &OnGpus),
     explanations: &[Explanation],
     replayed: &[Replayed],
 ) -> String {
@@ -129,12 +133,19 @@ fn text(
         let Between { place, op, dtype, reason } = value;
         text.push_str(&format!("  {} {op} at {place}: {reason}\n", dtype.name()));
     }
+    if !norms.is_empty() {
+        text.push_str("norms\n");
+    }
+    for Norm { place, op, kept } in norms {
+        let fate = kept.map_or(String::from("folded into products"), |why| format!("left as it is, {why}"));
+        text.push_str(&format!("  {op} at {place}: {fate}\n"));
+    }
     text
 }
 
 fn to_json(
     args: &Args,
-    (report, between): (&RewriteReport, &[Between]),
+    (report, (between, norms)): (&RewriteReport, &OnGpus),
     explanations: &[Explanation],
     replayed: &[Replayed],
 ) -> serde_json::Value {
@@ -171,8 +182,9 @@ fn to_json(
         .iter()
         .map(|v| json!({"op": v.op, "place": v.place, "dtype": v.dtype.name(), "reason": v.reason}))
         .collect();
+    let norms: Vec<_> = norms.iter().map(|n| json!({"op": n.op, "place": n.place, "kept": n.kept})).collect();
     json!({
-        "between": between, "program": args.program, "explanations": chains, "scans": scans, "outside": outside,
+        "between": between, "norms": norms, "program": args.program, "explanations": chains, "scans": scans, "outside": outside,
         "fired": report.fired, "segments": report.segments, "distinct_segments": report.distinct,
     })
 }

@@ -52,6 +52,8 @@ pub(crate) struct Cx<'a> {
     /// Lanes that exist; `None` if all do.
     pub(crate) mask: Option<Reg>,
     splits: Splits,
+    /// Values whose elements are all this one.
+    same: BTreeMap<ValueId, Reg>,
     /// Elements known already, by value and index, innermost scope last.
     known: Vec<BTreeMap<(ValueId, Vec<Idx>), Reg>>,
 }
@@ -72,6 +74,7 @@ impl<'a> Cx<'a> {
             scratch: Vec::new(),
             mask: None,
             splits: Splits::new(),
+            same: BTreeMap::new(),
             known: vec![BTreeMap::new()],
         }
     }
@@ -275,6 +278,11 @@ impl<'a> Cx<'a> {
         self.known.last_mut().expect("the outermost scope stays").insert((value, idx.to_vec()), x);
     }
 
+    /// `x` is every element of `value`: what it holds when a request is used.
+    pub(crate) fn bind_all(&mut self, value: ValueId, x: Reg) {
+        self.same.insert(value, x);
+    }
+
     /// A register with one lane as a vector, if vectors are meant.
     pub(crate) fn widen(&self, b: &mut KernelBuilder, x: Reg) -> Reg {
         if self.lanes > 1 && b.lanes(x) == 1 { b.splat(x, self.lanes) } else { x }
@@ -288,6 +296,9 @@ impl<'a> Cx<'a> {
         idx: &[Idx],
     ) -> Result<Reg, LowerError> {
         debug_assert_eq!(idx.len(), self.graph.ty(value).rank(), "{value} {idx:?}");
+        if let Some(x) = self.same.get(&value) {
+            return Ok(*x);
+        }
         let key = (value, idx.to_vec());
         if let Some(x) = self.known.iter().rev().find_map(|scope| scope.get(&key)) {
             return Ok(*x);

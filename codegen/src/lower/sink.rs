@@ -5,7 +5,7 @@ use super::index::Idx;
 use super::{LowerError, Lowering, elem_of};
 use crate::kernel::{KernelBuilder, ParamId, Reg};
 use ssmc_ir::ops::Op;
-use ssmc_ir::{Graph, Group, Node, NodeId, ValueId};
+use ssmc_ir::{Graph, Group, NodeId, ValueId};
 
 /// The outputs of a group.
 pub(super) struct Sink<'a> {
@@ -89,15 +89,27 @@ impl<'a> Sink<'a> {
             value = result;
         }
         let param = self.param(cx, b, i)?;
-        cx.store(b, param, &self.graph.ty(value).shape, &idx, x);
+        let shape = &self.graph.ty(value).shape;
+        cx.store(b, param, shape, &idx, x);
+        for i in 0..self.outputs.len() {
+            if self.converts(i, last) {
+                let param = self.param(cx, b, i)?;
+                let copy = b.cast(x, elem_of(self.graph.ty(self.outputs[i]).dtype)?);
+                cx.store(b, param, shape, &idx, copy);
+            }
+        }
         Ok(())
+    }
+
+    /// Whether an output is what a cast makes of a value.
+    fn converts(&self, i: usize, value: ValueId) -> bool {
+        let node = self.graph.def_node(self.outputs[i]);
+        node.is_some_and(|node| matches!(node.op, Op::Cast(_)) && node.operands == [Some(value)])
     }
 
     /// Which output holds another result of the root, as it is or converted.
     fn extra(&self, value: ValueId) -> Option<usize> {
-        let converts = |node: &Node| matches!(node.op, Op::Cast(_)) && node.operands == [Some(value)];
-        let is_it = |v: &ValueId| *v == value || self.graph.def_node(*v).is_some_and(converts);
-        self.outputs.iter().position(is_it)
+        (0..self.outputs.len()).find(|i| self.outputs[*i] == value || self.converts(*i, value))
     }
 
     /// Stores an element of another result of the root, converted if that is what is wanted. Nothing if nobody wants it.

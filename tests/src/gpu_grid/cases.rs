@@ -137,6 +137,25 @@ pub(super) const TEMPLATES: &[Template] = &[
           %y, %tail = ssm.causal_conv1d %p, %k, %bias, %state {activation=silu} : T[rows, 1, 96], T[rows, 3, 96]
           return %y \"y\", %tail \"tail\"
         }"),
+    of("product scaled by rows that another one made", MANY_ROWS, "func @f(%x: T[rows, 64], %p: f32[rows, 136], %a: T[136, 64], %w: T[96, 136]) {
+          %x32 = cast %x {to=f32} : f32[rows, 64]
+          %a32 = cast %a {to=f32} : f32[136, 64]
+          %w32 = cast %w {to=f32} : f32[96, 136]
+          %s0 = contract[ab,cb->ac] %x32, %a32 : f32[rows, 136]
+          %s = add %s0, %p : f32[rows, 136]
+          %h = cast %s {to=T} : T[rows, 136]
+          %v = cast %h {to=f32} : f32[rows, 136]
+          %q = mul %v, %v : f32[rows, 136]
+          %m = reduce %q {axes=[1], f=mean} : f32[rows]
+          %c = constant {data=[1e-5], shape=[]} : f32[]
+          %eps = broadcast %c {axes=[], shape=[rows]} : f32[rows]
+          %e = add %m, %eps : f32[rows]
+          %r = rsqrt %e : f32[rows]
+          %y0 = contract[ab,cb->ac] %v, %w32 : f32[rows, 96]
+          %all = broadcast %r {axes=[0], shape=[rows, 96]} : f32[rows, 96]
+          %y = mul %y0, %all : f32[rows, 96]
+          return %y \"y\", %s \"s\"
+        }"),
     of("batches of products", &[[1, 1], [2, 5], [3, 9], [2, 70]], "func @f(%x: T[batch, len, 3, 8], %w: T[batch, len, 3, 8]) {
           %y = contract[blhk,bmhk->bhlm] %x, %w : T[batch, 3, len, len]
           return %y \"y\"

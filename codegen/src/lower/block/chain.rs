@@ -5,7 +5,7 @@
 //! product -> step of a scan                     each channel computes its own step size
 //! ```
 //!
-//! A plan has these as groups that follow each other. With one row nothing is computed twice but the mean square of the
+//! The norm may be folded into the product, so that its group stores the scale of each row alone. A plan has these as groups that follow each other. With one row nothing is computed twice but the mean square of the
 //! row, by lanes that read the row anyway. With more rows the groups run one by one.
 
 use super::matmul::product::{Product, recognize};
@@ -16,7 +16,7 @@ use super::{Lowered, in_block};
 use crate::lower::conv1d::Conv;
 use crate::lower::sink::Sink;
 use crate::lower::{LowerError, elem_of};
-use ssmc_ir::ops::{Contract, Op};
+use ssmc_ir::ops::{BinaryFn, Contract, Op};
 use ssmc_ir::{Dim, Graph, Group, Node, NodeId, Place, Plan, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -168,7 +168,7 @@ impl<'p> Finder<'p> {
     }
 
     fn chain(&self, at: usize) -> Option<Chain> {
-        self.scan(at).or_else(|| self.norm(at)).or_else(|| self.conv(at, false))
+        self.scan(at).or_else(|| self.norm(at)).or_else(|| self.conv(at, None))
     }
 
     /// Whether a group stores what its root computes, perhaps converted.
@@ -180,9 +180,32 @@ impl<'p> Finder<'p> {
     fn handed_on(&self, at: usize) -> Option<ValueId> {
         let group = &self.plan.groups[at];
         let [value] = group.outputs[..] else { return None };
-        let others = self.readers.get(&value)?.iter().filter(|reader| **reader != at);
-        let is_inner = others.copied().eq([at + 1]) && matches!(self.plan.places[&value], Place::Slot(_));
-        (self.is_bare(group) && is_inner).then_some(value)
+        (self.is_bare(group) && self.is_inner(at, value)).then_some(value)
+    }
+
+    /// Whether the group behind one alone reads a value that it stores.
+    fn is_inner(&self, at: usize, value: ValueId) -> bool {
+        let readers = self.readers.get(&value).map(Vec::as_slice).unwrap_or_default();
+        let others = readers.iter().filter(|reader| **reader != at);
+        others.copied().eq([at + 1]) && matches!(self.plan.places[&value], Place::Slot(_))
+    }
+
+    /// As [`Finder::is_bare`] for a product, which may also scale its row.
+    fn is_bare_but_for(&self, group: &Group, scale: Option<ValueId>) -> bool {
+        let graph = &self.plan.graph;
+        let is_scale = |value: &ValueId| {
+            let inner = graph.def_node(*value).and_then(|node| node.operands.first().copied().flatten());
+            let inner = inner.filter(|_| matches!(graph.def_op(*value), Some(Op::Broadcast(_))));
+            inner.is_some_and(|inner| Some(behind(self.plan, inner)) == scale)
+        };
+        group.epilogue.iter().all(|id| {
+            let node = graph.node(*id);
+            match &node.op {
+                Op::Cast(_) => true,
+                Op::Binary(op) => op.f == BinaryFn::Mul && node.operands.iter().flatten().any(is_scale),
+                _ => false,
+            }
+        })
     }
 
     fn n_elems(&self, value: ValueId) -> Dim {
@@ -192,21 +215,26 @@ impl<'p> Finder<'p> {
     /// A norm and the product behind it, with what follows that.
     fn norm(&self, at: usize) -> Option<Chain> {
         let graph = &self.plan.graph;
-        let node = graph.node(self.plan.groups[at].root);
-        let (Op::RmsNorm(_), Some(Some(x))) = (&node.op, node.operands.first()) else { return None };
-        let value = self.handed_on(at)?;
+        let norm = vector::Norm::of(graph, &self.plan.groups[at])?;
+        let scale = norm.stored_scale();
         let rows = product(graph, self.plan.groups.get(at + 1)?)?;
-        let shape = &graph.ty(*x).shape;
-        let fits = behind(self.plan, rows.p.x.value) == value
-            && shape.last()?.is(rows.depth)
-            && self.n_elems(value) == rows.rows.clone() * Dim::from(rows.depth);
+        // The product reads what the norm makes, or what it reads.
+        let read = match scale {
+            None => self.handed_on(at)?,
+            Some(scale) if self.is_inner(at, scale) => behind(self.plan, norm.x()),
+            Some(_) => return None,
+        };
+        let fits = behind(self.plan, rows.p.x.value) == read
+            && graph.ty(norm.x()).shape.last()?.is(rows.depth)
+            && self.n_elems(norm.x()) == rows.rows.clone() * Dim::from(rows.depth);
         fits.then_some(())?;
-        self.conv(at + 1, true)
+        self.conv(at + 1, Some(scale))
             .or_else(|| self.checked(at..at + 2, Kind::Product { norm: true, conv: false }, rows.rows))
     }
 
-    /// A product and the step of a convolution behind it; with `norm` also the norm before it.
-    fn conv(&self, at: usize, norm: bool) -> Option<Chain> {
+    /// A product and the step of a convolution behind it; with `norm` also the norm before it, with what the product
+    /// scales its row by.
+    fn conv(&self, at: usize, norm: Option<Option<ValueId>>) -> Option<Chain> {
         let graph = &self.plan.graph;
         let group = &self.plan.groups[at];
         let next = self.plan.groups.get(at + 1)?;
@@ -215,13 +243,14 @@ impl<'p> Finder<'p> {
         let conv = Conv::of_node(graph, node).ok()?;
         let (value, start) = part_of(self.plan, conv.x)?;
         let rows = product(graph, group)?;
-        let fits = self.is_bare(group)
+        let fits = self.is_bare_but_for(group, norm.flatten())
             && group.outputs == [value]
             && conv.seq_idx.is_none()
             && conv.shape[1].is(1)
             && self.n_elems(conv.x) == rows.rows.clone() * Dim::from(conv.channels)
             && start + conv.channels <= rows.columns;
         fits.then_some(())?;
+        let norm = norm.is_some();
         let first = at - usize::from(norm);
         self.checked(first..at + 2, Kind::Product { norm, conv: true }, rows.rows)
     }
@@ -289,8 +318,7 @@ pub fn lower_chain(plan: &Plan, chain: &Chain) -> Result<Lowered, LowerError> {
     let group = Group { members, outputs: main.outputs.clone(), ..main.clone() };
     let lowered = match (chain.kind, &node.op) {
         (Kind::Product { norm, conv }, Op::Contract(op)) => {
-            let norm =
-                norm.then(|| vector::Norm::of(graph.node(groups[0].root)).ok_or_else(refuse)).transpose()?;
+            let norm = norm.then(|| vector::Norm::of(graph, &groups[0]).ok_or_else(refuse)).transpose()?;
             let conv = conv.then(|| &groups[groups.len() - 1]);
             lower_product(plan, op, &group, (norm, conv))?
         }

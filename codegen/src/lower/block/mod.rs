@@ -13,6 +13,7 @@ mod generic;
 mod matmul;
 mod norm;
 mod reduce;
+mod rows;
 mod selective_scan;
 mod share;
 mod ssd;
@@ -147,6 +148,9 @@ pub fn lower_block(graph: &Graph, group: &Group, target: &GpuTarget) -> Result<L
         }
         Op::RmsNorm(_) | Op::GatedRmsNorm(_) if let Some(schedule) = norm::Schedule::of(graph, group) => {
             in_block(graph, group, schedule.threads(), |l| norm::lower(l, schedule))
+        }
+        Op::Reduce(op) if let Some(schedule) = rows::Schedule::of(graph, group) => {
+            in_block(graph, group, schedule.threads(), |l| rows::lower(l, op, schedule))
         }
         Op::Loop(_) => in_block(graph, group, 1, root),
         _ => generic::lower(graph, group),

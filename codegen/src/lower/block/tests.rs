@@ -9,6 +9,7 @@ mod matmul;
 mod norm;
 mod partitioned;
 mod problem;
+mod rows;
 mod seeded;
 mod selective_scan;
 mod ssd;

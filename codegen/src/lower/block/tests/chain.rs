@@ -70,6 +70,32 @@ fn part(d: i64, weights: &str) -> String {
     )
 }
 
+/// A product that scales its row by what a norm would, and the step of a convolution.
+fn scaled(d: i64, weights: &str) -> String {
+    format!(
+        r#"func @scaled(%x: f32[batch, 1, {d}], %window: f32[batch, 3, 10]) {{
+  %w_in0 = weight {{dtype={weights}, name="in", shape=[21, {d}]}} : {weights}[21, {d}]
+  %w_in = cast %w_in0 {{to=f32}} : f32[21, {d}]
+  %taps = weight {{name="taps", shape=[10, 4]}} : f32[10, 4]
+  %squares = mul %x, %x : f32[batch, 1, {d}]
+  %mean = reduce %squares {{axes=[2], f=mean}} : f32[batch, 1]
+  %c = constant {{data=[1e-5], shape=[]}} : f32[]
+  %eps = broadcast %c {{axes=[], shape=[batch, 1]}} : f32[batch, 1]
+  %sum = add %mean, %eps : f32[batch, 1]
+  %r = rsqrt %sum : f32[batch, 1]
+  %x1 = reshape %x {{shape=[batch, {d}]}} : f32[batch, {d}]
+  %p0 = contract[ab,cb->ac] %x1, %w_in : f32[batch, 21]
+  %r1 = reshape %r {{shape=[batch]}} : f32[batch]
+  %all = broadcast %r1 {{axes=[0], shape=[batch, 21]}} : f32[batch, 21]
+  %p = mul %p0, %all : f32[batch, 21]
+  %v0 = slice %p {{axis=1, len=10, start=7}} : f32[batch, 10]
+  %v1 = reshape %v0 {{shape=[batch, 1, 10]}} : f32[batch, 1, 10]
+  %v, %tail = ssm.causal_conv1d %v1, %taps, _, %window {{activation=none}} : f32[batch, 1, 10], f32[batch, 3, 10]
+  return %v "y", %tail "window", %p "p"
+}}"#
+    )
+}
+
 fn numbers(n: usize, seed: usize) -> Vec<f64> {
     (0..n).map(|i| ((i * 37 + seed * 11) % 23) as f64 / 16.0 - 0.7).collect()
 }
@@ -163,6 +189,22 @@ fn a_convolution_of_a_part_and_a_norm_before_a_product() {
             cut.check(&found);
         }
     }
+}
+
+#[test]
+fn a_product_that_scales_its_row_by_itself() {
+    for weights in ["f32", "bf16"] {
+        for d in [1, 7, 8, 96, 2560] {
+            let cut = Cut::of(&scaled(d, weights), 1);
+            let found = chains(&cut.plan);
+            let names: Vec<_> = found.iter().map(|chain| cut.names(chain)).collect();
+            assert_eq!(names, [["reduce", "contract", "ssm.causal_conv1d"]]);
+            cut.check(&found);
+        }
+    }
+    // Another scale than that of the row would be taken for the convolution as well.
+    let other = scaled(8, "f32").replace("add %mean, %eps", "sub %mean, %eps");
+    assert_eq!(chains(&Cut::of(&other, 1).plan), []);
 }
 
 #[test]

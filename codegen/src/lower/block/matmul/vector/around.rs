@@ -1,14 +1,15 @@
 //! What surrounds a product of one row: the norm of the row, and the step of a convolution that columns are the input of.
 
-use crate::kernel::{Elem, KernelBuilder, Reg};
+use crate::kernel::{Elem, KernelBuilder, Reg, RegTy};
 use crate::lower::LowerError;
 use crate::lower::access::Cx;
+use crate::lower::block::rows::mean_square_of;
 use crate::lower::conv1d::{Conv, activate};
 use crate::lower::index::Idx;
 use crate::lower::norm::inverse_deviation;
 use crate::lower::sink::Sink;
-use ssmc_ir::ops::{CausalConv1d, Op};
-use ssmc_ir::{Node, ValueId};
+use ssmc_ir::ops::{BinaryFn, CausalConv1d, Op, UnaryFn};
+use ssmc_ir::{Graph, Group, ValueId};
 
 /// What a product of one row does besides.
 #[derive(Default)]
@@ -22,13 +23,45 @@ pub(in crate::lower::block) struct Norm {
     x: ValueId,
     weight: Option<ValueId>,
     eps: f64,
+    /// The value that the scale is, if what follows the sum multiplies by it.
+    scale: Option<ValueId>,
 }
 
 impl Norm {
-    pub(in crate::lower::block) fn of(node: &Node) -> Option<Self> {
-        let Op::RmsNorm(op) = &node.op else { return None };
-        let operand = |i: usize| node.operands.get(i).copied().flatten();
-        Some(Self { x: operand(0)?, weight: operand(1), eps: op.eps.get() })
+    /// The norm that a group computes, or of which it computes the scale.
+    pub(in crate::lower::block) fn of(graph: &Graph, group: &Group) -> Option<Self> {
+        let node = graph.node(group.root);
+        if let Op::RmsNorm(op) = &node.op {
+            let operand = |i: usize| node.operands.get(i).copied().flatten();
+            return Some(Self { x: operand(0)?, weight: operand(1), eps: op.eps.get(), scale: None });
+        }
+        let x = mean_square_of(graph, node)?;
+        let [add, root] = group.epilogue[..] else { return None };
+        let (add, root) = (graph.node(add), graph.node(root));
+        let is_sum = matches!(&add.op, Op::Binary(op) if op.f == BinaryFn::Add);
+        let is_scale = matches!(&root.op, Op::Unary(op) if op.f == UnaryFn::Rsqrt);
+        let eps = add.operands.iter().flatten().find(|value| **value != node.results[0])?;
+        let eps = uniform(graph, *eps)?;
+        (is_sum && is_scale).then_some(Self { x, weight: None, eps, scale: Some(root.results[0]) })
+    }
+
+    /// The scale, if the group stores that alone.
+    pub(in crate::lower::block) fn stored_scale(&self) -> Option<ValueId> {
+        self.scale
+    }
+
+    /// What the norm reads.
+    pub(in crate::lower::block) fn x(&self) -> ValueId {
+        self.x
+    }
+
+    /// Where the scale goes once it is known, if what follows the sum multiplies by it.
+    pub(super) fn expect_scale(&self, cx: &mut Cx<'_>, b: &mut KernelBuilder) -> Option<Reg> {
+        let value = self.scale?;
+        let zero = b.zero(RegTy::scalar(Elem::F32));
+        let scale = b.var_init(zero);
+        cx.bind_all(value, scale);
+        Some(scale)
     }
 
     /// The elements of the row before normalization.
@@ -58,6 +91,17 @@ impl Norm {
     pub(super) fn scale(&self, b: &mut KernelBuilder, squares: Reg, n: Reg) -> Reg {
         let n = b.cast(n, Elem::F32);
         inverse_deviation(b, squares, n, self.eps)
+    }
+}
+
+/// The number that every element of a value is.
+fn uniform(graph: &Graph, mut value: ValueId) -> Option<f64> {
+    while let Some(Op::Broadcast(_)) = graph.def_op(value) {
+        value = graph.def_node(value)?.operands.first().copied().flatten()?;
+    }
+    match graph.def_op(value)? {
+        Op::Constant(op) => op.as_scalar(),
+        _ => None,
     }
 }
 
@@ -108,7 +152,7 @@ impl<'a> Tail<'a> {
                 let j = Idx::Uniform(b.const_i64(j));
                 cx.get(b, state, &[zero, j, Idx::Uniform(channel.at)])
             }
-            None => Ok(b.zero(crate::kernel::RegTy::scalar(self.conv.elem))),
+            None => Ok(b.zero(RegTy::scalar(self.conv.elem))),
         });
         let columns = columns.collect();
         cx.lanes = lanes;

@@ -42,6 +42,7 @@ impl Body<'_> {
         for _ in 0..LOADS {
             under_way.extend(fetch(cx, b)?);
         }
+        let scale = self.norm.as_ref().and_then(|norm| norm.expect_scale(cx, b));
         // What follows the sum is asked for before the row, which may not be there yet.
         let channel = tail.as_ref().map(|tail| tail.channel(cx, b, self.first_col)).transpose()?;
         self.ahead(cx, b, sink, at)?;
@@ -65,10 +66,16 @@ impl Body<'_> {
             result?;
         }
         let mut value = group_sum(b, sums.products[0], self.split.group);
+        // What follows the sum may scale it by itself, but not for the convolution.
+        let mut scaled = value;
         if let (Some(norm), Some(squares)) = (&self.norm, sums.squares) {
             let squares = group_sum(b, squares, self.split.group);
-            let scale = norm.scale(b, squares, depth);
-            value = b.mul(value, scale);
+            let found = norm.scale(b, squares, depth);
+            scaled = b.mul(value, found);
+            match scale {
+                Some(scale) => b.assign(scale, found),
+                None => value = scaled,
+            }
         }
         let (is_first, in_cols) = (b.eq(self.lane, 0), b.lt(self.first_col, cols));
         let exists = b.and(is_first, in_cols);
@@ -82,7 +89,7 @@ impl Body<'_> {
                 sink.put(cx, b, &place, value)?;
                 match (&mut tail, &channel) {
                     (Some(tail), Some(channel)) => {
-                        tail.advance(cx, b, (self.first_col, value), (channel, &before))
+                        tail.advance(cx, b, (self.first_col, scaled), (channel, &before))
                     }
                     _ => Ok(()),
                 }
