@@ -58,6 +58,20 @@ pub(super) struct Loads {
     z: Vec<Reg>,
 }
 
+/// What the last phase of a tile needs of its own steps besides sums: x, as `f32`, and what gates, as it lies in memory.
+pub(super) struct Kept {
+    pub(super) xs: Vec<Reg>,
+    pub(super) zs: Vec<Reg>,
+}
+
+impl Kept {
+    pub(super) fn assign(&self, b: &mut KernelBuilder, from: &Kept) {
+        for (to, from) in self.xs.iter().zip(&from.xs).chain(self.zs.iter().zip(&from.zs)) {
+            b.assign(*to, *from);
+        }
+    }
+}
+
 /// The buffer of a tile: where it begins in the arrays of rows, of sums, of pairs and of steps.
 #[derive(Clone, Copy)]
 pub(super) struct Buffer {
@@ -208,6 +222,17 @@ impl<'m, 'a> Tile<'m, 'a> {
         Buffer { rows, sums, pairs, steps }
     }
 
+    /// Registers that keep what the last phase needs while the loads of the next tile are under way.
+    pub(super) fn kept(&self, cx: &Cx<'a>, b: &mut KernelBuilder) -> Result<Kept, LowerError> {
+        let n = self.own_steps().count();
+        let mut vars = |elem: Elem| {
+            let zero = b.zero(RegTy::scalar(elem));
+            (0..n).map(|_| b.var_init(zero)).collect::<Vec<_>>()
+        };
+        let gate = self.m.z.map(|z| elem_of(cx.graph.ty(z).dtype)).transpose()?;
+        Ok(Kept { xs: vars(Elem::F32), zs: gate.map_or(Vec::new(), vars) })
+    }
+
     /// The steps of this thread around the scan, counted in the tile: the first of them is [`Place::first`].
     pub(super) fn own_steps(&self) -> impl Iterator<Item = i64> + use<> {
         let apart = self.s.apart();
@@ -232,7 +257,7 @@ impl<'m, 'a> Tile<'m, 'a> {
         b.le(end, self.place.len)
     }
 
-    /// Loads what [`Tile::stage`] needs of the tile that begins at step `base`.
+    /// Loads what [`Tile::stage`] needs of the tile that begins at step `base`; with helpers also what gates it.
     pub(super) fn fetch(
         &self,
         cx: &mut Cx<'a>,
@@ -240,13 +265,15 @@ impl<'m, 'a> Tile<'m, 'a> {
         loads: &Loads,
         base: Reg,
     ) -> Result<(), LowerError> {
+        let gate = self.m.z.filter(|_| self.s.has_helpers());
         let is_full = self.is_full(b, base);
         either(cx, b, is_full, &mut |cx, b, is_full| {
             let first = b.add(base, self.place.first);
             for (i, step) in self.own_steps().enumerate() {
                 let step = b.add(first, step);
                 let t = self.time(b, step, is_full);
-                for (value, var) in [(self.m.dt, loads.dt[i]), (self.m.x, loads.x[i])] {
+                let steps = [(self.m.dt, loads.dt[i]), (self.m.x, loads.x[i])];
+                for (value, var) in steps.into_iter().chain(gate.map(|z| (z, loads.z[i]))) {
                     let loaded = cx.get(b, value, &self.at(t))?;
                     b.assign(var, loaded);
                 }
@@ -270,7 +297,7 @@ impl<'m, 'a> Tile<'m, 'a> {
         })
     }
 
-    /// Loads what gates the tile that begins at step `base`.
+    /// Loads what gates the tile that begins at step `base`, without helpers.
     pub(super) fn fetch_gate(
         &self,
         cx: &mut Cx<'a>,
@@ -292,14 +319,14 @@ impl<'m, 'a> Tile<'m, 'a> {
         })
     }
 
-    /// Shares what was loaded; steps that do not exist leave states as they are. Returns x at the own steps.
+    /// Shares what was loaded; steps that do not exist leave states as they are. Returns what the last phase needs.
     pub(super) fn stage(
         &self,
         cx: &mut Cx<'a>,
         b: &mut KernelBuilder,
         loads: &Loads,
         (base, buffer): (Reg, Buffer),
-    ) -> Result<Vec<Reg>, LowerError> {
+    ) -> Result<Kept, LowerError> {
         let limits = (self.m.op.dt_min, self.m.op.dt_max);
         let (mut dts, mut us, mut xs) = (Vec::new(), Vec::new(), Vec::new());
         for (dt, x) in loads.dt.iter().zip(&loads.x) {
@@ -353,7 +380,7 @@ impl<'m, 'a> Tile<'m, 'a> {
             self.stage_pair(b, (item, buffer), &bs[range], &cs);
         }
         self.stage_begins(cx, b, (base, buffer))?;
-        Ok(xs)
+        Ok(Kept { xs, zs: loads.z.clone() })
     }
 
     /// Shares b and c of a state at four steps; both are 0 for states that do not exist.
@@ -533,14 +560,13 @@ impl<'m, 'a> Tile<'m, 'a> {
         sums
     }
 
-    /// Skip, gate and store of the tile that begins at step `base`; `xs` is what [`Tile::stage`] returned.
+    /// Skip, gate and store of the tile that begins at step `base`; `kept` is what [`Tile::stage`] returned.
     pub(super) fn finish(
         &self,
         cx: &mut Cx<'a>,
         b: &mut KernelBuilder,
         sink: &mut Sink<'a>,
-        loads: &Loads,
-        (base, buffer, xs): (Reg, Buffer, &[Reg]),
+        (base, buffer, kept): (Reg, Buffer, &Kept),
     ) -> Result<(), LowerError> {
         let is_full = self.is_full(b, base);
         let mut both = |cx: &mut Cx<'a>, b: &mut KernelBuilder| {
@@ -562,8 +588,8 @@ impl<'m, 'a> Tile<'m, 'a> {
                             let step = b.add(first, step + k as i64);
                             let mut put = |cx: &mut Cx<'a>, b: &mut KernelBuilder| {
                                 let t = self.time(b, step, true);
-                                let skip = self.skip.map(|skip| (skip, xs[i]));
-                                let z = loads.z.get(i).map(|z| b.cast(*z, Elem::F32));
+                                let skip = self.skip.map(|skip| (skip, kept.xs[i]));
+                                let z = kept.zs.get(i).map(|z| b.cast(*z, Elem::F32));
                                 let sum = b.extract(sums, k as u16);
                                 let y = self.m.output(b, sum, skip, z);
                                 sink.put(cx, b, &self.at(t), y)

@@ -13,7 +13,7 @@
 //! Where blocks are few, nothing else runs while a block stages or finishes; then helpers pay.
 
 use super::States;
-use super::tile::{Loads, Tile};
+use super::tile::{Kept, Loads, Tile};
 use crate::kernel::{KernelBuilder, Reg};
 use crate::lower::LowerError;
 use crate::lower::access::Cx;
@@ -38,7 +38,7 @@ impl<'a> Tile<'_, 'a> {
             result = cx.scope(|cx| {
                 let base = self.base(b, j);
                 let buffer = self.buffer(b, j);
-                let xs = self.stage(cx, b, &loads, (base, buffer))?;
+                let kept = self.stage(cx, b, &loads, (base, buffer))?;
                 b.barrier();
                 // The loads of a tile beyond the end are of the last step, and never used.
                 let next = self.base_after(b, base);
@@ -46,7 +46,7 @@ impl<'a> Tile<'_, 'a> {
                 self.fetch_gate(cx, b, &loads, base)?;
                 self.scan(b, states, (base, buffer));
                 b.barrier();
-                self.finish(cx, b, sink, &loads, (base, buffer, &xs))
+                self.finish(cx, b, sink, (base, buffer, &kept))
             });
         });
         result
@@ -62,19 +62,15 @@ impl<'a> Tile<'_, 'a> {
     ) -> Result<(), LowerError> {
         let n_tiles = self.n_tiles(b);
         let loads = self.loads(cx, b)?;
-        let zero = b.const_f32(0.0);
-        // x of the tile that is scanned, and of the one after it.
-        let [xs, next_xs] = [(); 2].map(|()| {
-            let n = self.own_steps().count();
-            (0..n).map(|_| b.var_init(zero)).collect::<Vec<_>>()
-        });
+        // Of the tile that is scanned, and of the one after it.
+        let (kept, next_kept) = (self.kept(cx, b)?, self.kept(cx, b)?);
         let zero = b.const_i64(0);
         let is_helper = b.not(is_scanning);
         let has_tiles = b.gt(n_tiles, 0);
         let begins = b.and(is_helper, has_tiles);
         only_if(cx, b, begins, |cx, b| {
             self.fetch(cx, b, &loads, zero)?;
-            self.stage_next(cx, b, &loads, (zero, &next_xs))
+            self.stage_next(cx, b, &loads, (zero, &next_kept))
         })?;
         b.barrier();
         let mut result = Ok(());
@@ -86,13 +82,10 @@ impl<'a> Tile<'_, 'a> {
                 only_if(cx, b, is_helper, |cx, b| {
                     let has_before = b.gt(j, 0);
                     let before = b.sub(j, 1);
-                    only_if(cx, b, has_before, |cx, b| self.finish_tile(cx, b, sink, &loads, (before, &xs)))?;
-                    self.fetch_gate(cx, b, &loads, base)?;
-                    for (x, next) in xs.iter().zip(&next_xs) {
-                        b.assign(*x, *next);
-                    }
+                    only_if(cx, b, has_before, |cx, b| self.finish_tile(cx, b, sink, (before, &kept)))?;
+                    kept.assign(b, &next_kept);
                     let next = b.add(j, 1);
-                    self.stage_next(cx, b, &loads, (next, &next_xs))
+                    self.stage_next(cx, b, &loads, (next, &next_kept))
                 })?;
                 b.barrier();
                 Ok(())
@@ -101,22 +94,21 @@ impl<'a> Tile<'_, 'a> {
         result?;
         only_if(cx, b, begins, |cx, b| {
             let last = b.sub(n_tiles, 1);
-            self.finish_tile(cx, b, sink, &loads, (last, &xs))
+            self.finish_tile(cx, b, sink, (last, &kept))
         })
     }
 
-    /// Shares tile `j`, which is loaded, keeps its x, and loads the tile after it.
+    /// Shares tile `j`, which is loaded, keeps what its last phase needs, and loads the tile after it.
     fn stage_next(
         &self,
         cx: &mut Cx<'a>,
         b: &mut KernelBuilder,
         loads: &Loads,
-        (j, kept): (Reg, &[Reg]),
+        (j, kept): (Reg, &Kept),
     ) -> Result<(), LowerError> {
         let (base, buffer) = (self.base(b, j), self.buffer(b, j));
-        for (kept, x) in kept.iter().zip(self.stage(cx, b, loads, (base, buffer))?) {
-            b.assign(*kept, x);
-        }
+        let staged = self.stage(cx, b, loads, (base, buffer))?;
+        kept.assign(b, &staged);
         let next = self.base_after(b, base);
         self.fetch(cx, b, loads, next)
     }
@@ -126,11 +118,10 @@ impl<'a> Tile<'_, 'a> {
         cx: &mut Cx<'a>,
         b: &mut KernelBuilder,
         sink: &mut Sink<'a>,
-        loads: &Loads,
-        (j, xs): (Reg, &[Reg]),
+        (j, kept): (Reg, &Kept),
     ) -> Result<(), LowerError> {
         let (base, buffer) = (self.base(b, j), self.buffer(b, j));
-        self.finish(cx, b, sink, loads, (base, buffer, xs))
+        self.finish(cx, b, sink, (base, buffer, kept))
     }
 
     fn fetch_if_any(

@@ -21,8 +21,8 @@ pub(super) const ALL: &str = "d z bias softplus limits h0 seq";
 
 /// Those of many, some and few channels, and others.
 pub(super) const MANY: Shape = [2, 1, 32, 16, 8, 0];
-pub(super) const SOME: Shape = [8, 1, 20, 32, 16, 0];
-pub(super) const FEW: Shape = [8, 1, 16, 64, 32, 2];
+pub(super) const SOME: Shape = [4, 1, 40, 32, 32, 1];
+pub(super) const FEW: Shape = [8, 1, 16, 64, 32, 1];
 const SHAPES: [Shape; 13] = [
     [2, 1, 64, 32, 8, 0],
     [16, 1, 8, 64, 16, 1],
@@ -30,7 +30,7 @@ const SHAPES: [Shape; 13] = [
     SOME,
     FEW,
     [8, 1, 16, 32, 16, 0],
-    [8, 1, 12, 32, 32, 1],
+    [8, 1, 12, 32, 32, 2],
     [8, 1, 12, 64, 16, 4],
     [1, 1, 64, 16, 4, 0],
     [2, 2, 64, 16, 4, 0],
