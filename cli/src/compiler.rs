@@ -29,6 +29,9 @@ pub struct CompileOptions {
     pub streaming: Option<StreamOptions>,
     /// The type of values between kernels of GPUs. CPUs compute with them in f32.
     pub compute: ComputeType,
+    /// Whether RMS norms are folded into the products behind them where values between kernels of GPUs are bf16. Products
+    /// that a library is to do cannot scale rows.
+    pub fold_norms: bool,
     /// The type of recurrent states between calls, on all devices.
     pub state: StateType,
     /// How many runs of passes and unions of rules there may be, over all programs; `None` for no limit.
@@ -42,7 +45,15 @@ impl Default for CompileOptions {
             .map(|level| Target::Cpu(CpuTarget::of_level(level)))
             .to_vec();
         let (rewrite, compute) = (RewriteOptions::default(), ComputeType::F32);
-        Self { targets, rewrite, streaming: None, compute, state: StateType::F32, bisect_limit: None }
+        Self {
+            targets,
+            rewrite,
+            streaming: None,
+            compute,
+            fold_norms: true,
+            state: StateType::F32,
+            bisect_limit: None,
+        }
     }
 }
 
@@ -251,7 +262,11 @@ impl Compiler {
         let half = self.options.compute.half(&plan.graph).filter(|_| has_gpu);
         let Some(half) = half else { return Ok(None) };
         let rounded = compute::round(plan, half)?;
-        let folded = norms::fold(&partition(&rounded.graph)?, weights, scaled)?;
+        let plan = partition(&rounded.graph)?;
+        if !self.options.fold_norms {
+            return Ok(Some(GpuPlan { plan, between: rounded.values, norms: Vec::new() }));
+        }
+        let folded = norms::fold(&plan, weights, scaled)?;
         let plan = partition_with_copies(&folded.graph)?;
         Ok(Some(GpuPlan { plan, between: rounded.values, norms: folded.norms }))
     }

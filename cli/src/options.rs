@@ -47,6 +47,10 @@ pub(crate) struct CompileArgs {
     /// Type in which recurrent states are kept between calls: f32, bf16 or f16; they are computed in f32 [default: f32]
     #[arg(long, value_name = "TYPE")]
     pub(crate) state_dtype: Option<StateType>,
+    /// Leave RMS norms before products as they are with --compute-dtype bf16, for products by cublasLt, which cannot scale
+    /// rows; verbs that run a model with --gemm cublaslt do so by themselves
+    #[arg(long)]
+    pub(crate) keep_norms: bool,
     /// Leave out rewrite rules whose name matches this regular expression; may be repeated
     #[arg(long, value_name = "RE")]
     pub(crate) disable_rules: Vec<Regex>,
@@ -122,6 +126,7 @@ impl CompileArgs {
         let mut options =
             CompileOptions { rewrite, streaming, compute, bisect_limit, ..CompileOptions::default() };
         options.state = self.state_dtype.unwrap_or_default();
+        options.fold_norms = !self.keep_norms;
         options.targets = self.levels()?.into_iter().map(|l| Target::Cpu(CpuTarget::of_level(l))).collect();
         // Rows are rounded to bf16 only for whom asks for weights in bf16; a checkpoint in bf16 does not.
         if self.weights != Some(WeightFormat::Bf16) {
@@ -135,6 +140,12 @@ impl CompileArgs {
             options.targets.extend(self.gpus()?);
         }
         Ok(options)
+    }
+
+    /// The same for a model that is run as soon as it is compiled.
+    pub(crate) fn to_run(&self, session: &SessionArgs) -> CompileArgs {
+        let keep_norms = self.keep_norms || session.gemm == GemmArg::Cublaslt;
+        CompileArgs { keep_norms, ..self.clone() }
     }
 
     /// What makes cubins, if anything does; `kept` says that the artefact is more than temporary.

@@ -43,7 +43,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     if args.repetitions == 0 {
         return Err(Failure::usage("--repetitions must be at least 1"));
     }
-    let mut opened = model::open(&args.model, &args.compile)?;
+    let mut opened = model::open(&args.model, &args.compile.to_run(&args.session))?;
     let names = workload::programs(&opened.artifact);
     let start = Instant::now();
     let mut session = args.workload.session(&opened.artifact, &args.session, names)?;

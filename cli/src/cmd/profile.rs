@@ -34,7 +34,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     if args.repetitions == 0 {
         return Err(Failure::usage("--repetitions must be at least 1"));
     }
-    let mut opened = model::open(&args.model, &args.compile)?;
+    let mut opened = model::open(&args.model, &args.compile.to_run(&args.session))?;
     let names = match &args.program {
         Some(name) => vec![name.as_str()],
         None => workload::programs(&opened.artifact).to_vec(),

@@ -39,7 +39,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     let given = tensors::read(&args.inputs)?;
-    let mut opened = model::open(&args.model, &args.compile)?;
+    let mut opened = model::open(&args.model, &args.compile.to_run(&args.session))?;
     let manifest = opened.artifact.manifest();
     let program = manifest.programs.iter().find(|p| p.name == args.program).ok_or_else(|| {
         let known: Vec<&str> = manifest.programs.iter().map(|p| p.name.as_str()).collect();

@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
 }
 
 fn save(args: &SaveArgs, json: bool) -> Outcome {
-    let opened = model::open(&args.model, &args.compile)?;
+    let opened = model::open(&args.model, &args.compile.to_run(&args.session))?;
     let manifest = opened.artifact.manifest();
     language::require_language_model(manifest).map_err(|f| f.in_file(&args.model))?;
     let tokenizer = args.prompt.load(&opened)?;

@@ -158,7 +158,8 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
         let message = "--against: this ssmc is built without the feature `oracle`";
         return Err(Failure::new(Kind::Unsupported, message));
     }
-    let mut job = Job::new(&args.model, &args.compile)?;
+    let compile = args.compile.to_run(&args.session);
+    let mut job = Job::new(&args.model, &compile)?;
     let model = job.import()?;
     let compiled = job.compile(&model)?;
     let (artifact, _dir) = job.temporary(&compiled, &model)?;
