@@ -26,6 +26,7 @@ tasks:
     --kind onnx|checkpoint    cases of one kind
     --filter RE               cases whose name matches
     --target LEVEL            code level to compile for; cpu (the default) takes all
+    --weights FORMAT          store weights in bf16, f16, int8 or int4; bounds are root mean squares of 1, 1, 3 and 8 %
     --streaming               derive programs with state, feed the sequences in pieces, compare
     --optimize                write every model as optimized ONNX, compare and measure both in onnxruntime
     --jobs N                  cases at a time (1; all processors for scramble)

@@ -23,10 +23,10 @@ pub(crate) use compare::error_over_peak;
 
 use case::{Case, Kind};
 use report::Row;
-use run::Tools;
+use run::{Storage, Tools};
 
 pub(crate) const OPTIONS: &[&str] =
-    &["kind", "filter", "target", "stage", "json", "bin", "runner", "profile", "jobs"];
+    &["kind", "filter", "target", "stage", "weights", "json", "bin", "runner", "profile", "jobs"];
 
 /// Runs the cases; whether none failed.
 pub(crate) fn main(args: &[String]) -> Result<bool> {
@@ -64,6 +64,12 @@ pub(crate) fn run(folder: &Path, args: &Args, task: Task) -> Result<bool> {
         Some("kernel") => true,
         Some(other) => return Err(format!("--stage: expected kernel, found {other}").into()),
     };
+    let weights = match args.get("weights").map(Storage::parse) {
+        Some(_) if task != Task::Run => {
+            return Err("--weights: only for cases that are run as they are".into());
+        }
+        weights => weights.transpose()?,
+    };
     let filter = Regex::new(args.get("filter").unwrap_or(""))?;
     let mut cases = cases(folder, kind, &filter)?;
     cases.retain(|case| match task {
@@ -93,6 +99,7 @@ pub(crate) fn run(folder: &Path, args: &Args, task: Task) -> Result<bool> {
         kernel_check: kernel_stage
             .then(|| process::build("ssmc-tests", "ssmc-kernel-check", profile, &kernel_check))
             .transpose()?,
+        weights,
         target: args.get("target").filter(|target| *target != "cpu").map(str::to_owned),
     };
     if tools.is_emulated() && tools.kernel_check.is_none() && args.get("runner").is_none() {

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use super::case::{Case, Greedy, Kind};
-use super::compare::worst_error;
+use super::compare::{error_over_peak, root_mean_square, worst_error};
 use super::expect::Structure;
 use super::report::{Row, Verdict};
 use crate::{Result, process};
@@ -17,7 +17,32 @@ pub(super) struct Tools {
     pub(super) runner: PathBuf,
     /// Given if kernels are to be compared with their machine code.
     pub(super) kernel_check: Option<PathBuf>,
+    /// Given if weights are stored in another format than they come in.
+    pub(super) weights: Option<Storage>,
     pub(super) target: Option<String>,
+}
+
+/// A format of weights.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Storage {
+    name: &'static str,
+    /// The largest relative root mean square by which outputs may differ.
+    bound: f64,
+}
+
+impl Storage {
+    const ALL: [Self; 4] = [
+        Self { name: "bf16", bound: 0.01 },
+        Self { name: "f16", bound: 0.01 },
+        Self { name: "int8", bound: 0.03 },
+        Self { name: "int4", bound: 0.08 },
+    ];
+
+    pub(super) fn parse(name: &str) -> Result<Self> {
+        let known = || Self::ALL.map(|storage| storage.name).join(", ");
+        let found = Self::ALL.into_iter().find(|storage| storage.name == name);
+        found.ok_or_else(|| format!("--weights: expected one of {}, found {name}", known()).into())
+    }
 }
 
 impl Tools {
@@ -42,6 +67,9 @@ pub(super) fn empty_row(case: &Case) -> Row {
 
 pub(super) fn run(case: &Case, tools: &Tools) -> Row {
     let mut row = empty_row(case);
+    if let Some(storage) = &tools.weights {
+        row.tolerance = storage.bound;
+    }
     let result = match &case.kind {
         Kind::Invalid { node, attribute } => refuse(case, tools, node, attribute, &mut row),
         Kind::Onnx | Kind::Checkpoint => compile_and_run(case, tools, &mut row),
@@ -87,6 +115,9 @@ fn compile_and_run(case: &Case, tools: &Tools, row: &mut Row) -> Result<()> {
         Some(target) => _ = command.args(["--target-cpu", target]),
         None => {}
     }
+    if let Some(storage) = &tools.weights {
+        command.args(["--weights", storage.name]);
+    }
     if tools.kernel_check.is_some() {
         command.arg("--dump-stages").arg(stages(folder.path()));
     }
@@ -116,7 +147,9 @@ fn run_artefact(case: &Case, tools: &Tools, artefact: &Path, folder: &Path, row:
     for set in 0..case.sets {
         command.arg("run").arg(case.inputs(set)).arg(output(set));
     }
-    for greedy in &case.greedy {
+    // What models of random weights choose says nothing of a format.
+    let greedy = if tools.weights.is_none() { case.greedy.as_slice() } else { &[] };
+    for greedy in greedy {
         let tokens = greedy.tokens.first().map_or(0, Vec::len);
         command.args(["greedy", &tokens.to_string(), &print_rows(&greedy.prompts)]);
     }
@@ -126,16 +159,17 @@ fn run_artefact(case: &Case, tools: &Tools, artefact: &Path, folder: &Path, row:
     let mut worst = 0f64;
     for set in 0..case.sets {
         let (found, reference) = (ssmc_npz::read(&output(set))?, ssmc_npz::read(&case.outputs(set))?);
-        match worst_error(&found, &reference) {
+        let error = if tools.weights.is_some() { root_mean_square } else { error_over_peak };
+        match worst_error(&found, &reference, error) {
             Ok(error) => worst = worst.max(error),
             Err(fault) => row.reasons.push(format!("input set {set}: {fault}")),
         }
     }
     row.error = Some(worst);
-    if worst > case.tolerance {
-        row.reasons.push(format!("error {worst:.2e} exceeds the tolerance {:.2e}", case.tolerance));
+    if worst > row.tolerance {
+        row.reasons.push(format!("error {worst:.2e} exceeds the tolerance {:.2e}", row.tolerance));
     }
-    row.reasons.extend(greedy_faults(&case.greedy, &said));
+    row.reasons.extend(greedy_faults(greedy, &said));
     let structure = Structure::parse(&said)?;
     if let Some(expect) = &case.expect {
         row.reasons.extend(expect.fault(&structure));

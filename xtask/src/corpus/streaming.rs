@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use super::case::Case;
-use super::compare::worst_error;
+use super::compare::{error_over_peak, worst_error};
 use super::report::{Row, Verdict};
 use super::run::{Tools, UNSUPPORTED, empty_row, head};
 use crate::{Result, process};
@@ -103,7 +103,7 @@ fn feed(case: &Case, tools: &Tools, artefact: &Path, folder: &Path, row: &mut Ro
     for (set, cut) in &runs {
         let found = ssmc_npz::read(&output(*set, cut))?;
         let reference = ssmc_npz::read(&case.outputs(*set))?;
-        match worst_error(&found, &reference) {
+        match worst_error(&found, &reference, error_over_peak) {
             Ok(error) => worst = worst.max(error),
             Err(fault) => row.reasons.push(format!("input set {set}, pieces {cut}: {fault}")),
         }
