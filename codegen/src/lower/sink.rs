@@ -3,7 +3,7 @@
 use super::access::Cx;
 use super::index::Idx;
 use super::{LowerError, Lowering, elem_of};
-use crate::kernel::{KernelBuilder, ParamId, Reg};
+use crate::kernel::{Elem, KernelBuilder, ParamId, Reg};
 use ssmc_ir::ops::Op;
 use ssmc_ir::{Graph, Group, NodeId, ValueId};
 
@@ -126,6 +126,21 @@ impl<'a> Sink<'a> {
         let x = b.cast(x, elem_of(self.graph.ty(self.outputs[i]).dtype)?);
         cx.store(b, param, &self.graph.ty(value).shape, idx, x);
         Ok(())
+    }
+
+    /// The tensor that holds another result of the root, if its elements are of this type.
+    pub(super) fn extra_param(
+        &mut self,
+        cx: &mut Cx<'a>,
+        b: &mut KernelBuilder,
+        value: ValueId,
+        elem: Elem,
+    ) -> Result<Option<ParamId>, LowerError> {
+        let Some(i) = self.extra(value) else { return Ok(None) };
+        match elem_of(self.graph.ty(self.outputs[i]).dtype)? == elem {
+            true => self.param(cx, b, i).map(Some),
+            false => Ok(None),
+        }
     }
 
     /// Whether another result of the root is written at all.

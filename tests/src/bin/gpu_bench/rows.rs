@@ -183,6 +183,30 @@ fn gated_ssd(batch: usize, len: usize, r: usize) -> Row {
     row
 }
 
+/// As [`gated_ssd_graph`], as models have it: with states in `f32`.
+fn stateful_ssd_graph(s: &Sizes) -> String {
+    let steps = update_graph(s).replace("[batch, 1, 1, ", "[batch, len, 1, ");
+    steps.replace("{dt_softplus=true}", "{chunk_size=256, dt_softplus=true, mode=chunked}")
+}
+
+/// As [`ssd`], with a gate, an initial state and the last one.
+fn stateful_ssd(batch: usize, len: usize, r: usize) -> Row {
+    let mut row = ssd(batch, len, r, [0.0; 3]);
+    let step = update(batch, 0.0);
+    let at_length = |axes: &[&'static str]| match axes {
+        ["batch", "1", "1", rest @ ..] => [&["batch", "len", "1"], rest].concat(),
+        axes => axes.to_vec(),
+    };
+    row.name = row.name.replace("SSD", "gated SSD with states");
+    row.graph = stateful_ssd_graph;
+    row.inputs = step.inputs;
+    for input in &mut row.inputs {
+        input.axes = at_length(&input.axes);
+    }
+    row.also_written = step.also_written;
+    row
+}
+
 fn ssd(batch: usize, len: usize, r: usize, [peer, must, aim]: [f64; 3]) -> Row {
     let rows = &["batch", "len", "1", "r", "p"];
     let pairs = &["batch", "len", "1", "n"];
@@ -412,6 +436,7 @@ pub(crate) fn rows() -> Vec<Row> {
         ssd(1, 2048, 24, [533.0, 60.0, 30.0]),
         ssd(1, 65536, 80, [3681.0, 1600.0, 900.0]),
         gated_ssd(8, 2048, 80),
+        stateful_ssd(8, 2048, 80),
         norm(16384, 2560),
         norm(16384, 5120),
         half_update(64),

@@ -1,7 +1,7 @@
-//! What the helpers do: fetch chunks, weigh X and take y through the epilogue.
+//! What the helpers do: fetch chunks, weigh X and take y through the epilogue, with the help of those that multiply.
 
 use super::walk::{Chunk, Walk};
-use super::{PANEL, ReadOutMemory, STEPS, Y_PAD};
+use super::{GROUP, PANEL, ReadOutMemory, STEPS, Y_PAD};
 use crate::kernel::{Elem, KernelBuilder, Reg};
 use crate::lower::LowerError;
 use crate::lower::access::Cx;
@@ -9,12 +9,29 @@ use crate::lower::block::only_if;
 use crate::lower::block::staging::Stage;
 use crate::lower::index::Idx;
 use crate::lower::sink::Sink;
+use std::ops::Range;
 
 /// Elements that a thread takes through the epilogue together, and when it weighs X.
 const LANES: u16 = 8;
 
-/// Rows of which a thread loads before it stores any.
+/// Rows of which a thread loads before it stores any; one that multiplies has the state in registers besides.
 const TOGETHER: usize = 4;
+const TOGETHER_OWN: usize = 2;
+
+/// Rows of y that warp groups take through the epilogue themselves, with a gate and without: what the helpers would still
+/// be at when the groups are done.
+const OWN_ROWS_GATED: i64 = 32;
+const OWN_ROWS: i64 = 16;
+
+/// Who takes which rows of y through the epilogue.
+pub(super) struct Share {
+    unit: Reg,
+    /// The thread, among so many.
+    thread: Reg,
+    threads: i64,
+    rows: Range<i64>,
+    together: usize,
+}
 
 impl Walk<'_> {
     /// Fetches a chunk if it is before `end`; copies of operands in memory may still be under way then.
@@ -77,10 +94,42 @@ impl Walk<'_> {
         (row, b.mul(col, i64::from(LANES)), n / per_row)
     }
 
-    /// The rows of a thread, those that are loaded together beside each other.
-    fn passes(apart: i64) -> Vec<Vec<i64>> {
-        let rows: Vec<i64> = (0..STEPS).step_by(apart as usize).collect();
-        rows.chunks(TOGETHER).map(<[i64]>::to_vec).collect()
+    /// What a thread takes of these rows, that are so far apart: those that are loaded together beside each other.
+    fn passes(rows: Range<i64>, apart: i64, together: usize) -> Vec<Vec<i64>> {
+        let rows: Vec<i64> = rows.step_by(apart as usize).collect();
+        rows.chunks(together).map(<[i64]>::to_vec).collect()
+    }
+
+    /// Rows of y that those take through the epilogue that multiply.
+    fn own_rows(&self) -> i64 {
+        let is_gated = self.memory.read_out.as_ref().is_some_and(|m| m.z.is_some());
+        match (self.s.is_grouped, is_gated) {
+            (false, _) => 0,
+            (true, false) => OWN_ROWS,
+            (true, true) => OWN_ROWS_GATED,
+        }
+    }
+
+    /// The helpers' part of the epilogue.
+    pub(super) fn helped_share(&self) -> Share {
+        Share {
+            unit: self.threads.helper_unit,
+            thread: self.threads.unit_helper,
+            threads: self.helpers(),
+            rows: 0..STEPS - self.own_rows(),
+            together: TOGETHER,
+        }
+    }
+
+    /// The part of warp groups.
+    pub(super) fn own_share(&self, b: &mut KernelBuilder) -> Share {
+        Share {
+            unit: self.threads.unit,
+            thread: b.rem(self.threads.thread, GROUP),
+            threads: GROUP,
+            rows: STEPS - self.own_rows()..STEPS,
+            together: TOGETHER_OWN,
+        }
     }
 
     /// `X * dt * 2^(s[e] - s)` of a unit, by so many threads of which this is number `thread`.
@@ -95,7 +144,7 @@ impl Walk<'_> {
         let weighted_at = b.mul(unit, STEPS * pitch);
         let first = b.mul(row, pitch);
         let first = b.add(first, col);
-        for rows in Self::passes(apart) {
+        for rows in Self::passes(0..STEPS, apart, TOGETHER) {
             let loaded: Vec<(Reg, Reg, Reg)> = rows
                 .into_iter()
                 .map(|row| {
@@ -116,16 +165,28 @@ impl Walk<'_> {
         }
     }
 
-    /// Takes y through skip, gate and epilogue to memory.
+    /// The skip of a thread's unit where that is one number, which is asked for once.
+    pub(super) fn skip(&self, cx: &mut Cx<'_>, b: &mut KernelBuilder) -> Result<Option<Reg>, LowerError> {
+        let is_one = self.o.skip_is_scalar && self.memory.read_out.is_some();
+        let Some(d) = self.o.d.filter(|_| is_one) else { return Ok(None) };
+        let unit = self.threads.any_unit(b);
+        let (head, _) = self.head(b, unit);
+        let row = Idx::Uniform(b.const_i64(0));
+        let skip = cx.get(b, d, &[self.place.group, head, row])?;
+        Ok(Some(b.cast(skip, Elem::F32)))
+    }
+
+    /// Takes rows of y through skip, gate and epilogue to memory.
     pub(super) fn finish<'a>(
         &self,
         cx: &mut Cx<'a>,
         b: &mut KernelBuilder,
         sink: &mut Sink<'a>,
         (m, j, slot): (&ReadOutMemory, Reg, Reg),
+        (share, skip): (&Share, Option<Reg>),
     ) -> Result<(), LowerError> {
         let before = std::mem::replace(&mut cx.lanes, LANES);
-        let result = cx.scope(|cx| self.finish_rows(cx, b, sink, (m, j, slot)));
+        let result = cx.scope(|cx| self.finish_rows(cx, b, sink, (m, j, slot), (share, skip)));
         cx.lanes = before;
         result
     }
@@ -136,10 +197,11 @@ impl Walk<'_> {
         b: &mut KernelBuilder,
         sink: &mut Sink<'a>,
         (m, j, slot): (&ReadOutMemory, Reg, Reg),
+        (share, skip): (&Share, Option<Reg>),
     ) -> Result<(), LowerError> {
-        let (o, place, unit) = (&self.o, &self.place, self.threads.helper_unit);
+        let (o, place, unit) = (&self.o, &self.place, share.unit);
         let (pitch, x_pitch) = (self.s.rows + Y_PAD, self.memory.x.pitch());
-        let (row, col, apart) = self.share(b, (self.threads.unit_helper, self.helpers()));
+        let (row, col, apart) = self.share(b, (share.thread, share.threads));
         let first = b.mul(j, STEPS);
         let first = b.add(first, row);
         let x_at = self.x_at(b, unit, slot);
@@ -153,14 +215,12 @@ impl Walk<'_> {
         let (head, first_row) = self.head(b, unit);
         let p = b.add(first_row, col);
         let p = cx.lanes_from(p);
-        let skip = match o.d {
-            Some(d) => {
-                let row = if o.skip_is_scalar { Idx::Uniform(b.const_i64(0)) } else { p };
-                Some(cx.get_wide_as(b, (d, Elem::F32), &[place.group, head, row])?)
-            }
-            None => None,
+        let skip = match (skip, o.d) {
+            (Some(skip), _) => Some(b.splat(skip, LANES)),
+            (None, Some(d)) => Some(cx.get_wide_as(b, (d, Elem::F32), &[place.group, head, p])?),
+            (None, None) => None,
         };
-        for rows in Self::passes(apart) {
+        for rows in Self::passes(share.rows.clone(), apart, share.together) {
             let loaded: Vec<(i64, Reg)> = rows
                 .into_iter()
                 .map(|row| {

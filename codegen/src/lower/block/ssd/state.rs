@@ -1,4 +1,6 @@
 //! The states of a block: where they come from, and where they go.
+//!
+//! States in `f32` go between memory and the accumulators of warps; others pass through the array of y, piece by piece.
 
 use super::steps::Steps;
 use super::walk::Walk;
@@ -6,9 +8,10 @@ use super::{PANEL, PANEL_SIZE, TILE, Y_PAD};
 use crate::kernel::{BinaryOp, Elem, KernelBuilder, Reg, SharedId, TileLayout};
 use crate::lower::LowerError;
 use crate::lower::access::Cx;
+use crate::lower::block::scalar;
 use crate::lower::index::Idx;
 use crate::lower::sink::Sink;
-use ssmc_ir::ValueId;
+use ssmc_ir::{DType, ValueId};
 
 /// Neighboring states that a thread carries together.
 const LANES: u16 = 4;
@@ -44,7 +47,15 @@ impl Walk<'_> {
         state: &State,
     ) -> Result<(), LowerError> {
         if let (Some(h0), Some(m)) = (self.o.h0, &self.memory.read_out) {
-            self.load_state(cx, b, state, (h0, m.y))?;
+            match cx.flat(h0).filter(|h0| cx.graph.ty(*h0).dtype == DType::F32) {
+                Some(from) => {
+                    let (from, stride) = (cx.read_param(b, from)?, b.const_i64(self.states));
+                    self.with_tiles(cx, b, (state, h0), &mut |b, tile, at| {
+                        b.tile_load_to(tile, from, (at, stride), TileLayout::RowMajor);
+                    })?;
+                }
+                None => self.load_state(cx, b, state, (h0, m.y))?,
+            }
         }
         let Some(ends) = &self.ends else { return Ok(()) };
         self.while_multiplying(b, |b| {
@@ -61,6 +72,29 @@ impl Walk<'_> {
                     b.assign(*tile, sum);
                 }
             });
+        });
+        Ok(())
+    }
+
+    /// Runs `body` for every tile of the warp's state, with its place in the tensor of states.
+    fn with_tiles(
+        &self,
+        cx: &mut Cx<'_>,
+        b: &mut KernelBuilder,
+        (state, tensor): (&State, ValueId),
+        body: &mut dyn FnMut(&mut KernelBuilder, Reg, Reg),
+    ) -> Result<(), LowerError> {
+        let (head, first_row) = self.head(b, self.threads.unit);
+        let row = b.add(first_row, state.row);
+        let zero = Idx::Uniform(b.const_i64(0));
+        let idx = [self.place.batch, self.place.group, head, Idx::Uniform(row), zero];
+        let extents = cx.extents(b, &cx.graph.ty(tensor).shape);
+        let first = scalar(cx.index(b).linear(&idx, &extents))?;
+        self.while_multiplying(b, |b| {
+            for (tile, col) in state.tiles.iter().zip(&state.cols) {
+                let at = b.add(first, *col);
+                body(b, *tile, at);
+            }
         });
         Ok(())
     }
@@ -204,6 +238,13 @@ impl Walk<'_> {
         state: &State,
     ) -> Result<(), LowerError> {
         let Some(m) = &self.memory.read_out else { return Ok(()) };
+        if self.result == Elem::F32
+            && let Some(to) = sink.extra_param(cx, b, self.o.h_last, Elem::F32)?
+        {
+            return self.with_tiles(cx, b, (state, self.o.h_last), &mut |b, tile, at| {
+                b.tile_store(to, at, self.states, TileLayout::RowMajor, tile);
+            });
+        }
         for first in (0..self.states).step_by(PANEL as usize) {
             b.barrier();
             self.for_tiles(b, state, first, &mut |b, tile, at| {

@@ -7,6 +7,8 @@
 //! multiplying: H = 2^s[e] * H + weighted^T B, rounded   helpers: epilogue of y
 //! ```
 //!
+//! Warp groups are done with the state before the helpers are done with y, and take some of its rows through the epilogue.
+//!
 //! In the first of two launches nothing is read out: those that multiply weigh X first, and there is no epilogue.
 
 use super::state::State;
@@ -117,6 +119,11 @@ pub(super) struct Threads {
 }
 
 impl Threads {
+    /// The unit of a thread that multiplies or helps.
+    pub(super) fn any_unit(&self, b: &mut KernelBuilder) -> Reg {
+        b.select(self.is_helper, self.helper_unit, self.unit)
+    }
+
     fn of(b: &mut KernelBuilder, s: Schedule) -> Threads {
         let thread = b.thread_idx(Axis::X);
         let lane = b.rem(thread, WARP_SIZE);
@@ -222,16 +229,22 @@ impl Walk<'_> {
         sink: &mut Sink<'a>,
         chunks: Reg,
     ) -> Result<(), LowerError> {
+        let first = b.mul(self.place.segment, chunks);
+        let end = b.add(first, chunks);
+        let all = b.ceil_div(self.place.len, STEPS);
+        let end = b.min(end, all);
+        let buffers = self.memory.buffers;
+        for ahead in 0..buffers - 1 {
+            let j = b.add(first, ahead);
+            self.in_helpers(cx, b, |cx, b| self.fetch(cx, b, (j, end)))?;
+        }
         self.fill_mask(b);
         let state = State::zero(self, b);
         if self.memory.read_out.is_some() {
             self.begin_state(cx, b, &state)?;
         }
-        let first = b.mul(self.place.segment, chunks);
-        let end = b.add(first, chunks);
-        let all = b.ceil_div(self.place.len, STEPS);
-        let end = b.min(end, all);
         let steps = self.declare_steps(cx, b)?;
+        let skip = self.skip(cx, b)?;
         self.in_summing_warps(cx, b, |cx, b| {
             self.load_steps(cx, b, first, &steps)?;
             self.sum_steps(b, first, &steps);
@@ -241,14 +254,9 @@ impl Walk<'_> {
         if self.memory.read_out.is_some() {
             self.while_multiplying(b, |b| self.round_state(b, &state));
         }
-        let buffers = self.memory.buffers;
-        for ahead in 0..buffers - 1 {
-            let j = b.add(first, ahead);
-            self.in_helpers(cx, b, |cx, b| self.fetch(cx, b, (j, end)))?;
-        }
         let mut result = Ok(());
         b.for_("chunk", first, end, 1, |b, j| {
-            result = cx.scope(|cx| self.chunk(cx, b, sink, (j, end, &steps), &state));
+            result = cx.scope(|cx| self.chunk(cx, b, sink, (j, end), (&steps, &state, skip)));
         });
         result?;
         b.async_wait(0);
@@ -269,8 +277,8 @@ impl Walk<'_> {
         cx: &mut Cx<'a>,
         b: &mut KernelBuilder,
         sink: &mut Sink<'a>,
-        (j, end, steps): (Reg, Reg, &Steps),
-        state: &State,
+        (j, end): (Reg, Reg),
+        (steps, state, skip): (&Steps, &State, Option<Reg>),
     ) -> Result<(), LowerError> {
         let next = b.add(j, 1);
         let buffers = self.memory.buffers;
@@ -314,10 +322,16 @@ impl Walk<'_> {
                 self.round_state(b, state);
             }
         });
-        match reads {
-            Some(m) => self.in_helpers(cx, b, |cx, b| self.finish(cx, b, sink, (m, j, slot))),
-            None => Ok(()),
+        let Some(m) = reads else { return Ok(()) };
+        let share = self.helped_share();
+        self.in_helpers(cx, b, |cx, b| self.finish(cx, b, sink, (m, j, slot), (&share, skip)))?;
+        if !self.s.is_grouped {
+            return Ok(());
         }
+        only_if(cx, b, self.threads.is_multiplying, |cx, b| {
+            let share = self.own_share(b);
+            self.finish(cx, b, sink, (m, j, slot), (&share, skip))
+        })
     }
 
     fn in_summing_warps<'a>(

@@ -2,8 +2,9 @@ use super::super::ssd::{self as lowering, Schedule, Split, Work};
 use super::*;
 use ssmc_ir::ops::{Mode, Ssd};
 
-/// One mixer: extents, element type, and which of `d rows z bias softplus limits h0 halves slice` it has; `rows` says that
-/// d has one number per row, `halves` that states are kept in the element type and computed in `f32`.
+/// One mixer: extents, element type, and which of `d rows z bias softplus limits h0 halves wide slice` it has; `rows` says
+/// that d has one number per row, `halves` that states are kept in the element type and computed in `f32`, `wide` that they
+/// are kept in `f32` too.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Case {
     pub(super) batch: i64,
@@ -73,7 +74,9 @@ impl Case {
         let mut optional = |what: &str, shape: &[&str]| self.has(what).then(|| p.input(what, dtype, shape));
         let d = optional("d", &[g, r, if self.has("rows") { e } else { "1" }]);
         let (z, bias) = (optional("z", &rows), optional("bias", &[g, r]));
-        let h0 = optional("h0", &["batch", g, r, e, n]);
+        let is_wide = self.has("wide");
+        let of_states = if is_wide { DType::F32 } else { dtype };
+        let h0 = self.has("h0").then(|| p.input("h0", of_states, &["batch", g, r, e, n]));
         let wide = |p: &mut Problem, x: ValueId| p.builder().cast(x, DType::F32).unwrap();
         let halves = self.has("halves");
         let mut op =
@@ -82,8 +85,9 @@ impl Case {
             (op.dt_min, op.dt_max) = (0.05.into(), 0.15.into());
         }
         let mut operands = [Some(x), Some(dt), Some(a), Some(b), Some(c), d, z, bias, h0];
-        if halves {
-            operands = operands.map(|x| x.map(|x| wide(&mut p, x)));
+        if halves || is_wide {
+            operands =
+                operands.map(|x| x.map(|x| if is_wide && Some(x) == h0 { x } else { wide(&mut p, x) }));
         }
         let results = p.op(op, &operands);
         let h_last = if halves { p.converted(results[1], dtype) } else { results[1] };
@@ -165,9 +169,11 @@ fn every_operand() {
         "d h0 slice",
         "slice",
         "d h0 halves slice",
+        "d z bias softplus h0 wide",
     ] {
         Case { has, batch: 2, len: 70, ..CASE }.check();
     }
+    Case { has: "d z h0 wide slice", groups: 2, heads: 1, width: 128, len: 130, ..CASE }.check();
 }
 
 #[test]
