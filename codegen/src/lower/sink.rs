@@ -37,11 +37,6 @@ impl<'a> Sink<'a> {
         Ok(param)
     }
 
-    /// Whether the epilogue reads tensors besides the root's result.
-    pub(super) fn reads(&self) -> bool {
-        self.epilogue.iter().any(|id| self.graph.node(*id).operands.len() > 1)
-    }
-
     /// Asks for what the epilogue of the element at `idx` reads besides, so that it is under way before [`Sink::put`], in the
     /// same scope, needs it.
     pub(super) fn fetch(

@@ -54,7 +54,8 @@ pub(super) use vector::group_sum;
 /// Tiles of m whose blocks follow each other, so that the columns of w that they share stay in the second-level cache.
 const GROUP: i64 = 8;
 
-/// Places of the result for which a thread asks together for what the epilogue reads.
+/// Places of the result that a thread takes through the epilogue together: what it reads is asked for at once, and no place
+/// waits for the one before.
 const TOGETHER: i64 = 4;
 
 /// Elements that a thread takes through the epilogue together, if rows of the result allow it.
@@ -636,11 +637,11 @@ impl<'p> Block<'p> {
                 stored
             };
             let step = i64::from(self.threads) * TOGETHER;
-            if !sink.reads() || n_chunks % step != 0 {
+            if n_chunks % step != 0 {
                 stored = one_by_one(cx, b, sink);
                 return;
             }
-            // What the epilogue reads is asked for together where the whole tile exists.
+            // Places are taken together where the whole tile exists.
             let [last_row, last_col] = [(self.first_row, self.tile.0), (self.first_col, self.tile.1)]
                 .map(|(first, n)| b.add(first, n));
             let (in_rows, in_cols) = (b.le(last_row, self.rows), b.le(last_col, self.cols));
