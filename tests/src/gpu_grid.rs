@@ -9,6 +9,7 @@ use cases::{TEMPLATES, Template};
 use ssmc_artifact::ExprError;
 use ssmc_codegen::assemble::{AssembleError, Kernels, ProgramInput};
 use ssmc_codegen::target::{GpuArch, GpuTarget, Target};
+use ssmc_ir::interp::Precision;
 use ssmc_ir::{
     Bindings, DType, Data, Graph, InterpError, Interpreter, Symbol, Tensor, TensorType, Weights, parse,
 };
@@ -40,6 +41,8 @@ pub struct Case {
     pub sizes: Vec<[usize; 2]>,
     /// Error relative to 1 and to the number itself that results may have.
     pub tolerance: f64,
+    /// How the reference computes.
+    precision: Precision,
 }
 
 /// Element types of the grid.
@@ -64,7 +67,8 @@ pub fn cases(dtype: DType, filter: &str) -> Result<Vec<Case>, GridError> {
         let text = template.text.replace("T[", &name_of("[")).replace("T}", &name_of("}"));
         let graph =
             parse(&text).map_err(|faults| GridError::Graph { case: name, fault: format!("{faults:?}") })?;
-        Ok(Case { name, graph, sizes: template.sizes.to_vec(), tolerance: template.slack * tolerance(dtype) })
+        let (sizes, tolerance) = (template.sizes.to_vec(), template.slack * tolerance(dtype));
+        Ok(Case { name, graph, sizes, tolerance, precision: template.precision })
     };
     TEMPLATES.iter().filter(|template| template.name.contains(filter)).map(case).collect()
 }
@@ -178,7 +182,7 @@ impl Case {
     /// # Errors
     /// The interpreter refuses them.
     pub fn truth(&self, inputs: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>, GridError> {
-        Ok(Interpreter::new(&self.graph, &Weights::new()).run(inputs)?)
+        Ok(Interpreter::new(&self.graph, &Weights::new()).precision(self.precision).run(inputs)?)
     }
 
     /// The first element that is not what it should be, if there is one.
