@@ -17,7 +17,7 @@ use crate::compute::is_product;
 use ssmc_ir::edit::{EditError, Rewriter, dce};
 use ssmc_ir::ops::{BinaryFn, Contract, Label, Op, Reduce, ReduceFn, RmsNorm, UnaryFn};
 use ssmc_ir::{
-    DType, Entity, Graph, Group, Node, NodeId, Place, Plan, Tensor, TensorError, ValueId, Weight, Weights,
+    DType, Graph, Group, Node, NodeId, Place, Plan, PrimaryMap, Tensor, TensorError, ValueId, Weight, Weights,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -101,22 +101,9 @@ struct Found {
     products: Vec<NodeId>,
 }
 
-fn users(graph: &Graph) -> Vec<Vec<NodeId>> {
-    let mut users = vec![Vec::new(); graph.values().len()];
-    for (id, node) in graph.nodes() {
-        for value in node.operands.iter().flatten() {
-            let known: &mut Vec<NodeId> = &mut users[value.idx()];
-            if known.last() != Some(&id) {
-                known.push(id);
-            }
-        }
-    }
-    users
-}
-
 struct Finder<'p> {
     plan: &'p Plan,
-    users: Vec<Vec<NodeId>>,
+    users: PrimaryMap<ValueId, Vec<(NodeId, usize)>>,
     /// What kernels store that can store a copy beside it.
     may_be_copied: BTreeSet<ValueId>,
 }
@@ -130,7 +117,7 @@ impl<'p> Finder<'p> {
         };
         let first = |group: &Group| group.outputs.first().copied();
         let may_be_copied = plan.groups.iter().filter(may_copy).filter_map(first).collect();
-        Self { plan, users: users(graph), may_be_copied }
+        Self { plan, users: graph.users(), may_be_copied }
     }
 
     fn graph(&self) -> &'p Graph {
@@ -167,7 +154,7 @@ impl<'p> Finder<'p> {
         if graph.outputs().iter().any(|port| port.value == value) {
             return Err("it is an output");
         }
-        for id in &self.users[value.idx()] {
+        for (id, _) in &self.users[value] {
             let node = graph.node(*id);
             match &node.op {
                 Op::Cast(op) if matches!(op.to, HALF | DType::F32) => {
@@ -205,7 +192,7 @@ impl<'p> Finder<'p> {
         let Some(stored) = source(graph, weight).filter(|stored| graph.ty(*stored).dtype == HALF) else {
             return Err("a product has another factor than a weight in bf16");
         };
-        match [stored, weight].iter().all(|value| self.users[value.idx()].len() == 1) {
+        match [stored, weight].iter().all(|value| self.users[*value].len() == 1) {
             true => Ok(()),
             false => Err("something else reads the weight of a product"),
         }

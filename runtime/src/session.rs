@@ -376,7 +376,8 @@ impl Session {
     /// Runs a stateful program and moves the state on by one call; `tokens` is added to its position.
     ///
     /// # Errors
-    /// As [`Session::run`], and if the state is of another model; the state is unchanged then.
+    /// As [`Session::run`], and if the state is of another model; the state is unchanged then. Only if a kernel fails while
+    /// it updates the state in place (see [`SessionOptions::rollback_depth`]) the state is lost.
     pub fn run_stateful(
         &mut self,
         program: &str,

@@ -26,7 +26,7 @@ pub(super) struct Tools {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Storage {
     name: &'static str,
-    /// The largest relative root mean square by which outputs may differ.
+    /// The largest relative root mean square by which outputs may differ: what docs/weights.md promises.
     bound: f64,
 }
 

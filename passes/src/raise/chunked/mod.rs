@@ -43,7 +43,7 @@ use names::Labels;
 use read::{Reader, Seed};
 use ssmc_ir::edit::Rewriter;
 use ssmc_ir::ops::{Binary, BinaryFn, Op};
-use ssmc_ir::{Entity, Graph, Loc, Model, Node, NodeId, ValueId, Weights};
+use ssmc_ir::{Entity, Graph, Loc, Model, Node, NodeId, PrimaryMap, ValueId, Weights};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -57,7 +57,7 @@ impl Pass for ChunkedScan {
 
     fn run(&self, model: &mut Model, ctx: &mut PassCtx) -> Result<Changed, PassError> {
         let graph = &model.graph;
-        let users = users(graph);
+        let users = graph.users();
         let mut raises = Vec::new();
         let mut claimed: BTreeSet<ValueId> = BTreeSet::new();
         for (value, axes) in seed::seeds(graph) {
@@ -165,21 +165,13 @@ fn needed(graph: &Graph, raises: &[Proof], of: &BTreeMap<ValueId, usize>) -> Vec
     needed
 }
 
-/// The nodes that read each value.
-fn users(graph: &Graph) -> Vec<Vec<NodeId>> {
-    let mut users = vec![Vec::new(); graph.values().len()];
-    for (id, node) in graph.nodes() {
-        for value in node.operands.iter().flatten() {
-            users[value.idx()].push(id);
-        }
-    }
-    users
-}
+/// The operands that each value is.
+type Users = PrimaryMap<ValueId, Vec<(NodeId, usize)>>;
 
 /// What follows from one sequence of log decays.
 struct Search<'a> {
     graph: &'a Graph,
-    users: &'a [Vec<NodeId>],
+    users: &'a Users,
     reader: Reader<'a>,
     found: BTreeMap<ValueId, (Rc<Form>, Found)>,
     /// The first node behind an exponential of decays that could not be followed.
@@ -189,14 +181,14 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(graph: &'a Graph, weights: &'a Weights, users: &'a [Vec<NodeId>]) -> Self {
+    fn new(graph: &'a Graph, weights: &'a Weights, users: &'a Users) -> Self {
         let reader = Reader::new(graph, weights);
         Self { graph, users, reader, found: BTreeMap::new(), gap: None, reads: BTreeMap::new() }
     }
 
     /// Follows the log decays forward as far as that goes.
     fn run(&mut self, seed: &Seed) {
-        let mut queue: BTreeSet<NodeId> = self.users[seed.value.idx()].iter().copied().collect();
+        let mut queue: BTreeSet<NodeId> = self.users[seed.value].iter().map(|(user, _)| *user).collect();
         while let Some(id) = queue.pop_first() {
             let node = self.graph.node(id);
             if !self.is_worth_following(node) {
@@ -212,7 +204,7 @@ impl<'a> Search<'a> {
             if let Some(form) = self.reader.known(result).cloned() {
                 self.note(node, &form, seed);
             }
-            queue.extend(&self.users[result.idx()]);
+            queue.extend(self.users[result].iter().map(|(user, _)| *user));
             self.release(node);
         }
     }
@@ -222,7 +214,7 @@ impl<'a> Search<'a> {
         for value in node.operands.iter().flatten() {
             let reads = self.reads.entry(*value).or_default();
             *reads += 1;
-            if *reads == self.users[value.idx()].len() {
+            if *reads == self.users[*value].len() {
                 self.reader.forget(*value);
             }
         }

@@ -120,6 +120,11 @@ impl Problem {
         f(self.builder.graph(), &self.group())
     }
 
+    /// Whether something is so of the graph and its group.
+    pub(super) fn holds(&self, f: impl FnOnce(&Graph, &Group) -> bool) -> bool {
+        f(self.builder.graph(), &self.group())
+    }
+
     /// Which parameter is bound to an input.
     pub(super) fn arg(&self, lowered: &Lowered, name: &str) -> usize {
         let value = self.builder.graph().input(name).unwrap();

@@ -22,13 +22,13 @@ use super::find::{Found, Part};
 use super::form::{Body, Entry, Form, Leaf, Term, n_cells};
 use super::grid::Grid;
 use super::read::Seed;
-use super::{Proof, replace, users};
+use super::{Proof, Users, replace};
 use crate::pass::{Changed, Pass, PassCtx, PassError};
 pub(in crate::raise) use seed::views;
 
 use read::Follower;
 use runs::{Run, Runs};
-use ssmc_ir::{Entity, Graph, Model, NodeId, ValueId};
+use ssmc_ir::{Graph, Model, NodeId, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -47,7 +47,7 @@ impl Pass for ParallelScan {
         if seeds.is_empty() {
             return Ok(Changed::No);
         }
-        let users = users(graph);
+        let users = graph.users();
         // All attempts together visit a number of nodes that is linear in that of the graph.
         let mut budget = 16 * graph.nodes().len();
         let mut proofs = Vec::new();
@@ -79,13 +79,13 @@ fn follow(
     graph: &Graph,
     mut follower: Follower<'_>,
     reverse: bool,
-    users: &[Vec<NodeId>],
+    users: &Users,
     budget: &mut usize,
     claimed: &mut BTreeSet<ValueId>,
 ) -> Option<Proof> {
     let mut queue: BTreeSet<NodeId> = BTreeSet::new();
     for leaf in [&follower.decays, &follower.inputs] {
-        queue.extend(&users[leaf.value.idx()]);
+        queue.extend(users[leaf.value].iter().map(|(user, _)| *user));
     }
     let mut found: BTreeMap<ValueId, (Rc<Form>, Found)> = BTreeMap::new();
     let mut followed = Vec::new();
@@ -104,7 +104,7 @@ fn follow(
         if let Some(states) = states(form, &follower, reverse) {
             found.insert(value, states);
         }
-        queue.extend(&users[value.idx()]);
+        queue.extend(users[value].iter().map(|(user, _)| *user));
     }
     if found.values().all(|(_, found)| found.is_last) {
         return None;
